@@ -1,0 +1,1 @@
+"""Masses in: readers, regions of interest, splits. Knows neither torch nor the method."""

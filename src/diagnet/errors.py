@@ -1,0 +1,38 @@
+"""What can go wrong, told in one line."""
+
+
+class DiagNetError(Exception):
+    """Bad data or a bad setting; the command line prints its message as one line and exits with `exit_code`.
+
+    A message reads: `` `name` must <rule>, got <value>[ in <file>, row <n>].[ Fix: ...] `` and never holds a
+    patient identifier. A programmer's mistake is a ValueError instead.
+    """
+
+    exit_code = 1
+
+
+class DataError(DiagNetError):
+    """A manifest, release, image or split that cannot be used."""
+
+
+class SettingsError(DiagNetError):
+    """A setting that does not exist or has a value out of range."""
+
+
+class RunFolderError(DiagNetError):
+    """An output folder that cannot be written, already holds a run, or is not a run."""
+
+
+class RefusedInputError(DiagNetError):
+    """A single input that must not be scored, with the reason."""
+
+    exit_code = 3
+
+
+class MissingExtraError(DiagNetError):
+    """An optional dependency is not installed; the message names the command that installs it."""
+
+    exit_code = 4
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f'`{package}` must be installed for this. Fix: pip install "diagnet[{extra}]"')

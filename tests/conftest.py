@@ -1,0 +1,18 @@
+"""Shapes and types of every diagnet function are checked at run time in the tests."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("diagnet", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "cbis-ddsm"
+
+
+@pytest.fixture(scope="session")
+def shared_masses() -> Path:
+    """The folder of real masses beside the checkout; a test that needs it says "skipped" where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared/data/cbis-ddsm is not there: the test on real masses was not run")
+    return SHARED

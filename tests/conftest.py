@@ -1,9 +1,10 @@
 """Shapes and types of every diagnet function are checked at run time in the tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("diagnet", "beartype.beartype")
 
@@ -16,3 +17,11 @@ def shared_masses() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data/cbis-ddsm is not there: the test on real masses was not run")
     return SHARED
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """See a function's own errors for wrong shapes, as users do: the run-time checks are the tests' alone."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -8,7 +8,7 @@ Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all)
 Item = TypeVar("Item")
 
 
-def silent(stage: str, done: int, total: int) -> None:  # noqa: ARG001 -- the shape is the interface
+def silent(stage: str, done: int, total: int) -> None:
     """Show nothing: the default everywhere in the library."""
 
 

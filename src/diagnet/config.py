@@ -1,0 +1,167 @@
+"""Every setting of an experiment in one object; TOML in and out; presets `small` and `paper`."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from diagnet.data.inbreast import InbreastSettings
+from diagnet.data.mass import CLASSES
+from diagnet.data.roi import RoiSettings
+from diagnet.data.splits import SplitSettings
+from diagnet.errors import SettingsError
+from diagnet.evaluation import EvaluationSettings
+from diagnet.graph import GraphSettings
+from diagnet.neighbors import NeighborSettings
+from diagnet.network import NetworkSettings
+from diagnet.training import TrainingSettings
+
+# `paper` follows the letter where the paper speaks (docs/paper.md has the readings); the defaults of each file's
+# settings are the preset `small`: what works on a laptop.
+_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "small": {},
+    "paper": {
+        "roi": {"size": 224},
+        "neighbors": {"search_space": "pixel"},
+        "network": {"preset": "paper"},
+        "training": {
+            "batch_size": 16,
+            "graph_weight": 1.0,
+            "reduction": "sum",
+            "batching": "exact",
+            "negative_label": "own",
+            "flips": "stored",
+            "rotation": 0.0,
+            "zoom": 0.0,
+        },
+    },
+}
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """The settings of one experiment."""
+
+    preset: Literal["small", "paper"] = "small"
+    seed: int = Field(0, ge=0)
+    classes: tuple[str, ...] = Field(CLASSES, min_length=2, description="class names; the index is the label")
+    inbreast: InbreastSettings = InbreastSettings()
+    roi: RoiSettings = RoiSettings()
+    split: SplitSettings = SplitSettings()
+    neighbors: NeighborSettings = NeighborSettings()
+    graph: GraphSettings = GraphSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("class names must differ")
+        return classes
+
+    @classmethod
+    def from_preset(cls, preset: str = "small", changes: Mapping[str, Any] | None = None) -> "Config":
+        """Start from a preset and apply nested changes, `{"training": {"epochs": 3}}`.
+
+        Raises:
+            SettingsError: no such preset or setting, or a value out of range.
+        """
+        preset = preset.lower()
+        if preset not in _PRESETS:
+            raise SettingsError(f"`preset` must be one of {', '.join(_PRESETS)}, got {preset!r}")
+        given: dict[str, Any] = {key: dict(section) for key, section in _PRESETS[preset].items()}
+        _merge(given, changes or {})
+        classes = given.get("classes", CLASSES)
+        given.setdefault("network", {}).setdefault("n_classes", len(classes))
+        try:
+            return cls.model_validate({**given, "preset": preset})
+        except ValidationError as error:
+            raise SettingsError(_one_line(error)) from error
+
+    def to_toml(self) -> str:
+        """Write every resolved setting as TOML."""
+        values = self.model_dump(mode="json")
+        lines = [_toml_line(key, value) for key, value in values.items() if not isinstance(value, dict)]
+        for section, entries in values.items():
+            if isinstance(entries, dict):
+                lines += [
+                    "",
+                    f"[{section}]",
+                    *(_toml_line(*item) for item in entries.items() if item[1] is not None),
+                ]
+        return "\n".join(lines) + "\n"
+
+
+def read_config(
+    path: Path | None = None, preset: str | None = None, assignments: Sequence[str] = (), seed: int | None = None
+) -> Config:
+    """Compose the settings of a run: preset, then the file, then `section.key=value` assignments, then the seed.
+
+    Args:
+        path: a TOML file with any subset of the settings.
+        preset: wins over the file's own `preset`.
+        assignments: as given to `--set`; values in TOML, bare words are strings in any case.
+        seed: wins over all others.
+
+    Raises:
+        SettingsError: the file is unreadable or a setting does not exist or is out of range.
+    """
+    changes: dict[str, Any] = {}
+    if path is not None:
+        try:
+            changes = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"`--config` must be a readable TOML file, got {path}: {error}") from error
+    for assignment in assignments:
+        _merge(changes, _parsed(assignment))
+    if seed is not None:
+        changes["seed"] = seed
+    from_file = changes.pop("preset", "small")
+    return Config.from_preset(preset or str(from_file), changes)
+
+
+def _parsed(assignment: str) -> dict[str, Any]:
+    """`training.epochs=3` -> {"training": {"epochs": 3}}."""
+    name, equals, text = assignment.partition("=")
+    keys = [key.strip() for key in name.split(".")]
+    if not equals or not all(keys):
+        raise SettingsError(f"`--set` must be section.key=value, got {assignment!r}")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip().lower()
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Lay `changes` over `base`, section by section."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            section = base.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise SettingsError(f"`{key}` must be a value, got a section")
+            _merge(section, value)
+        else:
+            base[key] = value.lower() if isinstance(value, str) else value
+
+
+def _toml_line(key: str, value: Any) -> str:
+    return f"{key} = {json.dumps(value)}"  # JSON's scalars and arrays are TOML's
+
+
+def _one_line(error: ValidationError) -> str:
+    """What pydantic found first, in our words."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return (
+            f"`{name}` must be an existing setting, got an unknown name. Fix: see docs/cli.md or run.toml of a run"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return f"`{name}` must be valid: {message[:1].lower()}{message[1:]}, got {first['input']!r}"

@@ -1,0 +1,174 @@
+"""masses.csv <-> masses: a table with one row per mass; every error names file, row and column."""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+from diagnet.atomic import write_text
+from diagnet.data.image import image_size
+from diagnet.data.mass import CLASSES, Box, Mass, MassSet
+from diagnet.data.table import Row, read_table
+from diagnet.errors import DiagNetError
+
+REQUIRED = ("image", "patient_id", "label")
+BOX = ("x0", "y0", "x1", "y1")
+SPACING = ("row_spacing_mm", "column_spacing_mm")
+ORIGINAL_SIZE = ("original_width", "original_height")
+OPTIONAL = ("laterality", "view", "label_source", *BOX, *SPACING, *ORIGINAL_SIZE)
+ALIASES = {"file_path": "image"}  # as Mirai's tables call it
+SIDES = {"": "", "L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
+MAX_OVERHANG_PX = 1  # a box that leaves its image by no more was only rounded
+
+
+def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_images: bool = True) -> MassSet:
+    """Read a table of masses.
+
+    Columns `image` (a path relative to the table's folder, or absolute), `patient_id` and `label` are required;
+    `laterality, view, label_source, x0, y0, x1, y1, row_spacing_mm, column_spacing_mm, original_width,
+    original_height` are understood; all others are kept in `Mass.extra`. Rows without a label are left out and
+    counted.
+
+    Args:
+        path: the table: UTF-8, comma or semicolon.
+        classes: class names; labels are compared without regard to case.
+        check_images: open the header of each image, to see that it is there and holds its boxes; False for a
+            table whose images are not needed any more.
+
+    Raises:
+        DataError: something in the table cannot be used.
+    """
+    sizes: dict[Path, tuple[int, int]] = {}
+    seen: dict[tuple[Path, Box | None], int] = {}
+    masses: list[Mass] = []
+    left_out: Counter[str] = Counter()
+    for row in read_table(path, REQUIRED, OPTIONAL, ALIASES):
+        image, box = path.parent.absolute() / row.cells["image"], _box(row)
+        if not row.cells["image"]:
+            raise row.error("image", "name a file", "an empty cell")
+        if check_images:
+            if image not in sizes:
+                sizes[image] = _checked_size(image, row)
+            box = None if box is None else _box_inside(box, sizes[image], row)
+        if (image, box) in seen:
+            raise row.error("image", "differ in file or box from every other row", f"row {seen[image, box]} again")
+        seen[image, box] = row.number
+        mass = _mass(row, image, box, classes)
+        if mass.label is None:
+            left_out["no label"] += 1
+        else:
+            masses.append(mass)
+    return MassSet(masses, classes=classes, source=str(path), left_out=dict(left_out))
+
+
+def write_manifest(path: Path, mass_set: MassSet) -> None:
+    """Write masses as a table that `read_manifest` reads back; whole or not at all.
+
+    Images inside the table's folder are named relative to it, others absolutely.
+
+    Raises:
+        ValueError: an image is an array, or an extra column has the name of a known one.
+    """
+    lines = [_cells(mass, path.parent.absolute()) for mass in mass_set.masses]
+    filled = {name for line in lines for name, text in line.items() if text}
+    always = ("image", "patient_id", "laterality", "view", "label", *BOX)
+    extras = dict.fromkeys(name for line in lines for name in line if name not in REQUIRED + OPTIONAL)
+    columns = [*always, *(name for name in OPTIONAL if name in filled and name not in always), *extras]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(path, buffer.getvalue())
+
+
+def _mass(row: Row, image: Path, box: Box | None, classes: tuple[str, ...]) -> Mass:
+    cells = row.cells
+    label = {name.casefold(): name for name in classes}.get(cells["label"].casefold())
+    if cells["label"] and label is None:
+        raise row.error("label", f"be one of {', '.join(classes)}, or empty", repr(cells["label"]))
+    if not cells["patient_id"]:
+        raise row.error("patient_id", "be given", "an empty cell")
+    side = cells.get("laterality", "").upper()
+    if side not in SIDES:
+        raise row.error("laterality", "be L, R, LEFT, RIGHT or empty", "another text")
+    return Mass(
+        image=image,
+        box=box,
+        label=label,
+        patient_id=cells["patient_id"],
+        laterality=SIDES[side],
+        view=cells.get("view", "").upper(),
+        label_source=cells.get("label_source", ""),
+        spacing_mm=_pair(row, SPACING),
+        original_size=_pair(row, ORIGINAL_SIZE),
+        extra={name: text for name, text in cells.items() if name not in REQUIRED + OPTIONAL},
+    )
+
+
+def _pair(row: Row, columns: tuple[str, str]) -> tuple[float, float] | None:
+    found = row.floats(columns)
+    if found is None:
+        return None
+    for column, number in zip(columns, found, strict=True):
+        if number <= 0:
+            raise row.error(column, "be above 0", f"{number:g}")
+    return found[0], found[1]
+
+
+def _box(row: Row) -> Box | None:
+    found = row.floats(BOX)
+    if found is None:
+        return None
+    x0, y0, x1, y1 = found
+    for low, high in (("x0", "x1"), ("y0", "y1")):
+        if not found[BOX.index(low)] < found[BOX.index(high)]:
+            raise row.error(high, f"be above {low}", f"the box {_shown(found)}")
+    return x0, y0, x1, y1
+
+
+def _box_inside(box: Box, size: tuple[int, int], row: Row) -> Box:
+    """Return the box clipped to its image, if it was only rounded."""
+    clipped = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1])))
+    for column, was, now in zip(BOX, box, clipped, strict=True):
+        if abs(was - now) > MAX_OVERHANG_PX or not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
+            raise row.error(
+                column, f"lie inside the image of {size[0]} x {size[1]} pixels", f"the box {_shown(box)}"
+            )
+    return clipped
+
+
+def _checked_size(image: Path, row: Row) -> tuple[int, int]:
+    if not image.is_file():
+        raise row.error("image", "name a file relative to the table's folder", "none that exists")
+    try:
+        return image_size(image)
+    except DiagNetError as error:  # its text names the file, which may hold a patient's identifier
+        raise row.error("image", "be a PNG, JPEG, TIFF or DICOM image that may be read", "another file") from error
+
+
+def _cells(mass: Mass, folder: Path) -> dict[str, str]:
+    if not isinstance(mass.image, Path):
+        raise ValueError("`image` must be a path to be written in a table, got pixels.")  # noqa: TRY004 -- contract
+    if reserved := set(mass.extra) & {*REQUIRED, *OPTIONAL, *ALIASES}:
+        raise ValueError(f"`extra` must not use the names of known columns, got {sorted(reserved)}.")
+    image = mass.image.absolute()
+    cells = {
+        "image": str(image.relative_to(folder) if image.is_relative_to(folder) else image),
+        "patient_id": mass.patient_id,
+        "laterality": mass.laterality,
+        "view": mass.view,
+        "label": mass.label or "",
+        "label_source": mass.label_source,
+    }
+    for columns, found in ((BOX, mass.box), (SPACING, mass.spacing_mm), (ORIGINAL_SIZE, mass.original_size)):
+        cells |= dict(zip(columns, map(_number, found or ()), strict=False))
+    return cells | dict(mass.extra)
+
+
+def _number(value: float) -> str:
+    """Write a number so that it reads back equal."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _shown(box: tuple[float, ...]) -> str:
+    return "({})".format(", ".join(f"{number:g}" for number in box))

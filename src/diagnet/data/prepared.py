@@ -1,0 +1,208 @@
+"""A prepared folder: masses.csv and their regions as one memory-mapped array, ready for training."""
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import ValidationError
+
+from diagnet import __version__
+from diagnet.data.manifest import read_manifest, write_manifest
+from diagnet.data.mass import MassSet
+from diagnet.data.roi import RoiSettings, rois_in_turn
+from diagnet.errors import DataError, RefusedInputError, RunFolderError
+from diagnet.progress import Progress, silent
+
+SCHEMA_VERSION = 1
+TABLE, ARRAY, ABOUT = "masses.csv", "rois.npy", "prepared.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a prepared folder holds.
+
+    Attributes:
+        images: region of each mass, in [0, 1], read from the disk as it is used.
+        mass_set: the masses, whose image files need not exist any more.
+        settings: how the regions were cut.
+        sha256: of the array's file.
+    """
+
+    images: Float32[np.ndarray, "mass size size"]
+    mass_set: MassSet
+    settings: RoiSettings
+    sha256: str
+
+
+def write_prepared(
+    mass_set: MassSet,
+    out: Path,
+    settings: RoiSettings,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """Cut the regions of all masses and write them as a folder, whole or not at all.
+
+    Masses whose image cannot be read, or is refused, are left out and counted.
+
+    Args:
+        mass_set: the masses, with images as files.
+        out: the folder to make; it may exist if it is empty.
+        settings: how to cut regions.
+        workers: threads that read images, by default one per core.
+        progress: told after each image.
+
+    Raises:
+        DataError: no image can be read, or a box lies outside its image.
+        MissingExtraError: a DICOM compression needs the extra `dicom`.
+        RunFolderError: the folder is not empty, or cannot be written.
+    """
+    n_masses = len(mass_set.masses)
+    with atomic_folder(out) as folder:
+        rois = np.empty((n_masses, settings.size, settings.size), dtype=np.float32)
+        broken: dict[int, DataError | RefusedInputError] = {}
+        for index, roi in rois_in_turn(mass_set.masses, settings, workers=workers, progress=progress):
+            if isinstance(roi, DataError | RefusedInputError):
+                broken[index] = roi
+            else:
+                rois[index] = roi
+        kept = [index for index in range(n_masses) if index not in broken]
+        if not kept:
+            first = f" The first: {next(iter(broken.values()))}" if broken else ""
+            raise DataError(f"`masses` must hold a mass whose image can be read, got none of {n_masses}.{first}")
+        left_out = Counter(mass_set.left_out)
+        left_out.update(
+            "image was refused" if isinstance(error, RefusedInputError) else "image cannot be read"
+            for error in broken.values()
+        )
+        kept_set = replace(mass_set, masses=[mass_set.masses[index] for index in kept], left_out=dict(left_out))
+        with (folder / ARRAY).open("wb") as file:
+            np.save(file, rois[kept], allow_pickle=False)
+        write_manifest(folder / TABLE, kept_set)
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "diagnet": __version__,
+            "source": kept_set.source,
+            "roi": settings.model_dump(),
+            "classes": kept_set.classes,
+            "counts": counts(kept_set),
+            "left_out": kept_set.left_out,
+            "notes": kept_set.notes,
+            "sha256": {name: _sha256(folder / name) for name in (ARRAY, TABLE)},
+        }
+        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return read_prepared(out)
+
+
+def is_prepared(path: Path) -> bool:
+    """Tell whether a path is a prepared folder."""
+    return (path / ABOUT).is_file()
+
+
+def read_prepared(path: Path) -> Prepared:
+    """Open a prepared folder; the images that it was made from are not needed.
+
+    Raises:
+        DataError: the folder is not a prepared one, or something in it was cut short or edited.
+    """
+    if not is_prepared(path):
+        raise DataError(f"`data` must be a folder that `diagnet prepare` wrote, got {path} without {ABOUT}.")
+    try:
+        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        version = about["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"`schema_version` must be {SCHEMA_VERSION}, got {version} in {path / ABOUT}."
+                " Fix: prepare the masses again with this version of diagnet."
+            )
+        settings = RoiSettings.model_validate(about["roi"])
+        for name, expected in about["sha256"].items():
+            if not (path / name).is_file() or _sha256(path / name) != expected:
+                raise _changed(path / name)
+        mass_set = replace(
+            read_manifest(path / TABLE, classes=tuple(about["classes"]), check_images=False),
+            source=about["source"],
+            left_out=about["left_out"],
+            notes=about["notes"],
+        )
+        images = np.load(path / ARRAY, mmap_mode="r", allow_pickle=False)
+        sha256 = about["sha256"][ARRAY]
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise _changed(path / ABOUT) from error
+    return Prepared(images, mass_set, settings, sha256)
+
+
+def counts(mass_set: MassSet) -> dict[str, int]:
+    """Count masses of each class, masses, images and patients."""
+    per_class = Counter(mass.label for mass in mass_set.masses)
+    return {
+        **{name: per_class[name] for name in mass_set.classes},
+        "masses": len(mass_set.masses),
+        "images": len({str(mass.image) for mass in mass_set.masses}),
+        "patients": len(set(mass_set.patients)),
+    }
+
+
+def describe(mass_set: MassSet) -> list[str]:
+    """Say in lines for people what a source holds: counts, what was left out and why, what was noticed."""
+    found = counts(mass_set)
+    classes = ", ".join(f"{found[name]} {name}" for name in mass_set.classes)
+    return [
+        f"{found['masses']} masses ({classes}) in {found['images']} images of {found['patients']} patients",
+        *(f"left out: {number} ({reason})" for reason, number in mass_set.left_out.items()),
+        *(f"noticed: {number} ({observation})" for observation, number in mass_set.notes.items()),
+    ]
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+        RunFolderError: `path` is not empty, or cannot be written, or the disk is full; nothing is left behind.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunFolderError(
+            f"`out` must be a new or an empty folder, got {path}. Fix: choose another, or delete it first."
+        )
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            path.rmdir()  # empty; not every system lets a rename replace it
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise
+        raise RunFolderError(
+            f"`out` must be writable, got {error.strerror} in {path}."
+            " Fix: free some space or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(
+        f"`data` must be as `diagnet prepare` wrote it, got a missing or changed {path}."
+        " Fix: prepare the masses again."
+    )

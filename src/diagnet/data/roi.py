@@ -1,0 +1,155 @@
+"""Regions of interest: the padded box around a mass, cut out and resized; flips (Sec. 4.1)."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Float32
+from pydantic import BaseModel, Field
+
+from diagnet.arrays import Image, Images
+from diagnet.data.image import read_image
+from diagnet.data.mass import Box, Mass
+from diagnet.errors import DataError, RefusedInputError
+from diagnet.progress import Progress, silent, tracked
+
+
+class RoiSettings(BaseModel, frozen=True, extra="forbid"):
+    """How a region is cut."""
+
+    padding_factor: float = Field(1.6, ge=1, le=10, description="Sides of the region over sides of the box.")
+    size: int = Field(64, ge=8, le=1024, description="Height and width of the cut region, in pixels.")
+    square: bool = Field(False, description="Cut a square around the longer side, which keeps proportions.")
+
+
+def padded_box(
+    box: Box, width: int, height: int, settings: RoiSettings, original_size: tuple[float, float] | None = None
+) -> Box:
+    """Grow a box about its center, move it inwards where it leaves the image, clip what is larger (reading 14).
+
+    Args:
+        box: (x0, y0, x1, y1) in pixels of the image file, x1 and y1 exclusive.
+        width: width of the image file in pixels.
+        height: height of the image file in pixels.
+        settings: padding factor and shape.
+        original_size: (width, height) before somebody stretched the image; a square is then square in those pixels.
+
+    Returns:
+        The region in pixels of the image file, not rounded, inside the image.
+
+    Raises:
+        DataError: the box is empty or lies outside the image.
+
+    Source: Sec. 4.1, "proportional padding (1.6 times)".
+    """
+    x0, y0, x1, y1 = box
+    if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
+        raise DataError(
+            f"`box` must be x0 < x1, y0 < y1 and overlap its image of {width} x {height} pixels, got {box}."
+        )
+    original_width, original_height = original_size or (width, height)
+    per_x, per_y = original_width / width, original_height / height  # original pixels per pixel of the file
+    side_x, side_y = (x1 - x0) * per_x * settings.padding_factor, (y1 - y0) * per_y * settings.padding_factor
+    if settings.square:
+        side_x = side_y = max(side_x, side_y)
+    left, right = _span((x0 + x1) / 2, side_x / per_x, float(width))
+    top, bottom = _span((y0 + y1) / 2, side_y / per_y, float(height))
+    return left, top, right, bottom
+
+
+def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarray, "size size"]:
+    """Cut the region around a mass out of its image and resize it to (size, size).
+
+    The triangle filter grows with the reduction, so that fine texture does not alias, and its weights are never
+    below 0, so that edges do not ring: grey values stay in [0, 1].
+
+    Raises:
+        DataError: the box is empty or lies outside the image.
+    """
+    height, width = image.shape
+    if mass.box is None:
+        region: Box = (0.0, 0.0, float(width), float(height))
+    else:
+        region = padded_box(mass.box, width, height, settings, mass.original_size)
+    x0, y0, x1, y1 = region
+    left, top = int(x0), int(y0)
+    # Only the region's own pixels are handed to Pillow, which would otherwise copy a 40 MB mammogram per mass.
+    pixels = np.ascontiguousarray(image[top : int(np.ceil(y1)), left : int(np.ceil(x1))])
+    resized = PIL.Image.fromarray(pixels).resize(
+        (settings.size, settings.size),
+        PIL.Image.Resampling.BILINEAR,
+        box=(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0])),
+    )
+    return np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
+
+
+def read_rois(
+    masses: Sequence[Mass],
+    settings: RoiSettings,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+    out: Float32[np.ndarray, "mass size size"] | None = None,
+) -> Float32[np.ndarray, "mass size size"]:
+    """Read the regions of all masses, each image file once; the same for any number of workers.
+
+    Args:
+        masses: masses of any images, in any order.
+        settings: how to cut.
+        workers: threads, by default one per core.
+        progress: told after each image.
+        out: where to write the regions, a new array by default.
+
+    Raises:
+        DataError: an image cannot be read, or a box lies outside its image.
+        RefusedInputError: an image must not be used.
+        MissingExtraError: a DICOM compression needs the extra `dicom`.
+    """
+    rois = np.empty((len(masses), settings.size, settings.size), dtype=np.float32) if out is None else out
+    for index, roi in rois_in_turn(masses, settings, workers=workers, progress=progress):
+        if isinstance(roi, DataError | RefusedInputError):
+            raise roi
+        rois[index] = roi
+    return rois
+
+
+def rois_in_turn(
+    masses: Sequence[Mass], settings: RoiSettings, *, workers: int | None = None, progress: Progress = silent
+) -> Iterator[tuple[int, Image | DataError | RefusedInputError]]:
+    """Yield the index of each mass with its region, or with the reason why its image cannot be read.
+
+    See `read_rois`, which stops at the first such reason. Masses come image by image.
+    """
+    by_image: dict[object, list[int]] = {}
+    for index, mass in enumerate(masses):
+        by_image.setdefault(id(mass.image) if isinstance(mass.image, np.ndarray) else mass.image, []).append(index)
+
+    def cut(indices: list[int]) -> list[Image] | DataError | RefusedInputError:
+        source = masses[indices[0]].image
+        try:
+            image = source if isinstance(source, np.ndarray) else read_image(source)
+        except (DataError, RefusedInputError) as error:
+            return error
+        return [cut_roi(image, masses[index], settings) for index in indices]
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        groups = list(by_image.values())
+        for indices, found in zip(
+            groups, tracked(pool.map(cut, groups), progress, "regions", len(groups)), strict=True
+        ):
+            for place, index in enumerate(indices):
+                yield index, found[place] if isinstance(found, list) else found
+
+
+def flipped(images: Images, *, horizontal: bool = False, vertical: bool = False) -> Images:
+    """Return mirrored copies of images: left to right, top to bottom, or both (Sec. 4.1)."""
+    return np.ascontiguousarray(images[:, :: -1 if vertical else 1, :: -1 if horizontal else 1])
+
+
+def _span(center: float, side: float, limit: float) -> tuple[float, float]:
+    """Place a side about `center`, inside [0, limit]."""
+    side = min(side, limit)
+    start = min(max(center - side / 2, 0.0), limit - side)
+    return start, min(start + side, limit)

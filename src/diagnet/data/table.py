@@ -1,0 +1,104 @@
+"""A CSV table as people save it: comma or semicolon, quoted newlines, a byte-order mark, blank rows."""
+
+import csv
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagnet.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table: the file, the row as a spreadsheet numbers it (the header is row 1), column -> text."""
+
+    path: Path
+    number: int
+    cells: Mapping[str, str]
+
+    def error(self, column: str, rule: str, got: str) -> DataError:
+        """Return the error that this row's cell does not follow a rule; the caller raises it."""
+        return DataError(f"`{column}` must {rule}, got {got} in {self.path}, row {self.number}.")
+
+    def floats(self, columns: Collection[str]) -> tuple[float, ...] | None:
+        """Return the numbers in some columns, None when all are empty or absent.
+
+        Raises:
+            DataError: one is empty, no number, NaN or infinite.
+        """
+        texts = {column: self.cells.get(column, "") for column in columns}
+        if not any(texts.values()):
+            return None
+        found = []
+        for column, text in texts.items():
+            try:
+                found.append(float(text))
+            except ValueError:
+                got = "text" if text else "an empty cell beside filled ones"
+                raise self.error(column, "be a number", got) from None
+            if not math.isfinite(found[-1]):
+                raise self.error(column, "be a finite number", text)
+        return tuple(found)
+
+
+def read_table(
+    path: Path,
+    required: Sequence[str],
+    optional: Collection[str] = (),
+    aliases: Mapping[str, str] = {},  # noqa: B006 -- a Mapping is only read
+) -> list[Row]:
+    """Read a table; cells come stripped, rows without any text are skipped.
+
+    Args:
+        path: the file.
+        required: columns that must be there.
+        optional: further columns that the caller knows; these and the required ones are found in any case.
+        aliases: other name -> column; used where the column itself is absent.
+
+    Raises:
+        DataError: no such file, not UTF-8, no CSV, no rows, or a column missing or there twice.
+    """
+    header, *records = _records(path)
+    known = {name.casefold(): name for name in (*required, *optional)}
+    names = [known.get(name.strip().casefold(), name.strip()) for name in header]
+    names = [aliases[name] if name in aliases and aliases[name] not in names else name for name in names]
+    for name in required:
+        if name not in names:
+            raise DataError(f"`{name}` must be a column, got none of this name in {path}, row 1.")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise DataError(f"`{name}` must be one column, got {names.count(name)} of this name in {path}, row 1.")
+    rows = []
+    for number, record in enumerate(records, start=2):
+        texts = [text.strip() for text in record]
+        if any(texts[len(names) :]):
+            raise DataError(
+                f"`row` must have {len(names)} cells as the header has, got {len(texts)} in {path}, row {number}."
+            )
+        texts += [""] * (len(names) - len(texts))
+        if any(texts):
+            rows.append(Row(path, number, {name: text for name, text in zip(names, texts, strict=False) if name}))
+    if not rows:
+        raise DataError(f"`table` must have a row below its header, got none in {path}.")
+    return rows
+
+
+def _records(path: Path) -> list[list[str]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"`table` must be a file that can be read, got {error.strerror}: {path}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"`table` must be UTF-8 text, got other bytes in {path}. Fix: save it as UTF-8 CSV."
+        ) from error
+    first_line = text.lstrip().partition("\n")[0]
+    if not first_line:
+        raise DataError(f"`table` must have a header, got an empty file: {path}.")
+    delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise DataError(f"`table` must be CSV, got {error} in {path}.") from error

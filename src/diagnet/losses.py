@@ -1,0 +1,206 @@
+"""Signed graph loss, classification loss and their joint objective (Eqs. 4-6), for PyTorch."""
+
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse import coo_array, sparray, spmatrix
+from torch import Tensor, nn
+from torch.nn import functional
+
+Distance = Literal["cosine", "angular"]
+Reduction = Literal["mean", "sum"]
+Signs: TypeAlias = Tensor | sparray | spmatrix
+IndicesTuple = tuple[Tensor, Tensor, Tensor, Tensor]
+
+_TINY = 1e-8  # shorter embeddings have no direction
+
+
+def signed_graph_loss(
+    embeddings: Float[Tensor, "point feature"],
+    signs: Signs,
+    *,
+    margin: float = 1.0,
+    distance: Distance = "cosine",
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""]:
+    """Signed graph regularizer J_g (Eq. 4).
+
+    J_g = sum over attracting edges of dist(h_i, h_j) + sum over repelling edges of max(0, m - dist(h_i, h_j)).
+
+    Args:
+        embeddings: h(x_i), any scale: both distances look at directions only.
+        signs: (n, n) dense tensor, sparse tensor or scipy sparse array of -1, 0, +1; rows are anchors.
+        margin: m, in units of the distance.
+        distance: "cosine" (1 - cos, in [0, 2]) or "angular" (arccos(cos) / pi, in [0, 1]).
+        reduction: "mean" divides by the number of anchors, rows with an edge (reading 8); "sum" is the letter.
+
+    Returns:
+        A scalar >= 0, in float32 at least; 0 where there is no edge.
+
+    Raises:
+        ValueError: `signs` is not (n, n).
+    """
+    anchors, others, values = _edges(signs, embeddings)
+    return edge_loss(
+        embeddings, embeddings, anchors, others, values, margin=margin, distance=distance, reduction=reduction
+    )
+
+
+def edge_loss(
+    anchor_embeddings: Float[Tensor, "anchor feature"],
+    other_embeddings: Float[Tensor, "other feature"],
+    anchors: Int[Tensor, "edge"],
+    others: Int[Tensor, "edge"],
+    values: Float[Tensor, "edge"] | Int[Tensor, "edge"],
+    *,
+    margin: float = 1.0,
+    distance: Distance = "cosine",
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""]:
+    """Eq. 4 over a list of edges from `anchors` (rows of one table) to `others` (rows of another)."""
+    dist = _edge_distance(anchor_embeddings, other_embeddings, anchors, others, distance)
+    terms = torch.where(values > 0, dist, functional.relu(margin - dist))  # Eq. 4
+    total = terms.sum()
+    if reduction == "sum":
+        return total
+    return total / max(1, int(torch.unique(anchors).numel()))
+
+
+def classification_loss(logits: Float[Tensor, "point class"], labels: Int[Tensor, "point"]) -> Float[Tensor, ""]:
+    """Cross-entropy J_l (Eq. 5), mean over the points; a label of -1 leaves its point out (reading 7)."""
+    n_counted = (labels >= 0).sum().clamp_min(1)
+    return functional.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") / n_counted
+
+
+def joint_loss(
+    logits: Float[Tensor, "point class"],
+    labels: Int[Tensor, "point"],
+    embeddings: Float[Tensor, "point feature"],
+    signs: Signs,
+    *,
+    graph_weight: float = 1.0,
+    margin: float = 1.0,
+    distance: Distance = "cosine",
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""]:
+    """Joint objective J = J_l + lambda J_g (Eq. 6), lambda being `graph_weight`."""
+    graph = signed_graph_loss(embeddings, signs, margin=margin, distance=distance, reduction=reduction)
+    return classification_loss(logits, labels) + graph_weight * graph  # Eq. 6
+
+
+class SignedGraphLoss(nn.Module):
+    """`signed_graph_loss` as a module, also callable the way pytorch-metric-learning calls its losses.
+
+    Example:
+        >>> loss = SignedGraphLoss(margin=1.0)
+        >>> loss(embeddings, signs)  # doctest: +SKIP
+        >>> loss(embeddings, labels, indices_tuple=miner(embeddings, labels))  # doctest: +SKIP
+    """
+
+    def __init__(self, margin: float = 1.0, distance: Distance = "cosine", reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if distance not in ("cosine", "angular"):
+            raise ValueError(f"`distance` must be 'cosine' or 'angular', got {distance!r}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}")
+        self.margin = margin
+        self.distance: Distance = distance
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "point feature"],
+        signs: Signs | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Float[Tensor, "reference feature"] | None = None,
+        ref_labels: Int[Tensor, "reference"] | None = None,
+        *,
+        labels: Int[Tensor, "point"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Compute Eq. 4.
+
+        Args:
+            embeddings: h(x_i).
+            signs: the (n, n) signed graph; or, as pytorch-metric-learning passes it, the (n,) labels.
+            indices_tuple: (anchors, attracted, anchors, repelled), from a miner; wins over `signs` and labels.
+            ref_emb: what the second indices of `indices_tuple` point into; `embeddings` by default.
+            ref_labels: labels of `ref_emb`, where pairs come from labels alone.
+            labels: the (n,) labels by name: without `indices_tuple`, equal labels attract and others repel.
+
+        Raises:
+            ValueError: neither a graph, nor labels, nor an `indices_tuple` came.
+        """
+        if isinstance(signs, Tensor) and signs.layout == torch.strided and signs.ndim == 1:
+            signs, labels = None, signs
+        reference = embeddings if ref_emb is None else ref_emb
+        if indices_tuple is not None:
+            anchors, attracted, repelled_from, repelled = indices_tuple
+            edges = (
+                torch.cat([anchors, repelled_from]),
+                torch.cat([attracted, repelled]),
+                torch.cat([torch.ones_like(anchors), -torch.ones_like(repelled_from)]),
+            )
+        elif signs is not None:
+            edges = _edges(signs, embeddings)
+        elif labels is not None:
+            edges = _label_edges(labels, ref_labels if ref_emb is not None else None)
+        else:
+            raise ValueError("`signs`, `labels` or `indices_tuple` must be given, got none of them")
+        return edge_loss(
+            embeddings,
+            reference,
+            *edges,
+            margin=self.margin,
+            distance=self.distance,
+            reduction=self.reduction,
+        )
+
+
+def _edges(signs: Signs, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and values of the non-zero entries of an (n, n) graph over n embeddings."""
+    if not isinstance(signs, Tensor):
+        matrix = coo_array(signs)
+        shape = matrix.shape
+        rows, columns, values = (torch.from_numpy(part.astype("int64")) for part in (*matrix.coords, matrix.data))
+    elif signs.layout == torch.strided:
+        shape = tuple(signs.shape)
+        rows, columns = torch.atleast_2d(signs).nonzero(as_tuple=True)
+        values = torch.atleast_2d(signs)[rows, columns]
+    else:
+        sparse = signs.to_sparse(layout=torch.sparse_coo).coalesce()
+        shape = tuple(sparse.shape)
+        (rows, columns), values = sparse.indices(), sparse.values()
+    if shape != (len(embeddings), len(embeddings)):
+        raise ValueError(f"`signs` must be ({len(embeddings)}, {len(embeddings)}), got {tuple(shape)}")
+    present = values != 0
+    device = embeddings.device
+    return rows[present].to(device), columns[present].to(device), values[present].to(device)
+
+
+def _label_edges(labels: Tensor, ref_labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """All pairs: equal labels attract, others repel; a point is not paired with itself."""
+    same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
+    values = same.long() * 2 - 1
+    if ref_labels is None:
+        values.fill_diagonal_(0)
+    rows, columns = values.nonzero(as_tuple=True)
+    return rows, columns, values[rows, columns]
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Rows of length one; a row without a direction stays near zero, with a bounded gradient."""
+    vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / torch.where(norms > _TINY, norms, 1.0)
+
+
+def _edge_distance(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, distance: Distance) -> Tensor:
+    """dist(h_i, h_j) of each edge; a vector without direction is at right angles to everything."""
+    left_units = _unit(left)
+    a, b = left_units[rows], (left_units if right is left else _unit(right))[columns]
+    if distance == "cosine":
+        return 1.0 - (a * b).sum(dim=1)
+    # 2 atan2(|a - b|, |a + b|) is the angle without arccos's infinite slope at equal rows (and at opposite ones).
+    angle = 2.0 * torch.atan2(torch.linalg.vector_norm(a - b, dim=1), torch.linalg.vector_norm(a + b, dim=1))
+    return angle / torch.pi

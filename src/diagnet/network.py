@@ -1,0 +1,189 @@
+"""The separable-convolution network (Fig. 1b, Sec. 4.2), after Xception's entry and middle blocks ([5])."""
+
+import itertools
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+
+Preset = Literal["small", "paper"]
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"stem_widths": (32, 64), "widths": (128, 256, 728), "n_middle": 7, "n_hidden": 1024},
+    "small": {"stem_widths": (16, 32), "widths": (32, 64, 128), "n_middle": 2, "n_hidden": 128},
+}
+
+
+class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
+    """The network's shape: `preset` fills what is not given (reading 1)."""
+
+    preset: Preset = Field("small", description="small (64x64 on a CPU) or paper (224x224, 15.2 M parameters)")
+    stem_widths: tuple[int, int] = Field((16, 32), description="channels of the two stem convolutions, stride 1")
+    widths: tuple[int, ...] = Field((32, 64, 128), min_length=1, description="channels of the down-sampling blocks")
+    n_middle: int = Field(2, ge=0, description="residual blocks at the last size")
+    n_hidden: int = Field(128, ge=1, description="neurons of each of the three fully connected layers")
+    dropout: float = Field(0.5, ge=0, lt=1)
+    embedding: Literal["hidden", "pooled"] = Field(
+        "hidden",
+        description="H: the third fully connected layer before dropout (reading 2), or the pooled features",
+    )
+    n_classes: int = Field(2, ge=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            preset = str(given.get("preset", "small")).lower()
+            return {**_PRESETS.get(preset, {}), **given, "preset": preset}
+        return given
+
+    @model_validator(mode="after")
+    def _positive_widths(self) -> "NetworkSettings":
+        if min(*self.stem_widths, *self.widths) < 1:
+            raise ValueError("widths must be at least 1")
+        return self
+
+
+class SeparableConv(nn.Sequential):
+    """3 x 3 depthwise, then 1 x 1 pointwise convolution, no bias and nothing between (SConv of Fig. 1b)."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(n_in, n_in, 3, padding=1, groups=n_in, bias=False),
+            nn.Conv2d(n_in, n_out, 1, bias=False),
+        )
+
+
+class DownBlock(nn.Module):
+    """Two separable convolutions and a max-pool of stride 2, with a strided 1 x 1 skip (DC block of Fig. 1b)."""
+
+    def __init__(self, n_in: int, n_out: int, *, is_first: bool) -> None:
+        super().__init__()
+        leading = [] if is_first else [nn.ReLU()]
+        self.main = nn.Sequential(
+            *leading,
+            SeparableConv(n_in, n_out),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            SeparableConv(n_out, n_out),
+            nn.BatchNorm2d(n_out),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        # A 1 x 1 convolution of stride 2, as every second pixel and then stride 1: the strided one corrupts memory in
+        # the backward pass of PyTorch 2.13 on a CPU, channels last, where channels are no multiple of 16.
+        self.skip = nn.Sequential(nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Halve the size, rounding up."""
+        return self.main(x) + self.skip(x[:, :, ::2, ::2])  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+
+class ResidualBlock(nn.Module):
+    """Three times ReLU, separable convolution, batch norm, plus the input (RC block of Fig. 1b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            *(layer for _ in range(3) for layer in (nn.ReLU(), SeparableConv(width, width), nn.BatchNorm2d(width)))
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Keep the size."""
+        return x + self.main(x)  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+
+class SeparableNetwork(nn.Module):
+    """The network of Fig. 1b: stem, down-sampling and residual blocks, global average, three FC layers, classifier.
+
+    Methods are named as in timm. Images are (batch, 1, height, width) in [0, 1], any size from 16 x 16 up.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("intensity", torch.tensor([0.0, 1.0]))  # mean and spread of the training images
+        self.intensity: Tensor
+        first, second = settings.stem_widths
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, first, 3, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(),
+        )
+        widths = (second, *settings.widths)
+        self.blocks = nn.Sequential(
+            *(DownBlock(a, b, is_first=k == 0) for k, (a, b) in enumerate(itertools.pairwise(widths))),
+            *(ResidualBlock(widths[-1]) for _ in range(settings.n_middle)),
+        )
+        hidden = settings.n_hidden
+        self.num_features = widths[-1]  # after pooling, as timm calls it
+        self.fc1 = nn.Linear(widths[-1], hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, hidden)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier: nn.Module = nn.Linear(hidden, settings.n_classes)
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of h(x)."""
+        return self.settings.n_hidden if self.settings.embedding == "hidden" else self.num_features
+
+    def forward_features(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c i j"]:
+        """Feature maps before pooling."""
+        mean, spread = self.intensity
+        return self.blocks(self.stem((images - mean) / spread))  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+    def pool(self, features: Float[Tensor, "b c i j"]) -> Float[Tensor, "b c"]:
+        """Rectified global average: what the fully connected layers see."""
+        return torch.relu(features).mean(dim=(2, 3))
+
+    def hidden(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b d"]:
+        """Third fully connected layer, before its ReLU and dropout."""
+        x = self.dropout(torch.relu(self.fc1(pooled)))
+        x = self.dropout(torch.relu(self.fc2(x)))
+        return self.fc3(x)  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+    def forward_head(
+        self, features: Float[Tensor, "b c i j"], pre_logits: bool = False
+    ) -> Float[Tensor, "b d"] | Float[Tensor, "b classes"]:
+        """Turn feature maps into logits, or into h before the classifier with `pre_logits`."""
+        hidden = self.hidden(self.pool(features))
+        return hidden if pre_logits else self._classify(hidden)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a fresh one (`num_classes` = 0: none, logits are then the rectified h)."""
+        self.classifier = nn.Linear(self.settings.n_hidden, num_classes) if num_classes else nn.Identity()
+
+    def embed(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
+        """H of Eq. 4."""
+        return self.embed_and_classify(images)[0]
+
+    def embed_and_classify(
+        self, images: Float[Tensor, "b 1 h w"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """H (Eq. 4) and logits (Eq. 5) in one pass."""
+        pooled = self.pool(self.forward_features(images))
+        hidden = self.hidden(pooled)
+        return (hidden if self.settings.embedding == "hidden" else pooled), self._classify(hidden)
+
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+        """Logits, before the softmax of Eq. 5."""
+        return self._classify(self.hidden(self.pool(self.forward_features(images))))
+
+    def _classify(self, hidden: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
+        return self.classifier(self.dropout(torch.relu(hidden)))  # type: ignore[no-any-return]  # untyped call
+
+
+def create_network(preset_or_settings: str | NetworkSettings = "small") -> SeparableNetwork:
+    """Make a network with fresh weights from PyTorch's current random state.
+
+    Args:
+        preset_or_settings: "small", "paper" (any case), or settings.
+    """
+    if isinstance(preset_or_settings, str):
+        preset_or_settings = NetworkSettings.model_validate({"preset": preset_or_settings})
+    return SeparableNetwork(preset_or_settings)

@@ -1,0 +1,105 @@
+"""A run's folder: claiming it, what is noted about the run, and its tables."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diagnet import __version__
+from diagnet.atomic import write_text
+from diagnet.errors import RunFolderError
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")
+
+
+def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
+    """Take `folder` for a run, or take an unfinished run up again.
+
+    Args:
+        folder: empty, absent, or with `resume` an unfinished run.
+        binding: what a resumed run must share with its beginning (settings, data hash).
+        resume: go on with what is there.
+
+    Raises:
+        RunFolderError: the folder holds a run or other files, or another run than the one to resume.
+    """
+    record = folder / "run.json"
+    if not record.exists():
+        if folder.exists() and not folder.is_dir():
+            raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunFolderError(f"`--out` must be an empty or new folder, got {folder} with other files in it")
+        return
+    status = read_json(record)
+    if status.get("status") == "finished":
+        raise RunFolderError(f"`--out` must not hold a finished run, got {folder}. Fix: choose another folder.")
+    if not resume:
+        raise RunFolderError(
+            f"`--out` must be a new folder, got an unfinished run in {folder}. Fix: add --resume to go on."
+        )
+    for name, value in binding.items():
+        if status.get("binding", {}).get(name) != value:
+            raise RunFolderError(f"`--resume` must keep the {name} the run began with, got others in {folder}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run folder.
+
+    Raises:
+        RunFolderError: it is missing or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"`{path}` must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON for machines and people; NaN is refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"diagnet": __version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def git_revision() -> str | None:
+    """Commit of the source tree diagnet runs from, None where it is installed without one."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    done = subprocess.run(  # noqa: S603 -- a fixed command, no input of the user's
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607 -- git from PATH
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import ContrastiveLoss
+from pytorch_metric_learning.miners import MultiSimilarityMiner
+from pytorch_metric_learning.reducers import SumReducer
+from scipy.sparse import csr_array
+
+import reference
+from diagnet.losses import SignedGraphLoss, classification_loss, edge_loss, joint_loss, signed_graph_loss
+
+
+def random_case(seed, n=8, d=5, positive=False):
+    rng = np.random.default_rng(seed)
+    H = rng.normal(size=(n, d))
+    signs = rng.integers(-1, 2, (n, n))
+    np.fill_diagonal(signs, 0)
+    return (np.abs(H) if positive else H), signs
+
+
+def angular(a, b):
+    return np.arccos(np.clip(1 - reference.d(a, b), -1, 1)) / np.pi
+
+
+def test_closed_form():
+    H = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], dtype=torch.float64)
+    signs = torch.tensor([[0, 1, -1], [0, 0, 0], [0, 0, 0]])
+    # dist(0, 1) = 1; dist(0, 2) = 1 - 1/sqrt(2), so the repelling term is 1/sqrt(2)
+    assert signed_graph_loss(H, signs, reduction="sum").item() == pytest.approx(1 + 2**-0.5)
+    assert signed_graph_loss(H, signs, margin=0.2, reduction="sum").item() == pytest.approx(1.0)
+    assert signed_graph_loss(H, signs, distance="angular", reduction="sum").item() == pytest.approx(0.5 + 1 - 0.25)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), margin=st.floats(0.05, 2.0))
+def test_equals_the_slow_reference(seed, margin):
+    H, signs = random_case(seed)
+    for name, dist in (("cosine", reference.d), ("angular", angular)):
+        found = signed_graph_loss(
+            torch.from_numpy(H), torch.from_numpy(signs), margin=margin, distance=name, reduction="sum"
+        )
+        assert found.item() == pytest.approx(reference.J_g(H, signs, margin, dist), abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), lam=st.floats(0, 3))
+def test_joint_loss_equals_the_slow_reference(seed, lam):
+    H, signs = random_case(seed)
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(size=(8, 3)), rng.integers(-1, 3, 8)
+    labels[0] = 1
+    found = joint_loss(
+        torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(H), torch.from_numpy(signs), graph_weight=lam
+    )
+    assert found.item() == pytest.approx(reference.J(logits, labels, H, signs, lam), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "angular"])
+def test_gradient(distance):
+    H, signs = random_case(3)
+    H = torch.from_numpy(H).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda h: signed_graph_loss(h, torch.from_numpy(signs), margin=1.3, distance=distance), (H,)
+    )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "angular"])
+def test_gradients_are_finite_at_equal_opposite_and_zero_rows(distance):
+    H = torch.tensor([[1.0, 2.0], [1.0, 2.0], [-1.0, -2.0], [0.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    for signs in (torch.ones(5, 5), -torch.ones(5, 5)):
+        H.grad = None
+        signed_graph_loss(H, signs, distance=distance).backward()
+        assert torch.isfinite(H.grad).all()
+        assert H.grad.abs().max() < 100
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")  # PyTorch says so of all CSR tensors
+def test_every_way_to_give_the_graph_gives_the_same_loss():
+    H, signs = random_case(4)
+    H, dense = torch.from_numpy(H), torch.from_numpy(signs)
+    expected = signed_graph_loss(H, dense)
+    for other in (
+        dense.double(),
+        dense.to(torch.int8),
+        dense.to_sparse(),
+        dense.float().to_sparse(layout=torch.sparse_csr),
+        csr_array(signs.astype(np.int8)),
+    ):
+        assert torch.allclose(signed_graph_loss(H, other), expected)
+
+
+def test_mean_divides_by_the_number_of_anchors():
+    H, signs = random_case(5)
+    signs[2:5] = 0
+    H, signs = torch.from_numpy(H), torch.from_numpy(signs)
+    n_anchors = int((signs != 0).any(1).sum())
+    total = signed_graph_loss(H, signs, reduction="sum")
+    assert torch.allclose(signed_graph_loss(H, signs) * n_anchors, total)
+
+
+def test_no_edges_is_zero_and_differentiable():
+    H = torch.randn(3, 2, requires_grad=True)
+    loss = signed_graph_loss(H, torch.zeros(3, 3))
+    loss.backward()
+    assert loss.item() == 0
+    assert (H.grad == 0).all()
+
+
+def test_equals_contrastive_loss_of_pytorch_metric_learning():
+    # Trap 7: with 1 - cos and m = 1, J_g = sum (1 - s) over attracting + sum max(0, s) over repelling edges.
+    H, signs = random_case(6)
+    H, signs = torch.from_numpy(H), torch.from_numpy(signs)
+    a1, p = (signs > 0).nonzero(as_tuple=True)
+    a2, n = (signs < 0).nonzero(as_tuple=True)
+    peer = ContrastiveLoss(pos_margin=1, neg_margin=0, distance=CosineSimilarity(), reducer=SumReducer())
+    labels = torch.arange(len(H))
+    expected = peer(H, labels, indices_tuple=(a1, p, a2, n))
+    assert signed_graph_loss(H, signs, reduction="sum").item() == pytest.approx(expected.item(), rel=1e-6)
+    module = SignedGraphLoss(reduction="sum")
+    assert module(H, labels, indices_tuple=(a1, p, a2, n)).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_equals_the_signed_laplacian_while_every_hinge_is_active():
+    # Trap 7: tr(H^T L H) + m |E-| with unit rows, L = D - A, A = Phi symmetrized by halves, D its row sums.
+    H, signs = random_case(7, positive=True)  # all cosines are positive: every hinge with m = 1 is active
+    units = H / np.linalg.norm(H, axis=1, keepdims=True)
+    A = (signs + signs.T) / 2
+    L = np.diag(A.sum(axis=1)) - A
+    expected = np.trace(units.T @ L @ units) + (signs < 0).sum()
+    found = signed_graph_loss(torch.from_numpy(H), torch.from_numpy(signs), reduction="sum")
+    assert found.item() == pytest.approx(expected)
+
+
+def test_module_takes_graphs_labels_miners_and_references():
+    H = torch.randn(8, 4)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])
+    loss = SignedGraphLoss()
+    same = (labels[:, None] == labels).long() * 2 - 1
+    same.fill_diagonal_(0)
+    assert torch.allclose(loss(H, labels), loss(H, same))
+    assert torch.allclose(loss(H, labels=labels), loss(H, same))
+    assert torch.isfinite(loss(H, labels, indices_tuple=MultiSimilarityMiner()(H, labels)))
+    pairs = (torch.tensor([0]), torch.tensor([1]), torch.tensor([0]), torch.tensor([2]))
+    bank = torch.randn(5, 4)
+    alone = edge_loss(H, bank, torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([1, -1]))
+    assert torch.allclose(loss(H, indices_tuple=pairs, ref_emb=bank), alone)
+
+
+def test_laws():
+    H, signs = random_case(8)
+    H, signs = torch.from_numpy(H), torch.from_numpy(signs)
+    loss = signed_graph_loss(H, signs)
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    assert torch.allclose(signed_graph_loss(H @ rotation, signs), loss)
+    assert torch.allclose(signed_graph_loss(H * torch.rand(8, 1, dtype=torch.float64).add(0.1), signs), loss)
+    assert signed_graph_loss(H, signs, margin=1.5) >= loss
+    assert loss >= 0
+
+
+def test_half_precision_is_summed_in_float32():
+    H, signs = random_case(9)
+    loss = signed_graph_loss(torch.from_numpy(H).to(torch.bfloat16), torch.from_numpy(signs))
+    assert loss.dtype == torch.float32
+
+
+def test_points_without_a_label_are_left_out():
+    logits = torch.randn(4, 2)
+    labels = torch.tensor([0, -1, 1, -1])
+    assert torch.allclose(classification_loss(logits, labels), classification_loss(logits[[0, 2]], labels[[0, 2]]))
+    assert classification_loss(logits, torch.full((4,), -1)).item() == 0
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_refuses_what_it_cannot_read():
+    with pytest.raises(ValueError, match=r"`signs` must be \(4, 4\), got \(3, 3\)"):
+        signed_graph_loss(torch.randn(4, 2), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="must be given"):
+        SignedGraphLoss()(torch.randn(4, 2))
+    with pytest.raises(ValueError, match="`distance` must be"):
+        SignedGraphLoss(distance="euclidean")
+    with pytest.raises(ValueError, match="`reduction` must be"):
+        SignedGraphLoss(reduction="max")

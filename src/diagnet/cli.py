@@ -76,7 +76,9 @@ def demo(
     config = read_config(None, "small", _DEMO_SETTINGS, seed)
     with shown_progress(quiet=quiet) as progress:
         progress("write phantoms", 0, 1)
-        release = make_inbreast_release(out / "release", n_patients=patients, rng=np.random.default_rng(config.seed))
+        release = make_inbreast_release(
+            out / "release", n_patients=patients, rng=np.random.default_rng(config.seed)
+        )
         progress("write phantoms", 1, 1)
         found = read_inbreast(release, config.inbreast)
         prepared = write_prepared(found, out / "data", config.roi, progress=progress)
@@ -141,8 +143,8 @@ def augment(
     as_json: Json = False,
 ) -> None:
     """Make positive and negative neighbors of all masses given (Sec. 3.1): images, table and picture."""
+    from diagnet.augmentation import write_augmentation
     from diagnet.config import read_config
-    from diagnet.experiment import write_augmentation
     from diagnet.terminal import shown_progress
 
     config = read_config(config_file, preset, assignments or (), seed)
@@ -242,7 +244,8 @@ def doctor(as_json: Json = False) -> None:
         _print_json({"versions": found, **facts})
         return
     for package, installed in found.items():
-        print(f"{package:<14} {installed or f'missing: pip install "diagnet[{extras[package]}]"'}")
+        missing = f"missing. Fix: pip install 'diagnet[{extras.get(package)}]'"
+        print(f"{package:<14} {installed or missing}")
     print(f"{'training in':<14} {facts['precision']}\n{'processors':<14} {facts['processors']}")
 
 
@@ -292,7 +295,9 @@ def _print_run(folder: Path, metrics: Any, as_json: bool) -> None:
     for name in ("auc", "accuracy", "sensitivity", "specificity"):
         figure = mass[name]
         if figure["value"] is not None:
-            interval = "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
+            interval = (
+                "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
+            )
             print(f"  {name:<12} {figure['value']:.3f}{interval}")
     print(NOTICE)
     report = folder / "report.html"

@@ -1,6 +1,6 @@
 """Fig. 1a as one function: split, augment, graph, train, evaluate, write the run folder."""
 
-import os
+import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,35 +11,30 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import save_npz
-from sklearn.metrics import roc_auc_score
 
 from diagnet.arrays import Images, Labels
 from diagnet.atomic import atomic_path, write_text
+from diagnet.augmentation import augment, write_neighbors
+from diagnet.calibration import choose_threshold, fit_temperature, probabilities
 from diagnet.checkpoint import array_hash, read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.config import Config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared
-from diagnet.data.roi import flipped, read_rois
+from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
-from diagnet.evaluation import (
-    Predictions,
-    across_folds,
-    choose_threshold,
-    evaluate,
-    fit_temperature,
-    probabilities,
-)
+from diagnet.evaluation import across_folds, evaluate, point_auc
 from diagnet.model_card import write_model_card
-from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.network import SeparableNetwork
+from diagnet.predictions import Predictions
 from diagnet.progress import Progress, silent
 from diagnet.report import require_report, write_report
-from diagnet.run_folder import claim, git_revision, now, versions, write_json, write_table
-from diagnet.training import Points, TrainingState, embeddings_and_logits, resolved_precision, start, train
+from diagnet.run_folder import claim, git_revision, now, versions, write_json, write_predictions, write_table
+from diagnet.training import TrainingState, embeddings_and_logits, resolved_precision, start, train
 
 SCHEMA_VERSION = 1
 _PARTS = ("train", "validation", "test")
+_SPLIT, _SEARCH, _TRAINING, _BOOTSTRAP = range(4)  # each step draws from a stream of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +123,8 @@ def run_experiment(
         images,
         mass_set.labels,
         mass_set.masses,
-        image_names(mass_set),
-        list(mass_set.patients),
+        mass_set.image_names,
+        mass_set.patients,
         mass_set.classes,
     )
     splits, split_notes = _splits(config, data)
@@ -168,83 +163,28 @@ def run_experiment(
     history: list[dict[str, Any]] = []
     folds = []
     for number, split in enumerate(splits):
-        folder = out if len(splits) == 1 else out / f"fold-{number}"
-        folds.append(_run_fold(config, data, split, number, folder, out, history, workers, progress, len(splits)))
+        folds.append(_run_fold(config, data, split, number, out, history, workers, progress))
 
     progress("evaluate", 0, 1)
     predictions, thresholds = _write_predictions(out, data, folds)
-    rng = np.random.default_rng([config.seed, 3])
-    metrics = _metrics(config, data, folds, predictions, thresholds, rng)
+    metrics = _metrics(config, data, folds, predictions, thresholds)
     write_json(out / "metrics.json", metrics)
     progress("evaluate", 1, 1)
     record |= {"status": "finished", "duration_s": round(time.perf_counter() - began, 1)}
     write_model_card(out, record, metrics)
     if with_report:
         progress("report", 0, 1)
-        write_json(out / "run.json", record)
+        # The report reads run.json; the run itself is finished only once its report is there.
+        write_json(out / "run.json", record | {"status": "reporting"})
         write_report(out, data.images)
         progress("report", 1, 1)
     write_json(out / "run.json", record)
     return Run(out, metrics, predictions)
 
 
-def augment(
-    config: Config,
-    images: Images,
-    labels: Labels,
-    patients: Int[np.ndarray, "point"],
-    *,
-    rng: np.random.Generator,
-    workers: int | None = None,
-    progress: Progress = silent,
-) -> tuple[Points, Neighbors, Int[np.ndarray, "point"]]:
-    """Step 1 of Fig. 1a: training masses and their adversarial neighbors as one set of points.
-
-    Args:
-        config: settings.
-        images: training masses only.
-        labels: their classes.
-        patients: their patients, as numbers.
-        rng: of the search.
-        workers: processes of the search.
-        progress: told about it.
-
-    Returns:
-        The points (originals, or their four flips where flips are stored; then neighbors), the neighbors, and for
-        each point the index of the training mass it comes from.
-    """
-    source = np.arange(len(images))
-    if config.training.flips == "stored":  # reading 13, the letter
-        images = np.concatenate([flipped(images, across, down) for across in (False, True) for down in (False, True)])
-        labels, source = np.tile(labels, 4), np.tile(source, 4)
-    found = find_neighbors(images, labels, config.neighbors, rng=rng, workers=workers, progress=progress)
-    origin = np.concatenate([source, source[found.parents]])
-    points = Points(
-        np.concatenate([images, found.images]),
-        np.concatenate([labels, found.labels]),
-        np.concatenate([np.zeros(len(labels), np.int8), found.kinds]),
-        patients[origin],
-    )
-    return points, found, origin
-
-
-def image_names(mass_set: MassSet) -> list[str]:
-    """Name of each mass's image file, relative to the folder of its source where it lies inside."""
-    source = Path(mass_set.source or ".").absolute()
-    folder = source if source.is_dir() else source.parent
-    names = []
-    for index, mass in enumerate(mass_set.masses):
-        if isinstance(mass.image, Path):
-            inside = mass.image.is_relative_to(folder)
-            names.append(str(mass.image.relative_to(folder) if inside else mass.image))
-        else:
-            names.append(f"image-{index}")
-    return names
-
-
 def _splits(config: Config, data: _Data) -> tuple[list[Split], list[str]]:
     """Split, check that no patient is on two sides, and return what was warned about."""
-    rng = np.random.default_rng([config.seed, 0])
+    rng = np.random.default_rng([config.seed, _SPLIT])
     names, folds = data.names, config.evaluation.folds
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -287,11 +227,13 @@ def _run_fold(
         logits = embeddings_and_logits(state.network, data.images[split.validation])[1].astype(np.float64)
         temperature = fit_temperature(labels, logits)
         validation = _predictions(data, split.validation, probabilities(logits, temperature))
-        facts = {
+        facts: dict[str, Any] = {
             "classes": list(data.classes),
             "roi": config.roi.model_dump(mode="json"),
             "temperature": temperature,
-            "threshold": choose_threshold(labels, validation.malignancy, config.evaluation.operating_point),
+            "threshold": choose_threshold(
+                validation.malignant, validation.malignancy, config.evaluation.operating_point
+            ),
             "history": state.history,
         }
         write_weights(weights, state.network, facts)
@@ -301,7 +243,11 @@ def _run_fold(
         _write_embeddings(out, network, data, split)
     logits = embeddings_and_logits(network, data.images[split.test])[1].astype(np.float64)
     return _Fold(
-        split, probabilities(logits, facts["temperature"]), probabilities(logits, 1.0), facts["temperature"], facts["threshold"]
+        split,
+        probabilities(logits, facts["temperature"]),
+        probabilities(logits, 1.0),
+        facts["temperature"],
+        facts["threshold"],
     )
 
 
@@ -323,12 +269,12 @@ def _trained(
         np.array(data.images[split.train]),
         data.labels[split.train],
         patients[split.train],
-        rng=np.random.default_rng([config.seed, 1, number]),
+        rng=np.random.default_rng([config.seed, _SEARCH, number]),
         workers=workers,
         progress=progress,
     )
     write_neighbors(folder, neighbors, split.train[origin[len(origin) - len(neighbors.kinds) :]], data.classes)
-    seed = int(np.random.SeedSequence([config.seed, 2, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
     state = start(points, config.network, config.graph, config.training, seed=seed)
     binding = {"seed": seed, "settings": config.to_toml(), "points": array_hash(points.images)}
     checkpoints = folder / "checkpoints"
@@ -340,10 +286,11 @@ def _trained(
         logits = embeddings_and_logits(state.network, validation_images)[1].astype(np.float64)
         chances = probabilities(logits, 1.0)
         own = np.clip(chances[np.arange(len(chances)), validation_labels], 1e-12, 1)
-        row = {"fold": number, "validation_loss": float(-np.log(own).mean())}
-        predicted = _predictions(data, split.validation, chances)
-        row["validation_auc"] = point_auc(predicted)
-        state.history[-1] |= row
+        state.history[-1] |= {
+            "fold": number,
+            "validation_loss": float(-np.log(own).mean()),
+            "validation_auc": point_auc(_predictions(data, split.validation, chances)),
+        }
         write_checkpoint(checkpoints, state, binding)
         _write_history(out, history + state.history)
 
@@ -361,20 +308,6 @@ def _trained(
         with atomic_path(folder / "graph.npz") as temporary:
             save_npz(temporary, state.graph.signs)
     return state
-
-
-def write_neighbors(
-    folder: Path, neighbors: Neighbors, parents: Int[np.ndarray, "neighbor"], classes: Sequence[str]
-) -> None:
-    """Write synthetic images and their provenance: neighbors.npz and neighbors.csv.
-
-    Args:
-        folder: where to.
-        neighbors: what the search found.
-        parents: row of the mass each came from, in the table the user knows.
-        classes: class names.
-    """
-    raise NotImplementedError
 
 
 def _predictions(
@@ -423,3 +356,56 @@ def _write_embeddings(out: Path, network: SeparableNetwork, data: _Data, split: 
         )
 
 
+def _write_predictions(
+    out: Path, data: _Data, folds: Sequence[_Fold]
+) -> tuple[Predictions, Float[np.ndarray, "mass"]]:
+    """Write predictions.csv: each test mass once, in the order of the table it came from; return the thresholds."""
+    index = np.concatenate([fold.split.test for fold in folds])
+    order = np.argsort(index, kind="stable")
+    chances, raw = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("probabilities", "raw"))
+    number = np.repeat(np.arange(len(folds)), [len(fold.split.test) for fold in folds])[order]
+    thresholds = np.array([fold.threshold for fold in folds])[number]
+    predictions = _predictions(data, index[order], chances[order])
+    write_predictions(
+        out / "predictions.csv",
+        predictions,
+        data.masses,
+        index[order],
+        raw_score=_predictions(data, index[order], raw[order]).malignancy,
+        threshold=thresholds,
+        fold=number,
+    )
+    return predictions, thresholds
+
+
+def _metrics(
+    config: Config,
+    data: _Data,
+    folds: Sequence[_Fold],
+    predictions: Predictions,
+    thresholds: Float[np.ndarray, "mass"],
+) -> dict[str, Any]:
+    """What metrics.json holds: figures of the pooled test masses, and their spread over folds."""
+    test = evaluate(
+        predictions, thresholds, config.evaluation, rng=np.random.default_rng([config.seed, _BOOTSTRAP])
+    )
+    one_by_one = [_predictions(data, fold.split.test, fold.probabilities) for fold in folds]
+    accuracies = [
+        float(((each.malignancy >= fold.threshold) == (each.malignant == 1)).mean())
+        for each, fold in zip(one_by_one, folds, strict=True)
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "test": test,
+        "threshold": {
+            "value": float(np.mean([fold.threshold for fold in folds])),
+            "rule": config.evaluation.operating_point,
+            "chosen_on": "validation masses",
+        },
+        "temperature": float(np.mean([fold.temperature for fold in folds])),
+        "folds": {
+            "n": len(folds),
+            "auc": across_folds([point_auc(each) for each in one_by_one]),
+            "accuracy": across_folds(accuracies),
+        },
+    }

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from diagnet.arrays import Images
+from diagnet.calibration import probabilities
 from diagnet.checkpoint import read_weights
 from diagnet.data.roi import RoiSettings
 from diagnet.errors import RunFolderError
-from diagnet.evaluation import probabilities
 from diagnet.network import SeparableNetwork
 from diagnet.run_folder import read_json
 from diagnet.training import embeddings_and_logits
@@ -36,10 +36,12 @@ class Model:
     classes: tuple[str, ...]
     roi: RoiSettings
 
-    def probabilities(self, images: Images) -> Float[np.ndarray, "image classes"]:
-        """Calibrated class probabilities of regions cut with `roi`, in [0, 1]."""
+    def probabilities(self, images: Images, *, calibrated: bool = True) -> Float[np.ndarray, "image classes"]:
+        """Class probabilities of regions cut with `roi`, in [0, 1]: the mean over the networks."""
         parts = [
-            probabilities(embeddings_and_logits(network, images)[1].astype(np.float64), temperature)
+            probabilities(
+                embeddings_and_logits(network, images)[1].astype(np.float64), temperature if calibrated else 1.0
+            )
             for network, temperature in zip(self.networks, self.temperatures, strict=True)
         ]
         return np.asarray(np.mean(parts, axis=0))
@@ -55,7 +57,9 @@ def load_model(run: Path) -> Model:
         RunFolderError: it is not a finished run, or a file was edited.
     """
     if read_json(run / "run.json").get("status") != "finished":
-        raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
+        raise RunFolderError(
+            f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume."
+        )
     read = [read_weights(path) for path in sorted((run / "model").glob("fold-*.safetensors"))]
     if not read:
         raise RunFolderError(f"`RUN` must hold a model, got none in {run / 'model'}")

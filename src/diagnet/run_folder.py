@@ -12,9 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from diagnet import __version__
 from diagnet.atomic import write_text
+from diagnet.data.mass import Mass
 from diagnet.errors import RunFolderError
+from diagnet.predictions import Predictions
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")
@@ -77,6 +82,48 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     writer.writerow(columns)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_predictions(
+    path: Path,
+    predictions: Predictions,
+    masses: Sequence[Mass],
+    index: Int[np.ndarray, "point"],
+    *,
+    raw_score: Float[np.ndarray, "point"],
+    threshold: Float[np.ndarray, "point"],
+    fold: Int[np.ndarray, "point"],
+) -> None:
+    """Write predictions.csv: a row for each scored mass.
+
+    Args:
+        path: the file.
+        predictions: scores and who they belong to.
+        masses: all masses of the data set.
+        index: which of them each score belongs to.
+        raw_score: malignancy before calibration.
+        threshold: malignancy from which each is called malignant.
+        fold: whose network scored it, -1 for the mean of all.
+    """
+    called = ("malignant", "benign") if "malignant" in predictions.classes else (predictions.classes[-1], "other")
+    columns = ("image", "patient_id", "label", "malignancy", "index", "fold", "part", "raw_score", "decision")
+    rows = [
+        (
+            predictions.images[k],
+            predictions.patients[k],
+            predictions.classes[predictions.labels[k]],
+            f"{score:.6f}",
+            int(index[k]),
+            int(fold[k]),
+            "test",
+            f"{raw_score[k]:.6f}",
+            called[0] if score >= threshold[k] else called[1],
+            masses[index[k]].laterality,
+            masses[index[k]].view,
+        )
+        for k, score in enumerate(predictions.malignancy.tolist())
+    ]
+    write_table(path, (*columns, "laterality", "view"), rows)
 
 
 def now() -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from diagnet.arrays import Images, Kinds, Labels
 from diagnet.batches import Batching, Edges, Neighborhoods, epoch_batches
 from diagnet.graph import GraphSettings, SignedGraph, signed_graph
-from diagnet.losses import Distance, Reduction, classification_loss, edge_loss
+from diagnet.losses import Distance, Reduction, classification_loss, edge_loss, signed_graph_loss
 from diagnet.network import NetworkSettings, SeparableNetwork, create_network
 from diagnet.progress import Progress, silent
 
@@ -151,21 +151,23 @@ def train(
         # The bank is empty before the first epoch has filled it.
         has_graph = state.graph is not None and (settings.batching == "exact" or state.epoch > 0)
         neighborhoods = Neighborhoods(state.graph) if has_graph and state.graph is not None else None
-        sums = np.zeros(3)
+        sum_of_losses = 0.0
         network.train()
         with _random_state(seed, state.epoch + 1):
             for step, batch in enumerate(epoch_batches(len(points.images), settings.batch_size, rng)):
                 _set_rate(state.optimizer, settings, state.epoch * n_batches + step, n_steps)
-                sums += len(batch) * _step(state, points, targets, batch, neighborhoods, settings, precision, rng)
+                loss = _step(state, points, targets, batch, neighborhoods, settings, precision, rng)
+                sum_of_losses += len(batch) * loss
                 progress(stage, state.epoch * n_batches + step + 1, n_steps)
         state.epoch += 1
-        loss, classification, graph = (sums / len(points.images)).tolist()
+        classification = sum_of_losses / len(points.images)
+        graph = None if neighborhoods is None or state.graph is None else _j_g(state.bank, state.graph, settings)
         state.history.append(
             {
                 "epoch": state.epoch,
-                "loss": loss,
+                "loss": classification + settings.graph_weight * (graph or 0.0),
                 "classification_loss": classification,
-                "signed_graph_loss": graph if neighborhoods else None,
+                "signed_graph_loss": graph,
                 "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
                 "seconds": round(time.perf_counter() - began, 3),
             }
@@ -213,8 +215,8 @@ def _step(
     settings: TrainingSettings,
     precision: str,
     rng: np.random.Generator,
-) -> Float[np.ndarray, "3"]:
-    """Take one optimizer step; return J, J_l and J_g."""
+) -> float:
+    """Take one optimizer step on J (Eq. 6); return J_l."""
     edges: Edges | None = None
     seen = batch
     if neighborhoods is not None:
@@ -234,7 +236,14 @@ def _step(
     loss.backward()
     state.optimizer.step()
     state.bank[torch.from_numpy(seen)] = embeddings.detach()
-    return np.array([loss.item(), classification.item(), graph.item()])
+    return float(classification.item())
+
+
+def _j_g(bank: Float32[Tensor, "point feature"], graph: SignedGraph, settings: TrainingSettings) -> float:
+    """J_g of all points (Eq. 4), by their embeddings of this epoch."""
+    return signed_graph_loss(
+        bank, graph.signs, margin=settings.margin, distance=settings.distance, reduction=settings.reduction
+    ).item()
 
 
 def _graph_term(

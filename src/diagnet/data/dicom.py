@@ -142,7 +142,7 @@ def _read(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool]:
         has_preamble = file.read(132)[128:] == b"DICM"
     dataset = dcmread(path, force=True, specific_tags=_TAGS, stop_before_pixels=header_only)
     if not (dataset.get("Rows") and dataset.get("Columns") and (header_only or dataset.get("PixelData"))):
-        raise DataError(f"`image` must be a DICOM file with pixels, got none in {path}.")
+        raise DataError(f"`image` must be a DICOM file with whole pixel data, got none in {path}.")
     if "TransferSyntaxUID" not in dataset.file_meta:
         is_implicit, is_little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian

@@ -101,6 +101,8 @@ def make_lesion(label: int, difficulty: float, rng: np.random.Generator) -> Lesi
         ],
         axis=1,
     )
+    # An irregular mass fills less of its box: were it not a little denser, darkness would tell.
+    contrast = np.log(0.20 + 0.06 * irregularity)
     return Lesion(
         irregularity=irregularity,
         aspect=rng.uniform(0.62, 0.95),
@@ -108,7 +110,7 @@ def make_lesion(label: int, difficulty: float, rng: np.random.Generator) -> Lesi
         waves=_waves(irregularity, rng),
         spicules=spicules,
         edge=float(np.exp(rng.normal(np.log(0.08 + 0.10 * irregularity), 0.3))),
-        contrast=float(np.exp(rng.normal(np.log(0.22), 0.3))),
+        contrast=float(np.exp(rng.normal(contrast, 0.35))),
     )
 
 

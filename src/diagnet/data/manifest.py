@@ -138,7 +138,11 @@ def _box_inside(box: Box, size: tuple[int, int], row: Row) -> Box:
 
 
 def _checked_size(image: Path, row: Row) -> tuple[int, int]:
-    if not image.is_file():
+    try:
+        is_there = image.is_file()
+    except OSError:  # such as a name that is too long
+        is_there = False
+    if not is_there:
         raise row.error("image", "name a file relative to the table's folder", "none that exists")
     try:
         return image_size(image)

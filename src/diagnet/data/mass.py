@@ -69,3 +69,17 @@ class MassSet:
     def patients(self) -> list[str]:
         """Patient of each mass."""
         return [mass.patient_id for mass in self.masses]
+
+    @property
+    def image_names(self) -> list[str]:
+        """Name of each mass's image file, relative to the folder of its source where it lies inside."""
+        source = Path(self.source or ".").absolute()
+        folder = source if source.is_dir() else source.parent
+        names = []
+        for index, mass in enumerate(self.masses):
+            if isinstance(mass.image, Path):
+                inside = mass.image.is_relative_to(folder)
+                names.append(str(mass.image.relative_to(folder) if inside else mass.image))
+            else:
+                names.append(f"image-{index}")
+        return names

@@ -63,7 +63,7 @@ def make_masses(
         image *= rng.uniform(0.06, 0.12)
         image += rng.uniform(0.25, 0.5) + lesion.density((columns - x) / radius, (rows - y) / radius)
         image += rng.normal(0, 0.012, image.shape)
-    return np.clip(images, 0, 1, dtype=np.float32), labels
+    return np.tanh(np.maximum(images, 0)), labels  # as a film or a display: bright tissue hides what lies in it
 
 
 def make_inbreast_release(
@@ -176,7 +176,7 @@ def _view(
         for _ in range(50):  # draw a place until it is clear of the other mass
             along, turn = 0.75 * np.sqrt(rng.random()), rng.uniform(-np.pi / 2, np.pi / 2)
             # One mass in ten lies at the chest wall and runs a little out of the image.
-            x = 0.8 * radius if rng.random() < 0.1 else max(along * np.cos(turn) * depth, radius)
+            x = 0.8 * radius if rng.random() < 0.1 else max(along * np.cos(turn) * depth, 1.5 * radius)
             y = middle + along * np.sin(turn) * half_height
             if all(np.hypot(x - f.center[0], y - f.center[1]) > 1.5 * (radius + f.radius) for f in findings):
                 break
@@ -211,7 +211,8 @@ def _drawn(view: View, rng: np.random.Generator) -> tuple[Image, list[tuple[str,
         image[int(points[0, 1]), int(points[0, 0])] += 0.3
         rois.append((str(name), points))
     image += rng.normal(0, 0.012, image.shape)
-    image = np.clip(image, 0.02, 1) * np.sqrt(np.clip((1 - skin) / 0.15, 0, 1))  # black outside the breast
+    image = np.tanh(np.maximum(image, 0.02))
+    image *= np.sqrt(np.clip((1 - skin) / 0.15, 0, 1))  # black outside the breast
     if view.laterality == "R":
         image = image[:, ::-1]
         rois = [(name, np.array([WIDTH, 0]) + points * [-1, 1]) for name, points in rois]

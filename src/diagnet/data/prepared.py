@@ -148,7 +148,7 @@ def counts(mass_set: MassSet) -> dict[str, int]:
     return {
         **{name: per_class[name] for name in mass_set.classes},
         "masses": len(mass_set.masses),
-        "images": len({str(mass.image) for mass in mass_set.masses}),
+        "images": len(set(mass_set.image_names)),
         "patients": len(set(mass_set.patients)),
     }
 

@@ -143,7 +143,7 @@ def rois_in_turn(
                 yield index, found[place] if isinstance(found, list) else found
 
 
-def flipped(images: Images, *, horizontal: bool = False, vertical: bool = False) -> Images:
+def flipped(images: Images, horizontal: bool = False, vertical: bool = False) -> Images:
     """Return mirrored copies of images: left to right, top to bottom, or both (Sec. 4.1)."""
     return np.ascontiguousarray(images[:, :: -1 if vertical else 1, :: -1 if horizontal else 1])
 

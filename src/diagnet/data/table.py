@@ -47,21 +47,21 @@ def read_table(
     path: Path,
     required: Sequence[str],
     optional: Collection[str] = (),
-    aliases: Mapping[str, str] = {},  # noqa: B006 -- a Mapping is only read
+    aliases: Mapping[str, str] = {},
 ) -> list[Row]:
-    """Read a table; cells come stripped, rows without any text are skipped.
+    """Read a table; cells come stripped, rows without any text are skipped, known columns are found in any case.
 
     Args:
         path: the file.
         required: columns that must be there.
-        optional: further columns that the caller knows; these and the required ones are found in any case.
+        optional: further columns that the caller knows.
         aliases: other name -> column; used where the column itself is absent.
 
     Raises:
         DataError: no such file, not UTF-8, no CSV, no rows, or a column missing or there twice.
     """
     header, *records = _records(path)
-    known = {name.casefold(): name for name in (*required, *optional)}
+    known = {name.casefold(): name for name in (*required, *optional, *aliases)}
     names = [known.get(name.strip().casefold(), name.strip()) for name in header]
     names = [aliases[name] if name in aliases and aliases[name] not in names else name for name in names]
     for name in required:

@@ -1,0 +1,166 @@
+"""The discriminator P(x; X_c, X_c±): a class-balanced SVM on a growing kernel matrix (Sec. 3.1)."""
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import expit
+
+_MAX_STEPS = 1_000_000  # a bound that no real problem reaches
+_TINY = 1e-12
+
+
+class Discriminator:
+    """Tell originals from generated points with a support vector machine whose kernel matrix grows (reading 11).
+
+    The dual problem, beta_i = y_i alpha_i with y = +1 for originals and -1 for generated points, is
+
+        min 1/2 beta' K beta - y' beta,   0 <= y_i beta_i <= C w_i,   sum beta = 0,
+
+    with class-balanced weights w (each class weighs half). It is solved by sequential minimal optimization with
+    second-order working sets (Fan, Chen, Lin 2005), started from the last solution.
+
+    Args:
+        kernel: kernel matrix of the originals.
+        capacity: how many generated points there may be at one time.
+        cost: C.
+        tolerance: largest violation of the optimality conditions, in units of the decision value.
+    """
+
+    def __init__(
+        self,
+        kernel: Float64[np.ndarray, "original original"],
+        capacity: int,
+        *,
+        cost: float = 1.0,
+        tolerance: float = 1e-3,
+    ) -> None:
+        self._n_originals = self._n_points = len(kernel)
+        size = self._n_originals + capacity
+        self._kernel = np.zeros((size, size))
+        self._kernel[: self._n_originals, : self._n_originals] = kernel
+        self._signs = np.where(np.arange(size) < self._n_originals, 1.0, -1.0)  # y
+        self._duals = np.zeros(size)  # beta
+        self._bias, self._is_fitted = 0.0, True
+        self._cost, self._tolerance = cost, tolerance
+
+    @property
+    def n_points(self) -> int:
+        """Originals and generated points known at present."""
+        return self._n_points
+
+    def add(self, row: Float64[np.ndarray, "point"], own: float) -> None:
+        """Learn one more generated point.
+
+        Args:
+            row: its kernel values to all known points.
+            own: its kernel value to itself.
+        """
+        n = self._n_points
+        self._kernel[n, :n] = row
+        self._kernel[:n, n] = row
+        self._kernel[n, n] = own
+        self._duals[n] = 0.0
+        self._n_points, self._is_fitted = n + 1, False
+
+    def forget(self, n_points: int) -> None:
+        """Go back to the first `n_points` points."""
+        self._n_points, self._is_fitted = n_points, False
+
+    def decision_value(self, row: Float64[np.ndarray, "point"]) -> float:
+        """Return the signed distance of a point, > 0 on the originals' side.
+
+        Before the first generated point there is nothing to tell apart: 0.
+
+        Args:
+            row: the point's kernel values to all known points.
+        """
+        self._fit()
+        return float(row @ self._duals[: self._n_points]) + self._bias
+
+    def decision_values_without_own(self) -> Float64[np.ndarray, "generated"]:
+        """Return the signed distance of each generated point less what it says of itself.
+
+        A point in its own discriminator's training set is always told apart; without its own term it is scored as
+        one that the others have not seen.
+        """
+        self._fit()
+        n, originals = self._n_points, self._n_originals
+        generated = slice(originals, n)
+        values = self._kernel[generated, :n] @ self._duals[:n] + self._bias
+        return values - self._duals[generated] * self._kernel.diagonal()[generated]
+
+    def _fit(self) -> None:
+        if self._is_fitted:
+            return
+        n, originals = self._n_points, self._n_originals
+        self._is_fitted = True
+        if n == originals:
+            self._duals[:n], self._bias = 0.0, 0.0
+            return
+        bounds = np.empty(n)
+        bounds[:originals] = self._cost * n / (2 * originals)
+        bounds[originals:] = self._cost * n / (2 * (n - originals))
+        duals, signs = self._duals[:n], self._signs[:n]
+        _make_feasible(duals, bounds, originals)
+        self._bias = _solve(self._kernel[:n, :n], signs, bounds, duals, self._tolerance)
+
+
+def probability(decision_value: float) -> float:
+    """P(x; X_c, X_c±), the logistic sigmoid of the signed distance (Sec. 3.1)."""
+    return float(expit(decision_value))
+
+
+def _make_feasible(
+    duals: Float64[np.ndarray, "point"], bounds: Float64[np.ndarray, "point"], originals: int
+) -> None:
+    """Bring the last solution into the new bounds, with a sum of zero; in place."""
+    np.clip(duals, -bounds, bounds, out=duals)
+    surplus = float(duals.sum())
+    if surplus > 0:  # the newest generated point is where the multipliers are missing
+        taken = min(surplus, float(bounds[-1] + duals[-1]))
+        duals[-1] -= taken
+        if surplus > taken:
+            duals[:originals] *= 1 - (surplus - taken) / duals[:originals].sum()
+    elif surplus < 0:
+        duals[originals:] *= 1 - surplus / duals[originals:].sum()
+
+
+def _solve(
+    kernel: Float64[np.ndarray, "point point"],
+    signs: Float64[np.ndarray, "point"],
+    bounds: Float64[np.ndarray, "point"],
+    duals: Float64[np.ndarray, "point"],
+    tolerance: float,
+) -> float:
+    """Solve the dual problem in place, from a feasible start, and return the bias."""
+    lowest, highest = np.minimum(signs, 0) * bounds, np.maximum(signs, 0) * bounds
+    errors = signs - kernel @ duals  # the negative gradient with respect to beta
+    diagonal = kernel.diagonal().copy()
+    closed_up = np.where(duals < highest, 0.0, -np.inf)  # -inf where beta cannot grow
+    closed_down = np.where(duals > lowest, 0.0, -np.inf)  # -inf where beta cannot shrink
+    for _ in range(_MAX_STEPS):
+        i = int((errors + closed_up).argmax())
+        gaps = errors[i] - errors
+        gaps += closed_down
+        if gaps.max() < tolerance:
+            break
+        row = kernel[i]
+        curvature = diagonal - 2 * row
+        curvature += diagonal[i]
+        np.maximum(curvature, _TINY, out=curvature)
+        np.maximum(gaps, 0, out=gaps)
+        j = int((gaps * gaps / curvature).argmax())
+        step = min(gaps[j] / curvature[j], highest[i] - duals[i], duals[j] - lowest[j])
+        duals[i] += step
+        duals[j] -= step
+        for k in (i, j):
+            if highest[k] - duals[k] <= _TINY * bounds[k]:
+                duals[k] = highest[k]
+            elif duals[k] - lowest[k] <= _TINY * bounds[k]:
+                duals[k] = lowest[k]
+            closed_up[k] = 0.0 if duals[k] < highest[k] else -np.inf
+            closed_down[k] = 0.0 if duals[k] > lowest[k] else -np.inf
+        errors -= step * (row - kernel[j])
+    free = (closed_up == 0) & (closed_down == 0)
+    if free.any():
+        return float(errors[free].mean())
+    return float(((errors + closed_up).max() + (errors - closed_down).min()) / 2)

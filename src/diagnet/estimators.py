@@ -1,0 +1,244 @@
+"""The method as scikit-learn and imbalanced-learn estimators, for images in memory."""
+
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, column_or_1d, validate_data
+
+from diagnet.arrays import Images
+from diagnet.graph import GraphSettings
+from diagnet.neighbors import NeighborSettings, find_neighbors
+from diagnet.network import NetworkSettings
+from diagnet.training import Points, TrainingSettings, embeddings_and_logits, start, train
+
+_SMALLEST = 16  # images are enlarged to this height and width at least, for the network's four halvings
+
+
+class _Scale:
+    """Grey values to [0, 1] by the training set's range, and rows to images."""
+
+    def __init__(self, X: NDArray[Any], image_shape: tuple[int, int] | None) -> None:  # noqa: N803 -- scikit-learn's
+        n_features = int(np.prod(X.shape[1:]))
+        if X.ndim == 3:
+            self.shape = (int(X.shape[1]), int(X.shape[2]))
+        elif image_shape is not None:
+            self.shape = image_shape
+        else:
+            side = round(n_features**0.5)
+            self.shape = (side, side) if side * side == n_features else (1, n_features)
+        if self.shape[0] * self.shape[1] != n_features:
+            raise ValueError(f"`image_shape` must have {n_features} pixels, got {self.shape}")
+        self.low, self.high = float(X.min()), float(X.max())
+
+    def images(self, X: NDArray[Any]) -> Images:  # noqa: N803 -- scikit-learn's name
+        spread = self.high - self.low or 1.0
+        scaled = np.clip((X.reshape(len(X), *self.shape) - self.low) / spread, 0, 1).astype(np.float32)
+        times = [-(-_SMALLEST // side) for side in self.shape]
+        return np.ascontiguousarray(np.repeat(np.repeat(scaled, times[0], axis=1), times[1], axis=2))
+
+    def rows(self, images: Images) -> Float32[np.ndarray, "image feature"]:
+        """Undo `images`, up to clipping."""
+        times = [-(-_SMALLEST // side) for side in self.shape]
+        small = images[:, :: times[0], :: times[1]]
+        return (small.reshape(len(images), -1) * (self.high - self.low) + self.low).astype(np.float32)
+
+
+class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """DiagNet for images in memory: adversarial augmentation, signed graph and joint training in `fit`.
+
+    Args:
+        graph_weight: lambda of Eq. 6; 0 is plain cross-entropy.
+        n_attracting: n+ of Eq. 3.
+        n_repelling: n- of Eq. 3.
+        positive_share: positive neighbors made, as a share of each class.
+        negative_share: negative neighbors made, as a share of each class.
+        budget: evaluations of the search for each neighbor.
+        network: "small" or "paper".
+        epochs: passes over the data.
+        batch_size: images a step.
+        learning_rate: AdamW's.
+        image_shape: (height, width) of rows of `X`; None: a square where the number of features is one.
+        random_state: seed of every random draw.
+
+    Attributes:
+        classes_: class labels.
+        network_: the trained network.
+        neighbors_: the synthetic images and where they came from; None where both shares are 0.
+
+    `X` is (n, height, width), or (n, height * width) with `image_shape`; any range, scaled by the training set's.
+    """
+
+    def __init__(
+        self,
+        *,
+        graph_weight: float = 0.1,
+        n_attracting: int = 1,
+        n_repelling: int = 4,
+        positive_share: float = 0.2,
+        negative_share: float = 0.2,
+        budget: int = 200,
+        network: str = "small",
+        epochs: int = 60,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        image_shape: tuple[int, int] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.graph_weight = graph_weight
+        self.n_attracting = n_attracting
+        self.n_repelling = n_repelling
+        self.positive_share = positive_share
+        self.negative_share = negative_share
+        self.budget = budget
+        self.network = network
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.image_shape = image_shape
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:  # noqa: N803
+        """Augment, build the signed graph and train.
+
+        Args:
+            X: images.
+            y: their classes.
+            groups: patient of each image; with it, no image is attracted to one of its own patient.
+        """
+        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"`y` must hold at least two classes, got {len(self.classes_)} class")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.scale_ = _Scale(X, self.image_shape)
+        images = self.scale_.images(X)
+        relatives = (
+            np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        )
+        neighbors = find_neighbors(
+            images,
+            labels.astype(np.int64),
+            NeighborSettings(
+                positive_share=self.positive_share, negative_share=self.negative_share, budget=self.budget
+            ),
+            rng=np.random.default_rng([seed, 0]),
+        )
+        points = Points(
+            np.concatenate([images, neighbors.images]),
+            np.concatenate([labels.astype(np.int64), neighbors.labels]),
+            np.concatenate([np.zeros(len(labels), np.int8), neighbors.kinds]),
+            np.concatenate([relatives, relatives[neighbors.parents]]),
+        )
+        graph = GraphSettings(
+            n_attracting=self.n_attracting, n_repelling=self.n_repelling, skip_relatives=groups is not None
+        )
+        settings = TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            graph_weight=self.graph_weight,
+            learning_rate=self.learning_rate,
+        )
+        network = NetworkSettings.model_validate({"preset": self.network, "n_classes": len(self.classes_)})
+        state = start(points, network, graph, settings, seed=seed)
+        train(state, points, graph, settings, seed=seed)
+        self.network_, self.neighbors_ = state.network.eval(), neighbors
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 -- scikit-learn's name
+        """Class probabilities, (n, n_classes), in the order of `classes_`; not calibrated."""
+        check_is_fitted(self)
+        X, _ = _validated(self, X)  # noqa: N806 -- scikit-learn's name
+        logits = embeddings_and_logits(self.network_, self.scale_.images(X))[1].astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 -- scikit-learn's name
+        """The most probable class of each image."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
+
+class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Positive and negative neighbors (Sec. 3.1) in imbalanced-learn's shape: `fit_resample`.
+
+    Args:
+        positive_share: positive neighbors made, as a share of each class.
+        negative_share: negative neighbors made, as a share of each class.
+        budget: evaluations of the search for each neighbor (T).
+        search_space: "subspace" or "pixel" (the letter).
+        image_shape: (height, width) of rows of `X`; None: a square where the number of features is one.
+        random_state: seed of every random draw.
+
+    Attributes:
+        kinds_: for each row returned, 0 an original, +1 a positive and -1 a negative neighbor.
+        parents_: for each row returned, the row of `X` it comes from.
+    """
+
+    def __init__(
+        self,
+        *,
+        positive_share: float = 0.2,
+        negative_share: float = 0.2,
+        budget: int = 200,
+        search_space: str = "subspace",
+        image_shape: tuple[int, int] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.positive_share = positive_share
+        self.negative_share = negative_share
+        self.budget = budget
+        self.search_space = search_space
+        self.image_shape = image_shape
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803 -- scikit-learn's name
+        """Check the data; the search itself is `fit_resample`'s."""
+        _validated(self, X, y)
+        return self
+
+    def fit_resample(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N803
+        """Return the originals followed by their neighbors, and their classes.
+
+        A negative neighbor carries the class it was made from: leave it out of a classifier's training, or use it
+        as the graph does (`kinds_` tells which it is).
+        """
+        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        classes, labels = np.unique(y, return_inverse=True)
+        scale = _Scale(X, self.image_shape)
+        found = find_neighbors(
+            scale.images(X),
+            labels.astype(np.int64),
+            NeighborSettings.model_validate(
+                {
+                    "positive_share": self.positive_share,
+                    "negative_share": self.negative_share,
+                    "budget": self.budget,
+                    "search_space": self.search_space,
+                }
+            ),
+            rng=np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1)),
+        )
+        self.kinds_ = np.concatenate([np.zeros(len(X), np.int8), found.kinds])
+        self.parents_ = np.concatenate([np.arange(len(X)), found.parents])
+        made = scale.rows(found.images).reshape(-1, *X.shape[1:]).astype(X.dtype)
+        return np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
+
+
+def _validated(estimator: Any, X: Any, y: Any = None) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N803 -- as above
+    """Check `X` (2-D by scikit-learn's rules, or 3-D) and, when fitting, `y`."""
+    dtype = [np.float64, np.float32]
+    if getattr(X, "ndim", 2) == 3:
+        X = check_array(X, allow_nd=True, dtype=dtype)  # noqa: N806 -- scikit-learn's name
+        if y is None and tuple(X.shape[1:]) != estimator.scale_.shape:
+            raise ValueError(f"`X` must have images of {estimator.scale_.shape}, got {tuple(X.shape[1:])}")
+    elif y is None:
+        X = validate_data(estimator, X, reset=False, dtype=dtype)  # noqa: N806 -- scikit-learn's name
+    else:
+        X, y = validate_data(estimator, X, y, dtype=dtype)  # noqa: N806 -- scikit-learn's name
+    if y is None:
+        return X, np.zeros(0)
+    check_classification_targets(y)
+    return X, column_or_1d(y, warn=True)

@@ -1,0 +1,64 @@
+"""model_card.md: what a run's model is, on what it was trained, how well it did, and what it must not be used for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diagnet.atomic import write_text
+from diagnet.notice import NOTICE
+
+_UNKNOWN = "TODO (diagnet cannot know this)"
+
+
+def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Fill the card from the run; what the run cannot know is left as TODO.
+
+    Args:
+        run: the run's folder.
+        record: what run.json holds.
+        metrics: what metrics.json holds.
+    """
+    data = record["data"]
+    mass = metrics["test"]["units"]["mass"]
+    lines = [
+        "# Model card",
+        "",
+        f"**{NOTICE}**",
+        "",
+        "## Model",
+        f"DiagNet, preset `{record['preset']}`, seed {record['seed']}, diagnet {record['versions']['diagnet']}, "
+        f"trained {record['started']}. A score is the calibrated probability that a marked mass is malignant, "
+        "on masses like those it was trained on. Every setting is in config.toml.",
+        "",
+        "## Data",
+        f"Source: {Path(data['source']).name or 'in memory'} (SHA-256 {data['sha256'][:16]}...). "
+        f"Classes: {', '.join(data['classes'])}.",
+        "",
+        "| part | masses | images | patients |",
+        "|---|---|---|---|",
+        *(f"| {part} | {n['masses']} | {n['images']} | {n['patients']} |" for part, n in record["counts"].items()),
+        "",
+        *(f"- left out: {count} ({reason})" for reason, count in data["left_out"].items()),
+        f"- population, devices, years, how labels were made: {_UNKNOWN}",
+        "",
+        f"## Figures on {mass['n']} test masses (95 % intervals by patient bootstrap)",
+        *(
+            f"- {name}: {_figure(mass[name])}"
+            for name in ("auc", "accuracy", "sensitivity", "specificity", "brier")
+        ),
+        "",
+        "## Limits",
+        "- Judges a mass somebody marked; it finds none.",
+        "- Not validated on any other population, device or reader; figures hold for data like its test part.",
+        f"- performance by age, breast density, ethnicity and device: {_UNKNOWN}",
+        f"- intended users and setting of a study: {_UNKNOWN}",
+    ]
+    write_text(run / "model_card.md", "\n".join(lines) + "\n")
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "not defined"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

@@ -1,0 +1,292 @@
+"""Positive and negative neighbors of every class (Sec. 3.1, Eqs. 1-2)."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+from joblib import Parallel, delayed  # type: ignore[import-untyped]  # joblib ships no types
+from pydantic import Field
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # nor does threadpoolctl
+
+from diagnet.arrays import Images, Kinds, Labels
+from diagnet.distance import angular_distance, cosine_distance
+from diagnet.errors import DataError
+from diagnet.neighbor_search import Found, NeighborSearch, SearchSettings, rules_for
+from diagnet.progress import Progress, silent
+from diagnet.search_space import Sign, component_space, distance_of_dots, pixel_space
+
+_SIGNS: tuple[Sign, Sign] = (1, -1)
+# Where half of the seeds lie beyond, in units of rho. Pixels: reading 10. Components: just off the originals for
+# positive neighbors, between them and r3 for negative ones.
+_PIXEL_MOVE = 1.0
+_COMPONENT_MOVE = {1: 1.25, -1: 2.25}
+_BATCH = 8  # neighbors a process finds before it reports
+_BLOCK = 8_192  # pixels turned to float64 at once
+_ROWS = 256  # images turned to float64 at once
+_WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process has started
+
+
+class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
+    """How many neighbors are searched, and where."""
+
+    positive_share: float = Field(
+        0.2, ge=0, le=10, description="positive neighbors over originals of a class; 0 turns them off (reading 13)"
+    )
+    negative_share: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
+    search_space: Literal["subspace", "pixel"] = Field(
+        "subspace", description="principal components of the class, or all grey values [letter]"
+    )
+    n_components: int = Field(256, ge=1, le=1024, description="components searched at most, with the subspace")
+    max_originals: int | None = Field(
+        None, ge=2, description="originals of a class a search sees at most; the rules are checked against all"
+    )
+    smallest_closest_pair: float = Field(
+        1e-4, gt=0, description="floor of rho, for classes with copies (reading 12)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Synthetic images with their provenance, class by class, positive before negative.
+
+    Attributes:
+        images: grey values in [0, 1].
+        labels: the class each was made from.
+        kinds: +1 positive, -1 negative.
+        parents: index of the original each came from.
+        probability: P of belonging to the originals, as its discriminator sees it without having seen it before.
+        nearest_original: distance from the nearest original of the class.
+        nearest_of_sign: distance from the nearest other neighbor of class and sign; infinite where there is none.
+        positive_spacing: whether r1 holds; True where it does not apply.
+        negative_spacing: whether r2 holds; True where it does not apply.
+        negative_reach: whether r3 holds; True where it does not apply.
+        closest_pair: rho of each class.
+    """
+
+    images: Images
+    labels: Labels
+    kinds: Kinds
+    parents: Int64[np.ndarray, "neighbor"]
+    probability: Float64[np.ndarray, "neighbor"]
+    nearest_original: Float64[np.ndarray, "neighbor"]
+    nearest_of_sign: Float64[np.ndarray, "neighbor"]
+    positive_spacing: Bool[np.ndarray, "neighbor"]
+    negative_spacing: Bool[np.ndarray, "neighbor"]
+    negative_reach: Bool[np.ndarray, "neighbor"]
+    closest_pair: dict[int, float]
+
+    @property
+    def keeps_rules(self) -> Bool[np.ndarray, "neighbor"]:
+        """Whether a neighbor keeps all its distance rules."""
+        return np.asarray(self.positive_spacing & self.negative_spacing & self.negative_reach)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The search of one class and sign: what every batch of it needs."""
+
+    label: int
+    sign: Sign
+    wanted: int
+    originals: Int64[np.ndarray, "original"]  # those the search sees
+    images: Float32[np.ndarray, "original pixel"]
+    dots: Float64[np.ndarray, "original original"]
+    closest_pair: float
+    seed: np.random.SeedSequence
+    settings: NeighborSettings
+
+
+def find_neighbors(
+    images: Images,
+    labels: Labels,
+    settings: NeighborSettings = NeighborSettings(),  # noqa: B008 -- frozen, so sharing it is safe
+    *,
+    rng: np.random.Generator,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Neighbors:
+    """Search positive and negative neighbors of every class, one by one (Eqs. 1-2).
+
+    Args:
+        images: originals, training images only.
+        labels: their classes, any integers.
+        settings: how many and how.
+        rng: source of chance; the result does not depend on `workers`.
+        workers: processes, by default one per core where the search is long enough to need them.
+        progress: told about the neighbors found.
+
+    Returns:
+        The neighbors; one that could not keep its distance rules says so in its flags.
+
+    Raises:
+        DataError: images outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
+        ValueError: `images` and `labels` differ in length.
+    """
+    _check(images, labels)
+    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    root = np.random.SeedSequence(int(rng.integers(2**63)))
+    tasks = [
+        task
+        for label, seed in zip(np.unique(labels), root.spawn(len(np.unique(labels))), strict=True)
+        for task in _class_tasks(flat, np.flatnonzero(labels == label), int(label), settings, seed)
+    ]
+    found = _run(tasks, workers, progress)
+    kinds = np.array([task.sign for task in tasks for _ in range(task.wanted)], dtype=np.int8)
+    made = np.array([one.image for results in found for one in results], dtype=np.float32)
+    of_class = np.array([task.label for task in tasks for _ in range(task.wanted)], dtype=np.int64)
+    nearest_original, nearest_of_sign = np.full((2, len(kinds)), np.inf)
+    holds = np.ones((3, len(kinds)), dtype=bool)
+    for task in tasks:
+        own = np.flatnonzero((of_class == task.label) & (kinds == task.sign))
+        rules = rules_for(task.sign, task.closest_pair, settings)
+        nearest_original[own] = _nearest(made[own], flat[labels == task.label], settings)
+        nearest_of_sign[own] = _nearest(made[own], None, settings)
+        spaced = (nearest_of_sign[own] >= rules.spacing) & (nearest_original[own] >= rules.clearance)
+        holds[0 if task.sign > 0 else 1, own] = spaced
+        holds[2, own] = nearest_original[own] <= rules.reach
+    return Neighbors(
+        images=made.reshape(-1, *images.shape[1:]),
+        labels=of_class,
+        kinds=kinds,
+        parents=np.array(
+            [task.originals[one.parent] for task, results in zip(tasks, found, strict=True) for one in results],
+            dtype=np.int64,
+        ),
+        probability=np.array([one.probability for results in found for one in results]),
+        nearest_original=nearest_original,
+        nearest_of_sign=nearest_of_sign,
+        positive_spacing=holds[0],
+        negative_spacing=holds[1],
+        negative_reach=holds[2],
+        closest_pair={task.label: task.closest_pair for task in tasks},
+    )
+
+
+def _check(images: Images, labels: Labels) -> None:
+    if len(images) != len(labels):
+        raise ValueError(f"`labels` must have one entry an image, got {len(labels)} for {len(images)} images")
+    low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):  # false for NaN
+        raise DataError(f"`images` must be finite grey values in [0, 1], got values from {low} to {high}")
+    classes, counts = np.unique(labels, return_counts=True)
+    for label, count in zip(classes, counts, strict=True):
+        if count < 2:
+            raise DataError(f"`labels` must hold at least 2 images of each class, got {count} of class {label}")
+
+
+def _class_tasks(
+    flat: Float32[np.ndarray, "image pixel"],
+    originals: Int64[np.ndarray, "original"],
+    label: int,
+    settings: NeighborSettings,
+    seed: np.random.SeedSequence,
+) -> list[_Task]:
+    """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
+    rng = np.random.default_rng(seed.spawn(1)[0])
+    dots = _dot_products(flat[originals])
+    closest_pair = _closest_pair(dots, settings)
+    if settings.search_space == "subspace" and np.ptp(flat[originals], axis=0).max() == 0:
+        raise DataError(
+            f"`images` must differ within a class, got {len(originals)} copies of one image in class {label}"
+        )
+    shares = {1: settings.positive_share, -1: settings.negative_share}
+    wanted = {sign: max(1, int(share * len(originals) + 0.5)) if share > 0 else 0 for sign, share in shares.items()}
+    seen = np.arange(len(originals))
+    if settings.max_originals is not None and len(originals) > settings.max_originals:
+        seen = np.sort(rng.choice(len(originals), settings.max_originals, replace=False))
+    return [
+        _Task(
+            label,
+            sign,
+            wanted[sign],
+            originals[seen],
+            flat[originals[seen]],
+            dots[np.ix_(seen, seen)],
+            closest_pair,
+            sign_seed,
+            settings,
+        )
+        for sign, sign_seed in zip(_SIGNS, seed.spawn(len(_SIGNS)), strict=True)
+        if wanted[sign]
+    ]
+
+
+def _run(tasks: list[_Task], workers: int | None, progress: Progress) -> list[list[Found]]:
+    """Run all searches in rounds of batches; a batch depends on what its own search found before, nothing else."""
+    total = sum(task.wanted for task in tasks)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if total and total * tasks[0].settings.budget >= _WORTH_PROCESSES else 1
+    found: list[list[Found]] = [[] for _ in tasks]
+    progress("neighbors", 0, total)
+    with Parallel(n_jobs=max(1, min(workers, len(tasks))), return_as="generator") as pool:
+        while sum(map(len, found)) < total:
+            open_tasks = [i for i, task in enumerate(tasks) if len(found[i]) < task.wanted]
+            batches = pool(delayed(_batch)(tasks[i], [one.image for one in found[i]]) for i in open_tasks)
+            for i, batch in zip(open_tasks, batches, strict=True):
+                found[i] += batch
+                progress("neighbors", sum(map(len, found)), total)
+    return found
+
+
+def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found]:
+    """Find the next neighbors of a search that has found `known` so far."""
+    settings = task.settings
+    entropy, key = task.seed.entropy, task.seed.spawn_key
+    rngs = [
+        np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(*key, i))) for i in range(task.wanted + 1)
+    ]
+    with threadpool_limits(1, user_api="blas"):  # sums in another order would be other neighbors
+        if settings.search_space == "pixel":
+            move = _PIXEL_MOVE * task.closest_pair
+            space = pixel_space(task.images, move, settings.distance, rng=rngs[-1])
+        else:
+            space = component_space(
+                task.images,
+                task.dots,
+                task.sign,
+                _COMPONENT_MOVE[task.sign] * task.closest_pair,
+                settings.distance,
+                n_components=settings.n_components,
+                rng=rngs[-1],
+            )
+        search = NeighborSearch(space, task.dots, task.sign, task.closest_pair, task.wanted, settings)
+        for image in known:
+            search.keep(image)
+        return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]
+
+
+def _dot_products(flat: Float32[np.ndarray, "point pixel"]) -> Float64[np.ndarray, "point point"]:
+    """Dot products in float64, without a float64 copy of all images."""
+    dots = np.zeros((len(flat), len(flat)))
+    with threadpool_limits(1, user_api="blas"):
+        for start in range(0, flat.shape[1], _BLOCK):
+            block = flat[:, start : start + _BLOCK].astype(np.float64)
+            dots += block @ block.T
+    return dots
+
+
+def _closest_pair(dots: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
+    """Distance rho of the closest pair of distinct originals (Sec. 4.2), with a floor (reading 12)."""
+    lengths = np.sqrt(dots.diagonal())
+    cosines = dots / np.where(lengths > 0, lengths, np.inf) / np.where(lengths > 0, lengths, np.inf)[:, None]
+    distances = distance_of_dots(cosines[np.triu_indices(len(dots), 1)], settings.distance)
+    return float(max(distances.min(), settings.smallest_closest_pair))
+
+
+def _nearest(
+    images: Float32[np.ndarray, "image pixel"],
+    others: Float32[np.ndarray, "other pixel"] | None,
+    settings: NeighborSettings,
+) -> Float64[np.ndarray, "image"]:
+    """Distance of each image from the nearest of `others`, or from the nearest other image; exact."""
+    distance = cosine_distance if settings.distance == "cosine" else angular_distance
+    nearest = np.full(len(images), np.inf)
+    pool = images if others is None else others
+    for start in range(0, len(pool), _ROWS):
+        block = distance(images, pool[start : start + _ROWS])
+        if others is None:  # an image is not its own neighbor
+            block[np.arange(len(images))[:, None] == np.arange(start, start + block.shape[1])] = np.inf
+        nearest = np.minimum(nearest, block.min(axis=1))
+    return nearest

@@ -1,0 +1,3 @@
+"""The sentence that stands wherever a score is shown."""
+
+NOTICE = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"

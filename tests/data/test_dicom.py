@@ -1,0 +1,343 @@
+import re
+import shutil
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom.data
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_modality_lut, apply_windowing
+from pydicom.uid import (
+    BreastTomosynthesisImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalMammographyXRayImageStorageForProcessing,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from diagnet.data.dicom import read_geometry, read_mammogram
+from diagnet.errors import DataError, MissingExtraError, RefusedInputError
+from dicom_files import lut, write_dicom
+
+RAMP = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)  # 0, 64, ..., 4032
+WINDOW = {"WindowCenter": 2048, "WindowWidth": 1024}
+
+
+def read(path: Path, pixels: np.ndarray = RAMP, **elements: Any) -> np.ndarray:
+    return read_mammogram(write_dicom(path, pixels, **elements)).pixels
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "image.dcm"
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless], ids=lambda uid: uid.name
+)
+def test_every_core_syntax_decodes_alike(path: Path, syntax: Any) -> None:
+    mammogram = read_mammogram(write_dicom(path, RAMP, syntax))
+    np.testing.assert_allclose(mammogram.pixels, RAMP / 4032, atol=1e-6)
+    assert mammogram.steps == (
+        f"decode: {syntax.name}, 16 bits stored",
+        "modality: none",
+        "voi: none, whole range 0 to 4032",
+        "inversion: none",
+        "padding: none",
+        "spacing: unknown",
+    )
+    assert mammogram.warnings == ()
+
+
+def test_other_compressions_name_the_extra(path: Path) -> None:
+    shutil.copy(pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm"), path)
+    with pytest.raises(MissingExtraError, match=r'`pyjpegls` must be installed.*pip install "diagnet\[dicom\]"'):
+        read_mammogram(path)
+
+
+@pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("center", "width"), [(2048, 1024), (100.5, 1), (2048, 3.5), (-10, 20000)])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, -100)])
+def test_windows_are_those_of_pydicom(
+    path: Path, function: str | None, center: float, width: float, slope: float, intercept: float
+) -> None:
+    elements = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
+    elements |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    found = read(path, **elements)
+    dataset = pydicom.dcmread(path)
+    values = apply_modality_lut(RAMP, dataset)
+    dataset.PixelRepresentation, dataset.BitsStored = 0, 1  # pydicom's output range is then [0, 1]
+    del dataset.RescaleSlope
+    with np.errstate(over="ignore"):  # of exp, in pydicom's sigmoid
+        np.testing.assert_allclose(found, apply_windowing(values, dataset), atol=2e-6)
+
+
+def test_first_of_several_windows_is_taken_and_recorded(path: Path) -> None:
+    write_dicom(path, RAMP, WindowCenter=[2048, 50], WindowWidth=[1024, 60])
+    mammogram = read_mammogram(path)
+    assert "voi: window 1 of 2, LINEAR, center 2048, width 1024" in mammogram.steps
+    np.testing.assert_array_equal(mammogram.pixels, read(path, **WINDOW))
+
+
+def test_voi_lut_goes_before_window_and_8_bit_entries_may_be_many(path: Path) -> None:
+    table = [round(255 * (index / 999) ** 2) for index in range(1000)]
+    write_dicom(path, RAMP, VOILUTSequence=lut(table, first=500, bits=8), **WINDOW)
+    mammogram = read_mammogram(path)
+    expected = np.array(table)[np.clip(RAMP.astype(int) - 500, 0, 999)] / 255
+    np.testing.assert_allclose(mammogram.pixels, expected, atol=1e-6)
+    assert "voi: LUT 1 of 1" in mammogram.steps
+
+
+def test_packed_lut_bytes_are_understood(path: Path) -> None:
+    sequence = lut([0, 0], first=0, bits=8)
+    sequence[0].LUTDescriptor = [4, 0, 8]
+    sequence[0].LUTData = bytes([0, 85, 170, 255])
+    sequence[0]["LUTData"].VR = "OW"
+    found = read(path, np.array([[0, 1], [2, 9]], np.uint16), VOILUTSequence=sequence)
+    np.testing.assert_allclose(found, [[0, 1 / 3], [2 / 3, 1]], atol=1e-6)
+
+
+def test_modality_lut_goes_before_the_window(path: Path) -> None:
+    table = list(range(4095, -1, -1))
+    found = read(path, ModalityLUTSequence=lut(table, first=0, bits=16), **WINDOW)
+    np.testing.assert_allclose(found, read(path, 4095 - RAMP, **WINDOW), atol=1e-6)
+
+
+def test_signed_values_keep_their_order(path: Path) -> None:
+    values = np.array([[-500, 0], [250, 500]], np.int16)
+    np.testing.assert_allclose(read(path, values), [[0, 0.5], [0.75, 1]])
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "reason"),
+    [
+        ("MONOCHROME1", None, "MONOCHROME1"),
+        ("MONOCHROME1", "INVERSE", "MONOCHROME1 and PresentationLUTShape INVERSE"),
+        ("MONOCHROME2", "INVERSE", "PresentationLUTShape INVERSE"),
+    ],
+)
+def test_inversion_is_once_and_after_the_window(
+    path: Path, photometric: str, shape: str | None, reason: str
+) -> None:
+    upright = read(path, **WINDOW)
+    write_dicom(path, RAMP, PhotometricInterpretation=photometric, PresentationLUTShape=shape, **WINDOW)
+    mammogram = read_mammogram(path)
+    np.testing.assert_allclose(mammogram.pixels, 1 - upright, atol=1e-6)
+    assert f"inversion: {reason}" in mammogram.steps
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_background_and_has_no_part_in_the_range(path: Path, photometric: str) -> None:
+    padded = RAMP + np.uint16(1000)
+    padded[:, 0], padded[:, 7] = 65000, 65010
+    elements = {
+        "PixelPaddingValue": 65010,
+        "PixelPaddingRangeLimit": 65000,
+        "PhotometricInterpretation": photometric,
+    }
+    mammogram = read_mammogram(write_dicom(path, padded, **elements))
+    assert not mammogram.pixels[:, [0, 7]].any()
+    assert mammogram.pixels[:, 1:7].min() == 0
+    assert mammogram.pixels[:, 1:7].max() == 1
+    assert "padding: 16 pixels set to background" in mammogram.steps
+    assert "voi: none, whole range 1064 to 4968" in mammogram.steps
+
+
+def test_spacing_prefers_the_plane_of_the_breast(path: Path) -> None:
+    write_dicom(path, RAMP, PixelSpacing=[0.07, 0.08], ImagerPixelSpacing=[0.1, 0.1])
+    assert read_mammogram(path).spacing_mm == (0.07, 0.08)
+    write_dicom(path, RAMP, ImagerPixelSpacing=[0.1, 0.1])
+    mammogram = read_mammogram(path)
+    assert mammogram.spacing_mm == (0.1, 0.1)
+    assert mammogram.steps[-1] == "spacing: 0.1 x 0.1 mm, ImagerPixelSpacing"
+    assert read_geometry(path).spacing_mm == (0.1, 0.1)
+
+
+def coded(value: str, modifier: str | None = None) -> list[Dataset]:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", "a view"
+    if modifier:
+        code.ViewModifierCodeSequence = coded(modifier)
+    return [code]
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"ViewCodeSequence": coded("399260004"), "ViewPosition": "MLO"}, "ML"),
+        ({"ViewCodeSequence": coded("R-10226"), "ViewPosition": "ML"}, "MLO"),
+        ({"ViewPosition": "ML"}, "ML"),
+        ({"ViewPosition": "mlo"}, "MLO"),
+        ({"PatientOrientation": "CC"}, "CC"),  # as digitized film has it
+        ({"PatientOrientation": ["A", "R"]}, ""),
+        ({"ViewPosition": "DOE^JANE"}, ""),
+        ({}, ""),
+    ],
+)
+def test_view_is_read_where_the_file_has_it(path: Path, elements: dict[str, Any], expected: str) -> None:
+    assert read_mammogram(write_dicom(path, RAMP, **elements)).view == expected
+
+
+def test_side_is_read_where_the_file_has_it(path: Path) -> None:
+    assert read_mammogram(write_dicom(path, RAMP, Laterality="L", ImageLaterality="R")).laterality == "R"
+    assert read_mammogram(write_dicom(path, RAMP, Laterality="L")).laterality == "L"
+    assert read_mammogram(write_dicom(path, RAMP)).laterality == ""
+
+
+def test_doubts_are_warned_of(path: Path) -> None:
+    view = coded("399162004", modifier="399163009")
+    elements = {"PresentationIntentType": None, "LossyImageCompression": "01", "Modality": "CR"}
+    mammogram = read_mammogram(write_dicom(path, RAMP, ViewCodeSequence=view, **elements))
+    assert mammogram.warnings == (
+        "PresentationIntentType is absent: the pixels are taken as FOR PRESENTATION",
+        "Modality is not MG: this may be no mammogram",
+        "the pixels went through lossy compression",
+        "magnification view",
+    )
+    assert mammogram.intent == ""
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PresentationIntentType": "FOR PROCESSING"},
+        {"SOPClassUID": DigitalMammographyXRayImageStorageForProcessing, "PresentationIntentType": None},
+    ],
+)
+def test_raw_data_are_refused_unless_allowed(path: Path, elements: dict[str, Any]) -> None:
+    write_dicom(path, RAMP, **elements)
+    with pytest.raises(RefusedInputError, match="must be FOR PRESENTATION, got raw data FOR PROCESSING in"):
+        read_mammogram(path)
+    mammogram = read_mammogram(path, allow_for_processing=True)
+    assert mammogram.intent == "FOR PROCESSING"
+    assert mammogram.warnings == ("raw data FOR PROCESSING",)
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"SOPClassUID": BreastTomosynthesisImageStorage}, "must be one mammogram, got tomosynthesis or 1 frames"),
+        ({"NumberOfFrames": 3}, "must be one mammogram, got tomosynthesis or 3 frames"),
+        ({"PhotometricInterpretation": "RGB"}, "must be MONOCHROME1 or MONOCHROME2, got another value"),
+        ({"Rows": 60_000, "Columns": 60_000}, "at most 100 million pixels, got 60000 x 60000"),
+    ],
+)
+def test_what_is_no_single_mammogram_is_refused(path: Path, elements: dict[str, Any], message: str) -> None:
+    write_dicom(path, RAMP, **elements)
+    with pytest.raises(RefusedInputError, match=message):
+        read_mammogram(path)
+
+
+def test_a_huge_header_is_refused_before_anything_is_allocated(path: Path) -> None:
+    write_dicom(path, RAMP, Rows=60_000, Columns=60_000)
+    with pytest.raises(RefusedInputError, match="at most 100 million pixels"):
+        read_geometry(path)
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"WindowCenter": 100, "WindowWidth": 0}, "`WindowWidth` must be at least 1, got 0 with center 100 in"),
+        ({**WINDOW, "VOILUTFunction": "DOE"}, "must be LINEAR, LINEAR_EXACT or SIGMOID, got another value in"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 3}, "`RescaleSlope` must be a number other than 0, got 0 with"),
+        ({"BitsStored": None}, "got a broken or truncated file"),
+        ({"Rows": 9}, "got a broken or truncated file"),
+        ({"Rows": None}, "must be a DICOM file with whole pixel data, got none in"),
+        ({"PixelData": None}, "must be a DICOM file with whole pixel data, got none in"),
+    ],
+)
+def test_bad_elements_are_told_in_one_line(path: Path, elements: dict[str, Any], message: str) -> None:
+    write_dicom(path, RAMP, **elements)
+    with pytest.raises(DataError, match=message) as caught:
+        read_mammogram(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\xff" * 99])
+def test_what_is_no_dicom_is_told_in_one_line(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    for reader in (read_mammogram, read_geometry):
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            reader(path)
+
+
+def test_a_missing_file_is_told(path: Path) -> None:
+    with pytest.raises(DataError, match="got No such file or directory"):
+        read_mammogram(path)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_truncated_file_is_told(path: Path, syntax: Any, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 4096, (64, 64), np.uint16)
+    whole = write_dicom(path, noise, syntax).read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(DataError, match="got none in|got a broken or truncated file"):
+        read_mammogram(path)
+
+
+def test_a_file_without_preamble_is_read_where_it_is_an_image(path: Path) -> None:
+    whole = write_dicom(path, RAMP, ImplicitVRLittleEndian).read_bytes()
+    dataset_only = whole[whole.index(b"\x08\x00\x16\x00") :]
+    path.write_bytes(dataset_only)
+    mammogram = read_mammogram(path)
+    np.testing.assert_allclose(mammogram.pixels, RAMP / 4032, atol=1e-6)
+    assert mammogram.warnings == ("the file has no DICOM preamble",)
+
+
+def test_nothing_quotes_the_patient(
+    path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    canary = "CANARY^JANE"
+    names = {"PatientName": canary, "PatientID": canary, "StudyDescription": canary, "Laterality": canary}
+    names |= {"PatientOrientation": canary, "PresentationLUTShape": canary, "ViewPosition": canary}
+    write_dicom(path, RAMP, BitsStored=None, **names)
+    with pytest.raises(DataError, match="broken or truncated") as caught:
+        read_mammogram(path)
+    shown = "".join(traceback.format_exception(caught.value))
+    write_dicom(path, RAMP, PixelSpacing=[111.25, 222.25], **names)
+    path.write_bytes(path.read_bytes().replace(b"111.25", b"CANARY"))
+    with pytest.raises(DataError, match="broken or truncated") as caught:
+        read_geometry(path)
+    shown += "".join(traceback.format_exception(caught.value))
+    write_dicom(path, RAMP, **names)
+    caplog.clear()
+    shown += repr(read_mammogram(path)) + caplog.text + "".join(capsys.readouterr())
+    assert "CANARY" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "view", "box", "size"),
+    [
+        ("mammogram_P_00173_L_CC.dcm", "L", "CC", (928, 2304, 1239, 2575), (2864, 4432)),
+        ("mammogram_P_00820_L_MLO.dcm", "L", "MLO", (80, 3176, 327, 3415), (2576, 4680)),
+    ],
+)
+def test_real_mammograms(
+    shared_masses: Path, name: str, side: str, view: str, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> None:
+    mammogram = read_mammogram(shared_masses / "dicom" / name)
+    assert (mammogram.laterality, mammogram.view, mammogram.spacing_mm) == (side, view, None)
+    assert mammogram.pixels.shape == size[::-1]
+    assert [step.partition(":")[0] for step in mammogram.steps] == (
+        ["decode", "modality", "voi", "inversion", "padding", "spacing"]
+    )
+    assert mammogram.steps[0] == "decode: RLE Lossless, 16 bits stored"
+    assert "PresentationIntentType is absent: the pixels are taken as FOR PRESENTATION" in mammogram.warnings
+    geometry = read_geometry(shared_masses / "dicom" / name)
+    assert (geometry.width, geometry.height) == size
+    x0, y0, x1, y1 = box
+    inside = mammogram.pixels[y0:y1, x0:x1]
+    assert (inside > 0).all()  # on the breast
+    assert inside.mean() > 1.5 * mammogram.pixels.mean()
+    assert np.median(mammogram.pixels) == 0  # the air
+
+
+def test_real_small_files(shared_masses: Path) -> None:
+    for path in sorted((shared_masses / "dicom").glob("crop_*.dcm")):
+        mammogram = read_mammogram(path)
+        assert mammogram.steps[0] == "decode: Implicit VR Little Endian, 16 bits stored"
+        assert mammogram.pixels.max() == 1

@@ -1,0 +1,178 @@
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from diagnet.data.image import image_size, read_image, scaled_over_breast
+from diagnet.data.quiet import quiet
+from diagnet.errors import DataError, RefusedInputError
+from dicom_files import write_dicom
+
+DEEP = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    PIL.Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_not_clipped(tmp_path: Path, suffix: str) -> None:
+    image = read_image(save(tmp_path / f"image.{suffix}", DEEP))
+    np.testing.assert_allclose(image, DEEP / DEEP.max(), atol=1e-6)
+    assert image.dtype == np.float32
+
+
+def test_big_endian_tiff(tmp_path: Path) -> None:
+    PIL.Image.frombytes("I;16B", (8, 8), DEEP.astype(">u2").tobytes()).save(tmp_path / "image.tif")
+    np.testing.assert_allclose(read_image(tmp_path / "image.tif"), DEEP / DEEP.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_eight_bits(tmp_path: Path, suffix: str) -> None:
+    ramp = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 64, axis=0)
+    image = read_image(save(tmp_path / f"image.{suffix}", ramp))
+    np.testing.assert_allclose(image, ramp / 252, atol=0.02 if suffix == "jpg" else 1e-6)
+
+
+def test_color_becomes_grey_and_alpha_is_dropped(tmp_path: Path) -> None:
+    grey = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+    alpha = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    for name, layers in (("rgb", [grey] * 3), ("rgba", [grey] * 3 + [alpha]), ("la", [grey, alpha])):
+        image = read_image(save(tmp_path / f"{name}.png", np.stack(layers, axis=-1)))
+        np.testing.assert_allclose(image, grey / 252, atol=1e-6)
+
+
+def test_palette_and_single_bit(tmp_path: Path) -> None:
+    grey = PIL.Image.fromarray(np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8))
+    grey.convert("P").save(tmp_path / "palette.png", transparency=b"\0\1\2")
+    np.testing.assert_allclose(read_image(tmp_path / "palette.png"), np.asarray(grey) / 252, atol=1e-6)
+    grey.point(lambda value: 255 * (value > 99), "1").save(tmp_path / "bit.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "bit.png"), np.asarray(grey) > 99)
+
+
+def test_dicom_by_suffix_or_by_content(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "image.dcm", DEEP[:, :6])
+    (tmp_path / "image").write_bytes((tmp_path / "image.dcm").read_bytes())
+    for name in ("image.dcm", "image"):
+        np.testing.assert_allclose(read_image(tmp_path / name), DEEP[:, :6] / DEEP[:, :6].max(), atol=1e-6)
+        assert image_size(tmp_path / name) == (6, 8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_size_is_width_and_height(tmp_path: Path, suffix: str) -> None:
+    assert image_size(save(tmp_path / f"image.{suffix}", np.zeros((5, 7), np.uint8))) == (7, 5)
+
+
+def test_background_has_no_part_in_the_range() -> None:
+    image = np.zeros((10, 10), np.uint16)
+    image[:, 5:] = np.linspace(1000, 3000, 50).reshape(10, 5)
+    scaled = scaled_over_breast(image)
+    assert not scaled[:, :5].any()
+    np.testing.assert_allclose(scaled[:, 5:].ravel(), np.linspace(0, 1, 50), atol=1e-3)
+
+
+def test_a_crop_without_background_keeps_its_darkest_pixel() -> None:
+    crop = np.linspace(1000, 3000, 100).reshape(10, 10)
+    np.testing.assert_allclose(scaled_over_breast(crop), np.linspace(0, 1, 100).reshape(10, 10), atol=1e-6)
+
+
+def test_two_values_stay_two() -> None:
+    mask = np.eye(5, dtype=np.uint8) * 255
+    np.testing.assert_array_equal(scaled_over_breast(mask), np.eye(5))
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_a_constant_image_gives_zeros(tmp_path: Path, value: int) -> None:
+    assert not read_image(save(tmp_path / "image.png", np.full((4, 4), value, np.uint16))).any()
+    assert not read_image(write_dicom(tmp_path / "image.dcm", np.full((4, 4), value, np.uint16))).any()
+
+
+@given(arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 50))
+def test_scaling_keeps_order_and_does_not_see_exposure(pixels: np.ndarray, gain: int) -> None:
+    scaled = scaled_over_breast(pixels)
+    assert scaled.min() == 0
+    assert scaled.max() == (pixels.min() < pixels.max())
+    order = np.argsort(pixels, axis=None, kind="stable")
+    assert (np.diff(scaled.ravel()[order]) >= 0).all()
+    np.testing.assert_allclose(scaled_over_breast(pixels.astype(np.int64) * gain + 100), scaled, atol=1e-4)
+
+
+def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`pixels` must be finite, got NaN or infinity"):
+        scaled_over_breast(np.array([[0, np.nan]]))
+    with pytest.raises(DataError, match="got a broken or other file"):
+        read_image(save(tmp_path / "image.tif", np.array([[0, np.nan]], np.float32)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_truncated_files_are_told_in_one_line(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    path = save(tmp_path / f"image.{suffix}", noise)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(DataError, match=rf"`image` must be a whole PNG, .* file: .*image\.{suffix}\.") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", [read_image, image_size])
+def test_other_files_and_missing_files_are_told(tmp_path: Path, reader: object) -> None:
+    assert callable(reader)
+    (tmp_path / "image.png").write_text("no image")
+    with pytest.raises(DataError, match="got a broken or other file"):
+        reader(tmp_path / "image.png")
+    with pytest.raises(DataError, match=r"got No such file or directory: .*none\.png"):
+        reader(tmp_path / "none.png")
+    with pytest.raises(DataError, match="got Is a directory"):
+        reader(tmp_path)
+    PIL.Image.new("L", (3, 3)).save(tmp_path / "image.gif")
+    with pytest.raises(DataError, match="must be a whole PNG, JPEG, TIFF or DICOM file"):
+        reader(tmp_path / "image.gif")
+
+
+@pytest.mark.parametrize("side", [10_001, 12_000, 60_000])
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, side: int) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data)
+    for reader in (read_image, image_size):
+        with pytest.raises(RefusedInputError, match=r"million pixels, got|too many pixels in .*bomb\.png"):
+            reader(tmp_path / "bomb.png")
+
+
+def test_several_pages_are_refused(tmp_path: Path) -> None:
+    page = PIL.Image.fromarray(DEEP)
+    page.save(tmp_path / "image.tif", save_all=True, append_images=[page, page])
+    with pytest.raises(RefusedInputError, match="must be a single page, got 3 pages"):
+        read_image(tmp_path / "image.tif")
+
+
+def test_warnings_of_others_are_heard_and_filters_survive_threads() -> None:
+    before = list(warnings.filters)
+    inside = threading.Barrier(2)
+
+    def first() -> None:
+        with quiet():
+            inside.wait()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    with quiet():
+        inside.wait()
+        thread.join()
+        warnings.warn_explicit("hidden", UserWarning, "file", 1, module="pydicom.valuerep")
+        with pytest.warns(UserWarning, match="heard"):
+            warnings.warn("heard", UserWarning, stacklevel=1)
+    assert list(warnings.filters) == before

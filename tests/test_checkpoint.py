@@ -25,6 +25,10 @@ def fresh(points):
     return lambda: start(points, TINY, GraphSettings(), SETTINGS, seed=0)
 
 
+def train_all_epochs(folder, points, fresh):
+    train(fresh(), points, GraphSettings(), SETTINGS, seed=0, on_epoch=lambda s: write_checkpoint(folder, s, FACTS))
+
+
 def test_weights_round_trip(tmp_path):
     network = create_network(TINY)
     write_weights(tmp_path / "w.safetensors", network, {"threshold": 0.4})
@@ -35,7 +39,7 @@ def test_weights_round_trip(tmp_path):
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path, points, fresh):
-    train(fresh(), points, GraphSettings(), SETTINGS, seed=0, on_epoch=lambda s: write_checkpoint(tmp_path, s, FACTS))
+    train_all_epochs(tmp_path, points, fresh)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"epoch-0000{n}.{ending}" for n in (2, 3) for ending in ("json", "safetensors")
     ]
@@ -44,7 +48,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path, points, fresh):
 
 @pytest.mark.parametrize("damage", ["truncate", "edit", "lose the json", "garble the json"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path, points, fresh, damage):
-    train(fresh(), points, GraphSettings(), SETTINGS, seed=0, on_epoch=lambda s: write_checkpoint(tmp_path, s, FACTS))
+    train_all_epochs(tmp_path, points, fresh)
     path = tmp_path / "epoch-00003.safetensors"
     content = path.read_bytes()
     if damage == "truncate":
@@ -61,7 +65,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path, po
 
 
 def test_another_run_is_refused(tmp_path, points, fresh):
-    train(fresh(), points, GraphSettings(), SETTINGS, seed=0, on_epoch=lambda s: write_checkpoint(tmp_path, s, FACTS))
+    train_all_epochs(tmp_path, points, fresh)
     with pytest.raises(RunFolderError, match="must go on with the same seed"):
         read_checkpoint(tmp_path, fresh(), {"seed": 1})
 

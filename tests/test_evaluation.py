@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, recall_score, roc_auc_score
 
-from diagnet.evaluation import EvaluationSettings, Predictions, across_folds, evaluate, point_auc
+from diagnet.evaluation import EvaluationSettings, across_folds, evaluate, point_auc
+from diagnet.predictions import Predictions
 
 QUICK = EvaluationSettings(n_resamples=200)
 

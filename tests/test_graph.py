@@ -43,9 +43,7 @@ def test_a_hand_drawn_graph():
 )
 def test_equals_the_slow_reference(seed, n, n_attracting, n_repelling, n_classes):
     vectors, labels, kinds = random_points(seed, n, 5, n_classes)
-    graph = signed_graph(
-        vectors, labels, kinds, GraphSettings(n_attracting=n_attracting, n_repelling=n_repelling)
-    )
+    graph = signed_graph(vectors, labels, kinds, GraphSettings(n_attracting=n_attracting, n_repelling=n_repelling))
     assert (dense_signs(graph) == reference.phi(vectors, labels, kinds, n_attracting, n_repelling)).all()
 
 
@@ -67,7 +65,8 @@ def test_laws():
     assert graph.n_attracting_edges == 2 * len(graph.anchors)
     assert graph.n_repelling_edges == 3 * len(graph.anchors)
     scaled = vectors * np.random.default_rng(0).uniform(0.5, 2.0, (60, 1))
-    assert (dense_signs(signed_graph(scaled, labels, kinds, GraphSettings(n_attracting=2, n_repelling=3))) == signs).all()
+    rescaled = signed_graph(scaled, labels, kinds, GraphSettings(n_attracting=2, n_repelling=3))
+    assert (dense_signs(rescaled) == signs).all()
     order = np.random.default_rng(1).permutation(60)
     shuffled = dense_signs(
         signed_graph(vectors[order], labels[order], kinds[order], GraphSettings(n_attracting=2, n_repelling=3))
@@ -80,7 +79,8 @@ def test_relatives_do_not_attract():
     labels = np.array([0, 0, 0, 1, 0, 1])
     patients = np.array([7, 7, 8, 9, 8, 9])
     kinds = np.zeros(6, dtype=np.int8)
-    signs = dense_signs(signed_graph(vectors, labels, kinds, GraphSettings(skip_relatives=True), relatives=patients))
+    settings = GraphSettings(skip_relatives=True)
+    signs = dense_signs(signed_graph(vectors, labels, kinds, settings, relatives=patients))
     assert signs[0, 1] == 0
     assert signs[0, 2] == 1
     assert (signs[3] == 1).sum() == 0  # the only other malignant mass is the same patient's

@@ -52,9 +52,8 @@ def test_joint_loss_equals_the_slow_reference(seed, lam):
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(8, 3)), rng.integers(-1, 3, 8)
     labels[0] = 1
-    found = joint_loss(
-        torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(H), torch.from_numpy(signs), graph_weight=lam
-    )
+    tensors = (torch.from_numpy(part) for part in (logits, labels, H, signs))
+    found = joint_loss(*tensors, graph_weight=lam)
     assert found.item() == pytest.approx(reference.J(logits, labels, H, signs, lam), rel=1e-5, abs=1e-6)
 
 

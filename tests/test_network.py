@@ -61,7 +61,7 @@ def test_embedding_may_be_the_pooled_features():
     assert network.embed(torch.rand(2, 1, 32, 32)).shape == (2, network.embedding_size) == (2, 128)
 
 
-def test_classes_and_the_classifier_can_change(small):
+def test_classes_and_the_classifier_can_change():
     network = create_network(NetworkSettings(n_classes=4))
     assert network(torch.rand(2, 1, 32, 32)).shape == (2, 4)
     network.reset_classifier(3)

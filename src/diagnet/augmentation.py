@@ -31,7 +31,7 @@ def augment(
     rng: np.random.Generator,
     workers: int | None = None,
     progress: Progress = silent,
-) -> tuple[Points, Neighbors, Int[np.ndarray, "point"]]:
+) -> tuple[Points, Neighbors, Int[np.ndarray, "row"]]:
     """Step 1 of Fig. 1a: training masses and their adversarial neighbors as one set of points.
 
     Args:

@@ -53,7 +53,7 @@ Data = Annotated[Path, typer.Argument(help="A manifest (.csv) or a folder made b
 @app.command(epilog="Example: diagnet demo --out demo")
 def demo(
     out: Out = Path("demo"),
-    patients: Annotated[int, typer.Option(help="Synthetic patients.", min=12)] = 60,
+    patients: Annotated[int, typer.Option(help="Synthetic patients.", min=12)] = 120,
     seed: Seed = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -75,11 +75,8 @@ def demo(
         raise RunFolderError(f"`--out` must be an empty or new folder, got {out} with files in it")
     config = read_config(None, "small", _DEMO_SETTINGS, seed)
     with shown_progress(quiet=quiet) as progress:
-        progress("write phantoms", 0, 1)
-        release = make_inbreast_release(
-            out / "release", n_patients=patients, rng=np.random.default_rng(config.seed)
-        )
-        progress("write phantoms", 1, 1)
+        rng = np.random.default_rng(config.seed)
+        release = make_inbreast_release(out / "release", n_patients=patients, rng=rng, progress=progress)
         found = read_inbreast(release, config.inbreast)
         prepared = write_prepared(found, out / "data", config.roi, progress=progress)
         run = run_experiment(config, prepared, out / "run", command=_command(), progress=progress)
@@ -89,7 +86,7 @@ def demo(
     _print_run(run.folder, run.metrics, as_json)
 
 
-_DEMO_SETTINGS = ("training.epochs=40",)
+_DEMO_SETTINGS = ("training.epochs=30", "training.batch_size=16")
 
 
 @app.command(epilog="Example: diagnet prepare inbreast 'INbreast Release 1.0' --out data/inbreast")
@@ -116,7 +113,8 @@ def prepare(
     if source is Source.inbreast:
         found = read_inbreast(path, config.inbreast)
     elif source is Source.cbis_ddsm:
-        found = read_cbis_ddsm(path)
+        with shown_progress(quiet=quiet) as progress:
+            found = read_cbis_ddsm(path, progress=progress)
     else:
         found = read_manifest(path, classes=config.classes)
     with shown_progress(quiet=quiet) as progress:

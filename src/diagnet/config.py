@@ -25,7 +25,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
     "paper": {
         "roi": {"size": 224},
-        "neighbors": {"search_space": "pixel"},
+        "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False},
         "network": {"preset": "paper"},
         "training": {
             "batch_size": 16,

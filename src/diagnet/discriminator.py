@@ -15,8 +15,8 @@ class Discriminator:
 
         min 1/2 beta' K beta - y' beta,   0 <= y_i beta_i <= C w_i,   sum beta = 0,
 
-    with class-balanced weights w (each class weighs half). It is solved by sequential minimal optimization with
-    second-order working sets (Fan, Chen, Lin 2005), started from the last solution.
+    with class-balanced weights w (each class weighs half). It is solved by sequential minimal optimization, always
+    on the pair of points that violates optimality most (Keerthi and others 2001), from the last solution.
 
     Args:
         kernel: kernel matrix of the originals.
@@ -39,6 +39,7 @@ class Discriminator:
         self._kernel[: self._n_originals, : self._n_originals] = kernel
         self._signs = np.where(np.arange(size) < self._n_originals, 1.0, -1.0)  # y
         self._duals = np.zeros(size)  # beta
+        self._bounds = np.full(size, np.inf)  # C w, those of the last solution
         self._bias, self._is_fitted = 0.0, True
         self._cost, self._tolerance = cost, tolerance
 
@@ -58,7 +59,7 @@ class Discriminator:
         self._kernel[n, :n] = row
         self._kernel[:n, n] = row
         self._kernel[n, n] = own
-        self._duals[n] = 0.0
+        self._duals[n], self._bounds[n] = 0.0, np.inf
         self._n_points, self._is_fitted = n + 1, False
 
     def forget(self, n_points: int) -> None:
@@ -96,10 +97,11 @@ class Discriminator:
         if n == originals:
             self._duals[:n], self._bias = 0.0, 0.0
             return
-        bounds = np.empty(n)
+        duals, bounds, signs = self._duals[:n], self._bounds[:n], self._signs[:n]
+        is_bounded = np.abs(duals) >= bounds
         bounds[:originals] = self._cost * n / (2 * originals)
         bounds[originals:] = self._cost * n / (2 * (n - originals))
-        duals, signs = self._duals[:n], self._signs[:n]
+        duals[is_bounded] = (signs * bounds)[is_bounded]  # most points move with their bounds
         _make_feasible(duals, bounds, originals)
         self._bias = _solve(self._kernel[:n, :n], signs, bounds, duals, self._tolerance)
 
@@ -134,22 +136,19 @@ def _solve(
     """Solve the dual problem in place, from a feasible start, and return the bias."""
     lowest, highest = np.minimum(signs, 0) * bounds, np.maximum(signs, 0) * bounds
     errors = signs - kernel @ duals  # the negative gradient with respect to beta
-    diagonal = kernel.diagonal().copy()
-    closed_up = np.where(duals < highest, 0.0, -np.inf)  # -inf where beta cannot grow
-    closed_down = np.where(duals > lowest, 0.0, -np.inf)  # -inf where beta cannot shrink
+    diagonal = kernel.diagonal()
+    closed_up = np.where(duals < highest, 0.0, -np.inf)  # where beta cannot grow
+    closed_down = np.where(duals > lowest, 0.0, np.inf)  # where beta cannot shrink
+    growing, shrinking, change = np.empty((3, len(duals)))
     for _ in range(_MAX_STEPS):
-        i = int((errors + closed_up).argmax())
-        gaps = errors[i] - errors
-        gaps += closed_down
-        if gaps.max() < tolerance:
+        np.add(errors, closed_up, out=growing)
+        np.add(errors, closed_down, out=shrinking)
+        i, j = int(growing.argmax()), int(shrinking.argmin())
+        gap = float(growing[i] - shrinking[j])
+        if gap < tolerance:
             break
-        row = kernel[i]
-        curvature = diagonal - 2 * row
-        curvature += diagonal[i]
-        np.maximum(curvature, _TINY, out=curvature)
-        np.maximum(gaps, 0, out=gaps)
-        j = int((gaps * gaps / curvature).argmax())
-        step = min(gaps[j] / curvature[j], highest[i] - duals[i], duals[j] - lowest[j])
+        curvature = max(float(diagonal[i] + diagonal[j] - 2 * kernel[i, j]), _TINY)
+        step = min(gap / curvature, float(highest[i] - duals[i]), float(duals[j] - lowest[j]))
         duals[i] += step
         duals[j] -= step
         for k in (i, j):
@@ -158,9 +157,11 @@ def _solve(
             elif duals[k] - lowest[k] <= _TINY * bounds[k]:
                 duals[k] = lowest[k]
             closed_up[k] = 0.0 if duals[k] < highest[k] else -np.inf
-            closed_down[k] = 0.0 if duals[k] > lowest[k] else -np.inf
-        errors -= step * (row - kernel[j])
+            closed_down[k] = 0.0 if duals[k] > lowest[k] else np.inf
+        np.subtract(kernel[i], kernel[j], out=change)
+        change *= step
+        errors -= change
     free = (closed_up == 0) & (closed_down == 0)
     if free.any():
         return float(errors[free].mean())
-    return float(((errors + closed_up).max() + (errors - closed_down).min()) / 2)
+    return float((growing[i] + shrinking[j]) / 2)

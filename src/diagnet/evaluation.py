@@ -20,18 +20,14 @@ from diagnet.bootstrap import (
     weighted_sensitivity,
 )
 from diagnet.calibration import OperatingPoint, Scores
-from diagnet.calibration import choose_threshold as choose_threshold
-from diagnet.calibration import fit_temperature as fit_temperature
-from diagnet.calibration import probabilities as probabilities
-from diagnet.predictions import Groups, deciding
-from diagnet.predictions import Predictions as Predictions
+from diagnet.predictions import Groups, Predictions, deciding
 
 SCHEMA_VERSION = 1
 
 _N_BINS = 10  # of the calibration plot, at most
 _PER_BIN = 8  # points a bin holds, at least
 _BLOCK = 1_000_000  # weights held at once: 8 MB
-_FALSE_ALARMS = np.linspace(0, 1, 51)  # rates at which the band around the ROC curve is given
+_FALSE_ALARMS = np.linspace(0, 1, 101)  # rates at which the band around the ROC curve is given
 
 
 class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):

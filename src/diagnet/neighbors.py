@@ -21,7 +21,7 @@ _SIGNS: tuple[Sign, Sign] = (1, -1)
 # Where half of the seeds lie beyond, in units of rho. Pixels: reading 10. Components: just off the originals for
 # positive neighbors, between them and r3 for negative ones.
 _PIXEL_MOVE = 1.0
-_COMPONENT_MOVE = {1: 1.25, -1: 2.25}
+_COMPONENT_MOVE = {1: 1.0, -1: 2.25}
 _BATCH = 8  # neighbors a process finds before it reports
 _BLOCK = 8_192  # pixels turned to float64 at once
 _ROWS = 256  # images turned to float64 at once

@@ -28,7 +28,8 @@ class SearchSpace:
     Attributes:
         images: the originals, one flat image a row.
         vectors: one row an original; dot products and norms are those of the images.
-        steps: in component space, what z = 1 adds to each coordinate; None in pixel space.
+        steps: in component space, what z = 1 adds to each coordinate, per length of the original; None in pixel space.
+        lengths: of the originals; None in pixel space.
         noise: standard deviation of the seeds' Gaussian noise, in units of z.
         weights: of each coordinate in the dot products the discriminator sees; None for all 1.
         mixing: (component, original) weights of the originals that make each component; None in pixel space.
@@ -37,6 +38,7 @@ class SearchSpace:
     images: Float32[np.ndarray, "original pixel"]
     vectors: Float[np.ndarray, "original coordinate"]
     steps: Float64[np.ndarray, "searched"] | None = None
+    lengths: Float64[np.ndarray, "original"] | None = None
     noise: float = 0.0
     weights: Float64[np.ndarray, "coordinate"] | None = None
     mixing: Float64[np.ndarray, "component original"] | None = None
@@ -55,7 +57,9 @@ class SearchSpace:
         self, parent: int, coordinates: Int64[np.ndarray, "changed"], z: Float64[np.ndarray, "changed"]
     ) -> Float64[np.ndarray, "changed"]:
         """Return what the coordinates of a point are where z has these values."""
-        return z if self.steps is None else self.vectors[parent, coordinates] + self.steps[coordinates] * z
+        if self.steps is None:
+            return z
+        return self.vectors[parent, coordinates] + self.lengths[parent] * self.steps[coordinates] * z
 
     def image(self, parent: int, vector: Float[np.ndarray, "coordinate"]) -> Float32[np.ndarray, "pixel"]:
         """Make the image of a point, clipped to [0, 1]."""
@@ -107,7 +111,8 @@ def component_space(
     """Search moves along the principal components of the originals.
 
     Positive neighbors move in proportion to the originals' spread along each component, which keeps to the
-    manifold; negative ones move equally far along each, which mostly means off the main components. The
+    manifold; negative ones in proportion to its square root, which leads off the main components. Both move in
+    proportion to the length of the original, so that the distance is the same for dark and bright images. The
     discriminator sees the leading components in units of their spread.
 
     Args:
@@ -128,24 +133,25 @@ def component_space(
     kept = np.flatnonzero(squares > 1e-10 * max(float(dots.diagonal().max()), 1e-30))[::-1]
     if kept.size == 0:
         raise ValueError("`images` must differ, got copies of one image")
-    lengths, modes = np.sqrt(squares[kept]), modes[:, kept]  # images - mean = modes diag(lengths) components
-    mixing = (modes / lengths).T
+    extents, modes = np.sqrt(squares[kept]), modes[:, kept]  # images - mean = modes diag(extents) components
+    mixing = (modes / extents).T
     mean = mixing @ dots.mean(1)
     beyond = np.sqrt(max(float(dots.mean() - mean @ mean), 0.0))  # the mean image's part outside all components
-    vectors = np.column_stack([modes * lengths + mean, np.full(n, beyond)])
-    spread = lengths / np.sqrt(n)
+    vectors = np.column_stack([modes * extents + mean, np.full(n, beyond)])
+    spread = extents / np.sqrt(n)
     n_searched = min(n_components, kept.size)
     n_seen = min(n_searched, max(1, n // _ORIGINALS_PER_COMPONENT))
     weights = np.zeros(vectors.shape[1])
     weights[:n_seen] = spread[:n_seen] ** -2
-    shape = spread[:n_searched] if sign > 0 else np.ones(n_searched)
-    space = SearchSpace(images, vectors, shape, 0.5, weights, mixing)
+    shape = spread[:n_searched] if sign > 0 else np.sqrt(spread[:n_searched])
+    lengths = np.sqrt(dots.diagonal())
+    space = SearchSpace(images, vectors, shape, lengths, 0.5, weights, mixing)
 
     parents = rng.integers(n, size=_PROBES)
     probes = vectors[parents]
     moves = np.zeros_like(probes)
     for row, parent in enumerate(parents):
-        moves[row, :n_searched] = shape * space.seed(int(parent), rng)
+        moves[row, :n_searched] = lengths[parent] * shape * space.seed(int(parent), rng)
     strength = _strength(lambda s: _row_distance(probes, probes + s * moves, distance), move)
     return replace(space, steps=shape * strength)
 

@@ -184,13 +184,9 @@ def test_progress_is_told(collection: Collection) -> None:
 
 
 def test_faults_are_told_in_one_line(collection: Collection) -> None:
-    with pytest.raises(
-        DataError, match=r"`folder` must hold mass_case_description_train_set\.csv or .*got neither"
-    ):
+    with pytest.raises(DataError, match=r"must hold mass_case_description_train_set\.csv or .*got neither"):
         read_cbis_ddsm(collection.folder)
-    with pytest.raises(
-        DataError, match=r"`folder` must hold mass_case_description_train_set\.csv or .*got neither"
-    ):
+    with pytest.raises(DataError, match=r"must hold mass_case_description_train_set\.csv or .*got neither"):
         read_cbis_ddsm(collection.folder / "none")
     collection.add()
     table = collection.folder / "mass_case_description_train_set.csv"
@@ -208,9 +204,7 @@ def test_faults_are_told_in_one_line(collection: Collection) -> None:
     collection.write()
     (collection.folder / "copy").mkdir()
     (collection.folder / "copy" / table.name).write_bytes(table.read_bytes())
-    with pytest.raises(
-        DataError, match="must hold each table once, got mass_case_description_train_set.csv 2 times"
-    ):
+    with pytest.raises(DataError, match=r"must hold each table once, got mass_case_.*\.csv 2 times in"):
         read_cbis_ddsm(collection.folder)
 
 
@@ -220,7 +214,7 @@ def test_the_real_table_alone_is_told(shared_masses: Path) -> None:
 
 
 def test_a_real_row_with_its_real_image(shared_masses: Path, tmp_path: Path) -> None:
-    """The real table, and in place of the archive's series the files that are here: an image and a mask of its size."""
+    """The real table, with an image that is here and a mask of its size in place of the archive's series."""
     with (shared_masses / "tcia" / "mass_case_description_train_set.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     (tmp_path / "mass_case_description_train_set.csv").symlink_to(

@@ -144,7 +144,7 @@ def test_file_numbers_that_a_spreadsheet_touched(release: Release) -> None:
         plistlib.dumps({"Pictures": []}),
         plistlib.dumps([1, 2]),
         plistlib.dumps({"Images": [{"ROIs": "none"}]}),
-        b'<?xml version="1.0"?><!DOCTYPE p [<!ENTITY a "aaaa">]><plist><dict><key>Images</key><string>&a;</string></dict></plist>',
+        b'<!DOCTYPE p [<!ENTITY a "a">]><plist><dict><key>Images</key><string>&a;</string></dict></plist>',
     ],
 )  # fmt: skip
 def test_an_xml_that_is_no_outline_file_is_told(release: Release, content: bytes) -> None:
@@ -156,22 +156,20 @@ def test_an_xml_that_is_no_outline_file_is_told(release: Release, content: bytes
 
 
 def test_a_release_without_its_parts_is_told(release: Release, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="`folder` must hold AllDICOMs, AllXML and INbreast.csv, got"):
+    with pytest.raises(DataError, match="`folder` must hold AllDICOMs, AllXML and"):
         read_inbreast(tmp_path / "none")
-    with pytest.raises(DataError, match="`folder` must hold AllDICOMs, AllXML and INbreast.csv, got"):
+    with pytest.raises(DataError, match="`folder` must hold AllDICOMs, AllXML and"):
         read_inbreast(release.folder)
     release.add(1, "5", roi("Mass"), dicom=False)
     release.add(2, "5", roi("Mass"), dicom=False)
-    with pytest.raises(DataError, match="`AllDICOMs` must hold the DICOM files of INbreast.csv, got none of 2 in"):
+    with pytest.raises(DataError, match=r"`AllDICOMs` must hold the DICOM files of INbreast\.csv, got none of 2"):
         read_inbreast(release.folder)
 
 
 def test_a_table_with_faults_is_told(release: Release) -> None:
     release.add(1, "5", roi("Mass"))
     release.add(2, "5", roi("Mass"), row="removed;removed;R;MLO;201001;1;2;5")
-    with pytest.raises(
-        DataError, match=r"`File Name` must be listed once, got row 2 again in .*INbreast\.csv, row 3"
-    ):
+    with pytest.raises(DataError, match=r"must be listed once, got row 2 again in .*INbreast\.csv, row 3"):
         read_inbreast(release.folder)
     (release.folder / "INbreast.csv").write_text("File Name;Bi-Rads\n1;5\n")
     with pytest.raises(DataError, match="`Laterality` must be a column, got none of this name"):

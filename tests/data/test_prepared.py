@@ -66,10 +66,10 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_not_touched(mass_set, tmp_p
     out.mkdir()
     write_prepared(mass_set, out, SETTINGS)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(RunFolderError, match=r"`out` must be a new or an empty folder, got .* Fix: choose another"):
+    with pytest.raises(RunFolderError, match=r"`--out` must be a new or an empty folder, got .* Fix: choose another"):
         write_prepared(mass_set, out, RoiSettings(size=8))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    with pytest.raises(RunFolderError, match="`out` must be a new or an empty folder"):
+    with pytest.raises(RunFolderError, match="`--out` must be a new or an empty folder"):
         write_prepared(mass_set, out / "rois.npy", SETTINGS)
 
 
@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_nothing(mass_set, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(RunFolderError, match="`out` must be writable, got No space left on device"):
+    with pytest.raises(RunFolderError, match="must be writable, got: No space left on device"):
         write_prepared(mass_set, tmp_path / "out", SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from diagnet.arrays import Image, Images, Labels
+from diagnet.atomic import atomic_folder
 from diagnet.data.lesion import Lesion, make_lesion, make_tissue
 from diagnet.data.mass import CLASSES
-from diagnet.data.prepared import atomic_folder
 from diagnet.progress import Progress, silent, tracked
 
 HEIGHT, WIDTH = 800, 640  # a quarter of INbreast's smaller detector a side

@@ -1,13 +1,8 @@
 """A prepared folder: masses.csv and their regions as one memory-mapped array, ready for training."""
 
-import errno
 import hashlib
 import json
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +11,11 @@ from jaxtyping import Float32
 from pydantic import ValidationError
 
 from diagnet import __version__
+from diagnet.atomic import atomic_folder
 from diagnet.data.manifest import read_manifest, write_manifest
 from diagnet.data.mass import MassSet
 from diagnet.data.roi import RoiSettings, rois_in_turn
-from diagnet.errors import DataError, RefusedInputError, RunFolderError
+from diagnet.errors import DataError, RefusedInputError
 from diagnet.progress import Progress, silent
 
 SCHEMA_VERSION = 1
@@ -162,38 +158,6 @@ def describe(mass_set: MassSet) -> list[str]:
         *(f"left out: {number} ({reason})" for reason, number in mass_set.left_out.items()),
         *(f"noticed: {number} ({observation})" for observation, number in mass_set.notes.items()),
     ]
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its place when the block ends without an error.
-
-    Raises:
-        RunFolderError: `path` is not empty, or cannot be written, or the disk is full; nothing is left behind.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunFolderError(
-            f"`out` must be a new or an empty folder, got {path}. Fix: choose another, or delete it first."
-        )
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            path.rmdir()  # empty; not every system lets a rename replace it
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise
-        raise RunFolderError(
-            f"`out` must be writable, got {error.strerror} in {path}."
-            " Fix: free some space or choose another folder."
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -1,12 +1,14 @@
 """An HTML page that needs nothing but itself: text is escaped by construction, and nothing is loaded or run."""
 
 import html
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+
+from diagnet.notice import NOTICE
 
 # Images are data, the style is inside, scripts and everything remote are forbidden to the browser as well.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
-_EMPTY = ("img", "meta")  # elements without an end
+_EMPTY = ("br", "img", "meta")  # elements without an end
 
 
 class Html(str):
@@ -41,16 +43,36 @@ def joined(*children: object) -> Html:
     )
 
 
-def table(head: list[Any], rows: list[list[Any]], **attributes: object) -> Html:
+def table(head: Sequence[object], rows: Sequence[Sequence[object]], **attributes: object) -> Html:
     """Make a table whose first column names the rows; it scrolls where the screen is too narrow."""
+    header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))) if head else None
     body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
-    header = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    return tag("div", tag("table", tag("thead", header), tag("tbody", *body), **attributes), class_="wide")
+    return tag("div", tag("table", header, tag("tbody", *body), **attributes), class_="wide")
+
+
+def figure(drawn: Html, *caption: object, **attributes: object) -> Html:
+    """Put a caption under a drawing."""
+    return tag("figure", drawn, tag("figcaption", *caption), **attributes)
+
+
+def section(title: str, *content: object) -> Html:
+    """Make a section with its heading."""
+    return tag("section", tag("h2", title), *content)
+
+
+def reminder() -> Html:
+    """Repeat the notice beside scores: the band on top is lost where one section is copied."""
+    return tag("p", NOTICE, class_="reminder")
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or that there is none."""
+    return "not defined" if value is None else f"{value:.3f}"
 
 
 def page(title: str, *body: Html) -> str:
     """Make a whole document."""
-    style = files("diagnet").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("diagnet.report").joinpath("report.css").read_text(encoding="utf-8")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

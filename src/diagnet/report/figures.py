@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from diagnet.arrays import Image, Labels
 from diagnet.bootstrap import Interval
 from diagnet.evaluation import CalibrationBin, Roc
-from diagnet.page import Html
+from diagnet.report.page import Html
 
 # Okabe and Ito's colors; each class has a mark of its own too, each line a dash of its own.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -52,7 +52,9 @@ def _drawn(draw: Callable[Arguments, tuple[Figure, str]]) -> Callable[Arguments,
         with mpl.rc_context(_STYLE):
             figure, label = draw(*args, **kwargs)
             file = io.StringIO()
-            figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            figure.savefig(
+                file, format="svg", dpi=200, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            )
         return _inline(file.getvalue(), draw.__name__, label)
 
     return inner
@@ -93,9 +95,7 @@ def roc_plot(roc: Roc, auc: Interval, sensitivity: Interval, specificity: Interv
     """ROC curve with its pointwise band and the operating point."""
     figure, axes = _axes("1 - specificity", "Sensitivity")
     if roc["low"]:
-        axes.fill_between(
-            roc["grid"], roc["low"], roc["high"], step="post", color=_COLORS[0], alpha=0.18, linewidth=0
-        )
+        axes.fill_between(roc["grid"], roc["low"], roc["high"], color=_COLORS[0], alpha=0.18, linewidth=0)
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
     axes.plot(roc["fpr"], roc["tpr"], color=_COLORS[0], linewidth=2)
     if sensitivity["value"] is not None and specificity["value"] is not None:
@@ -200,6 +200,8 @@ def _lines(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, color: i
             marker="o" if len(rows) == 1 else None,
             label=label if number == 0 else None,
         )
+    epochs = [row["epoch"] for row in history]
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

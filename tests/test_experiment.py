@@ -1,0 +1,224 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy.sparse import load_npz
+
+from diagnet.config import Config
+from diagnet.data.manifest import read_manifest
+from diagnet.data.mass import Mass, MassSet
+from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.data.prepared import write_prepared
+from diagnet.errors import DataError, RunFolderError
+from diagnet.experiment import run_experiment
+from diagnet.external import evaluate_run
+from diagnet.inference import load_model
+
+TINY = {
+    "roi": {"size": 32},
+    "neighbors": {"budget": 20},
+    "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 1, "n_hidden": 16},
+    "training": {"epochs": 3, "batch_size": 16},
+    "evaluation": {"n_resamples": 100},
+}
+
+
+def tiny(**changes):
+    return Config.from_preset("small", {**TINY, **changes})
+
+
+def phantoms(n=80, seed=0, patient="P"):
+    images, labels = make_masses(n, rng=np.random.default_rng(seed), settings=PhantomSettings(size=32))
+    names = ("benign", "malignant")
+    masses = tuple(
+        Mass(image, None, names[label], f"{patient}{k // 2}", laterality="L", view=("CC", "MLO")[k % 2])
+        for k, (image, label) in enumerate(zip(images, np.sort(labels), strict=True))
+    )
+    return MassSet(masses, source="phantoms")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_experiment(tiny(), phantoms(), tmp_path_factory.mktemp("run") / "run", command="diagnet train")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_all_that_is_promised(run):
+    names = (
+        "config.toml run.json metrics.jsonl split.csv neighbors.npz neighbors.csv graph.npz predictions.csv"
+        " metrics.json report.html model_card.md embeddings.npz checkpoints/epoch-00003.safetensors model/fold-0.safetensors"
+    )
+    for name in names.split():
+        assert (run.folder / name).stat().st_size > 0, name
+    assert not list(run.folder.rglob("*.tmp*"))
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["versions"]["torch"]
+    assert record["command"] == "diagnet train"
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_each_test_mass_is_predicted_once_and_patients_stay_apart(run):
+    split = rows(run.folder / "split.csv")
+    sides = {}
+    for row in split:
+        sides.setdefault(row["patient_id"], set()).add(row["part"])
+    assert all(len(parts) == 1 for parts in sides.values())
+    assert sorted(int(row["index"]) for row in split) == list(range(80))
+    predictions = rows(run.folder / "predictions.csv")
+    assert [row["index"] for row in predictions] == [row["index"] for row in split if row["part"] == "test"]
+    assert list(predictions[0])[:4] == ["image", "patient_id", "label", "malignancy"]
+    assert all(0 <= float(row["malignancy"]) <= 1 for row in predictions)
+
+
+def test_everything_is_fitted_on_training_masses_alone(run):
+    train = {int(row["index"]) for row in rows(run.folder / "split.csv") if row["part"] == "train"}
+    with np.load(run.folder / "neighbors.npz", allow_pickle=False) as found:
+        assert set(found["parents"].tolist()) <= train
+        kinds = found["kinds"]
+    assert load_npz(run.folder / "graph.npz").shape[0] == len(train) + len(kinds)
+
+
+def test_test_images_cannot_reach_the_model(run, tmp_path):
+    # Other pictures in the test part: same split, same network, bit for bit.
+    test = {int(row["index"]) for row in rows(run.folder / "split.csv") if row["part"] == "test"}
+    changed = phantoms()
+    masses = tuple(
+        Mass(1 - mass.image, None, mass.label, mass.patient_id) if k in test else mass
+        for k, mass in enumerate(changed.masses)
+    )
+    other = run_experiment(tiny(), MassSet(masses), tmp_path / "run", with_report=False)
+    weights = [(folder / "model" / "fold-0.safetensors").read_bytes() for folder in (run.folder, other.folder)]
+    assert weights[0] == weights[1]
+
+
+def test_same_seed_same_run_another_seed_another(run, tmp_path):
+    again = run_experiment(tiny(), phantoms(), tmp_path / "again", with_report=False, workers=1)
+    assert (again.folder / "predictions.csv").read_text() == (run.folder / "predictions.csv").read_text()
+    other = run_experiment(tiny(seed=1), phantoms(), tmp_path / "other", with_report=False)
+    assert (other.folder / "predictions.csv").read_text() != (run.folder / "predictions.csv").read_text()
+
+
+def test_an_interrupted_run_is_taken_up_again_with_the_same_result(run, tmp_path):
+    class Stop(Exception):  # noqa: N818 -- not an error
+        pass
+
+    def stop(stage, done, total):
+        if stage == "train" and done > total * 0.7:
+            raise Stop("pulled the plug")
+
+    out = tmp_path / "run"
+    with pytest.raises(Stop, match="pulled the plug"):
+        run_experiment(tiny(), phantoms(), out, with_report=False, progress=stop)
+    with pytest.raises(RunFolderError, match="add --resume"):
+        run_experiment(tiny(), phantoms(), out, with_report=False)
+    with pytest.raises(RunFolderError, match="must keep the settings"):
+        run_experiment(tiny(seed=3), phantoms(), out, with_report=False, resume=True)
+    with pytest.raises(RunFolderError, match="must keep the data"):
+        run_experiment(tiny(), phantoms(seed=5), out, with_report=False, resume=True)
+    run_experiment(tiny(), phantoms(), out, with_report=False, resume=True)
+    assert (out / "predictions.csv").read_text() == (run.folder / "predictions.csv").read_text()
+
+
+def test_a_folder_with_a_run_or_other_files_is_not_touched(run, tmp_path):
+    with pytest.raises(RunFolderError, match="must not hold a finished run"):
+        run_experiment(tiny(), phantoms(), run.folder, resume=True, with_report=False)
+    (tmp_path / "thesis.txt").write_text("all my work")
+    with pytest.raises(RunFolderError, match="with other files in it"):
+        run_experiment(tiny(), phantoms(), tmp_path, with_report=False)
+    assert (tmp_path / "thesis.txt").read_text() == "all my work"
+
+
+def test_folds_test_every_mass_once_and_evaluate_as_one_model(tmp_path):
+    config = tiny(evaluation={"folds": 3, "n_resamples": 50}, neighbors={"positive_share": 0, "negative_share": 0})
+    run = run_experiment(config, phantoms(), tmp_path / "run")
+    predictions = rows(run.folder / "predictions.csv")
+    assert [int(row["index"]) for row in predictions] == list(range(80))
+    assert {row["fold"] for row in predictions} == {"0", "1", "2"}
+    assert run.metrics["folds"]["auc"]["n"] == 3
+    assert len(load_model(run.folder).networks) == 3
+
+
+def test_three_classes(tmp_path):
+    masses = tuple(
+        Mass(mass.image, None, ("normal", "benign", "malignant")[k % 3], f"P{k // 3}")
+        for k, mass in enumerate(phantoms(90).masses)
+    )
+    classes = ("normal", "benign", "malignant")
+    run = run_experiment(tiny(classes=classes), MassSet(masses, classes=classes), tmp_path / "run")
+    assert run.predictions.probabilities.shape[1] == 3
+    assert run.metrics["test"]["units"]["mass"]["n_per_class"].keys() == set(classes)
+
+
+def test_the_letter_runs_too(tmp_path):
+    config = tiny(
+        neighbors={"budget": 10, "search_space": "pixel", "positive_share": 0.1, "negative_share": 0.1},
+        training={"epochs": 1, "batch_size": 16, "flips": "stored", "reduction": "sum", "batching": "exact",
+                  "negative_label": "own", "graph_weight": 1.0},
+    )  # fmt: skip
+    run = run_experiment(config, phantoms(48), tmp_path / "run", with_report=False)
+    n_train = sum(row["part"] == "train" for row in rows(run.folder / "split.csv"))
+    with np.load(run.folder / "neighbors.npz", allow_pickle=False) as found:
+        n_neighbors = len(found["kinds"])
+    assert load_npz(run.folder / "graph.npz").shape[0] == 4 * n_train + n_neighbors
+
+
+def test_evaluating_on_other_masses(run, tmp_path):
+    other = phantoms(30, seed=9, patient="Q")
+    metrics = evaluate_run(run.folder, other, tmp_path / "other", settings=tiny().evaluation)
+    assert metrics["test"]["units"]["mass"]["n"] == 30
+    assert len(rows(tmp_path / "other" / "predictions.csv")) == 30
+
+
+def test_masses_the_run_has_seen_are_left_out(run, tmp_path):
+    metrics = evaluate_run(run.folder, phantoms(), tmp_path / "same", settings=tiny().evaluation)
+    assert metrics["left_out"] == {
+        "patient was in the run's training or validation part": 80 - len(run.predictions.labels)
+    }
+    ours = {row["index"]: row["malignancy"] for row in rows(run.folder / "predictions.csv")}
+    theirs = {row["index"]: row["malignancy"] for row in rows(tmp_path / "same" / "predictions.csv")}
+    assert theirs == ours
+    seen = {row["patient_id"] for row in rows(run.folder / "split.csv") if row["part"] == "train"}
+    only_seen = MassSet(tuple(mass for mass in phantoms().masses if mass.patient_id in seen))
+    with pytest.raises(DataError, match="patients the run was not trained on"):
+        evaluate_run(run.folder, only_seen, tmp_path / "none", settings=tiny().evaluation)
+
+
+def test_what_cannot_be_trained_or_evaluated_is_refused(run, tmp_path):
+    one_class = MassSet(tuple(mass for mass in phantoms().masses if mass.label == "benign"))
+    with pytest.raises(DataError, match="at least two classes"):
+        run_experiment(tiny(), one_class, tmp_path / "a", with_report=False)
+    few = MassSet(phantoms().masses[::20])
+    with pytest.raises(DataError, match="must"):
+        run_experiment(tiny(evaluation={"folds": 5}), few, tmp_path / "b", with_report=False)
+    with pytest.raises(DataError, match="`classes` must be those of the data"):
+        run_experiment(tiny(classes=("a", "b")), phantoms(), tmp_path / "c", with_report=False)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(RunFolderError, match="must be a readable file of a run"):
+        evaluate_run(tmp_path, phantoms(), tmp_path / "d", settings=tiny().evaluation)
+    edited = run.folder / "model" / "fold-0.safetensors"
+    content = edited.read_bytes()
+    try:
+        edited.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RunFolderError, match="truncated or edited"):
+            load_model(run.folder)
+    finally:
+        edited.write_bytes(content)
+
+
+def test_the_main_job_on_real_masses(shared_masses, tmp_path):
+    config = tiny(
+        training={"epochs": 2, "batch_size": 32},
+        neighbors={"budget": 10, "positive_share": 0.05, "negative_share": 0.05},
+    )
+    masses = read_manifest(shared_masses / "rois.csv")
+    prepared = write_prepared(masses, tmp_path / "data", config.roi)
+    run = run_experiment(config, prepared, tmp_path / "run")
+    assert run.metrics["test"]["units"]["mass"]["n"] == len(run.predictions.labels) > 100
+    assert run.metrics["test"]["units"]["mass"]["auc"]["low"] is not None
+    assert (run.folder / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Eqs. 3-6 as slow loops in the paper's symbols: what the fast code is compared with. Eqs. 1-2 in reference_neighbors."""
+"""Eqs. 3-6 as slow loops in the paper's symbols: what the fast code is compared with. Eqs. 1-2: reference_neighbors."""
 
 import math
 

@@ -117,8 +117,6 @@ def test_masses_that_resemble_each_other_within_a_patient_widen_the_interval():
     correct = np.repeat(rng.uniform(size=n_patients) < 0.7, each)  # all masses of a patient alike
     everywhere = np.ones(len(patients), bool)
     by_patient = share(correct, everywhere, patients, draw_patients(n_patients, 1000, rng=rng), 0.95)
-    by_mass = share(
-        correct, everywhere, np.arange(len(patients)), draw_patients(len(patients), 1000, rng=rng), 0.95
-    )
+    by_mass = share(correct, everywhere, np.arange(len(patients)), draw_patients(len(patients), 1000, rng=rng), 0.95)
     ratio = (by_patient["high"] - by_patient["low"]) / (by_mass["high"] - by_mass["low"])
     assert ratio == pytest.approx(np.sqrt(each), rel=0.2)

@@ -105,9 +105,7 @@ def test_calibration_bins_hold_every_mass_once_and_find_an_honest_score_honest()
     mass = evaluate(honest, 0.5, QUICK, rng=rng())["units"]["mass"]
     assert [each["n"] for each in mass["calibration"]] == [400] * 10
     assert mass["calibration_error"] < 0.03
-    inside = [
-        each["observed"]["low"] <= each["mean_score"] <= each["observed"]["high"] for each in mass["calibration"]
-    ]
+    inside = [each["observed"]["low"] <= each["mean_score"] <= each["observed"]["high"] for each in mass["calibration"]]
     assert sum(inside) >= 7
     shifted = np.clip(scores + 0.3, 0, 1)
     wrong = Predictions(names, names, labels, np.stack([1 - shifted, shifted], axis=1), ("benign", "malignant"))

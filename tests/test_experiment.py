@@ -49,10 +49,9 @@ def rows(path):
 
 
 def test_a_run_writes_all_that_is_promised(run):
-    names = (
-        "config.toml run.json metrics.jsonl split.csv neighbors.npz neighbors.csv graph.npz predictions.csv"
-        " metrics.json report.html model_card.md embeddings.npz checkpoints/epoch-00003.safetensors model/fold-0.safetensors"
-    )
+    names = """config.toml run.json metrics.jsonl split.csv neighbors.npz neighbors.csv graph.npz predictions.csv
+        metrics.json report.html model_card.md embeddings.npz checkpoints/epoch-00003.safetensors
+        model/fold-0.safetensors"""
     for name in names.split():
         assert (run.folder / name).stat().st_size > 0, name
     assert not list(run.folder.rglob("*.tmp*"))

@@ -143,9 +143,7 @@ def test_objective_is_that_of_the_equations():
         broken = rules_for(1, rho, settings).broken_by(to_originals, to_others)
         assert objective(1, P_x, broken, gamma) == pytest.approx(-eq1(x, P_x, others, gamma, rho))
         broken = rules_for(-1, rho, settings).broken_by(to_originals, to_others)
-        assert objective(-1, P_x, broken, gamma) == pytest.approx(
-            eq2(x, P_x, others, originals, gamma, rho, 3 * rho)
-        )
+        assert objective(-1, P_x, broken, gamma) == pytest.approx(eq2(x, P_x, others, originals, gamma, rho, 3 * rho))
 
 
 def test_rules():
@@ -189,9 +187,7 @@ def test_refuses_what_it_cannot_search():
         found(images=images, labels=labels)
     labels[8] = 1
     images[8] = images[7]
-    with pytest.raises(
-        DataError, match="`images` must differ within a class, got 2 copies of one image in class 1"
-    ):
+    with pytest.raises(DataError, match="`images` must differ within a class, got 2 copies of one image in class 1"):
         found(images=images, labels=labels)
 
 

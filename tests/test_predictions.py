@@ -47,8 +47,7 @@ def test_merging_does_not_depend_on_the_order_of_masses():
     one = predictions(scores, labels, patients=[f"P{i}" for i in owners]).per_patient()
     other = predictions(scores[order], labels[order], patients=[f"P{i}" for i in owners[order]]).per_patient()
     summary = [
-        dict(zip(each.patients, zip(each.malignancy, each.labels, strict=True), strict=True))
-        for each in (one, other)
+        dict(zip(each.patients, zip(each.malignancy, each.labels, strict=True), strict=True)) for each in (one, other)
     ]
     assert summary[0] == summary[1]
 

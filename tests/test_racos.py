@@ -58,9 +58,7 @@ def test_proposals_lie_where_none_of_the_rest_does():
     for elite in search._order[:2]:
         for _ in range(50):
             region = search._region(elite)
-            inside = [
-                all(low <= search._points[s, j] <= high for j, (low, high) in region.items()) for s in range(12)
-            ]
+            inside = [all(low <= search._points[s, j] <= high for j, (low, high) in region.items()) for s in range(12)]
             assert inside[elite]
             assert not any(inside[s] for s in search._order[2:])
 

@@ -155,9 +155,7 @@ def make_run(folder, *, n=90, size=16, classes=("benign", "malignant"), n_folds=
     training = np.flatnonzero(part == 0)
     kinds = np.repeat([1, -1], 4 * len(classes)).astype(np.int8)
     of_class = np.tile(np.repeat(np.arange(len(classes)), 4), 2)
-    parents = np.array(
-        [training[labels[training] == label][i % 4] for i, label in enumerate(of_class)], dtype=np.int64
-    )
+    parents = np.array([training[labels[training] == label][i % 4] for i, label in enumerate(of_class)], dtype=np.int64)
     strength = np.where(kinds > 0, 0.05, 0.15)[:, None, None]
     moved = np.clip(images[parents] + strength * rng.normal(size=(len(kinds), *images.shape[1:])), 0, 1)
     np.savez_compressed(
@@ -406,7 +404,5 @@ def test_without_matplotlib_the_missing_extra_is_named(monkeypatch, tmp_path):
         "diagnet.report.find_spec", lambda name: None if name == "matplotlib" else find(name), raising=True
     )
     for ask in (require_report, lambda: write_report(tmp_path, np.zeros((1, 4, 4), np.float32))):
-        with pytest.raises(
-            MissingExtraError, match=r'`matplotlib` must be installed.*pip install "diagnet\[report\]"'
-        ):
+        with pytest.raises(MissingExtraError, match=r'`matplotlib` must be installed.*pip install "diagnet\[report\]"'):
             ask()

@@ -49,9 +49,7 @@ def augment(
     """
     source = np.arange(len(images))
     if config.training.flips == "stored":  # reading 13, the letter
-        images = np.concatenate(
-            [flipped(images, across, down) for across in (False, True) for down in (False, True)]
-        )
+        images = np.concatenate([flipped(images, across, down) for across in (False, True) for down in (False, True)])
         labels, source = np.tile(labels, 4), np.tile(source, 4)
     found = find_neighbors(images, labels, config.neighbors, rng=rng, workers=workers, progress=progress)
     origin = np.concatenate([source, source[found.parents]])

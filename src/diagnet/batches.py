@@ -66,9 +66,7 @@ class Neighborhoods:
         )
 
 
-def _rows(
-    matrix: csr_array, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
+def _rows(matrix: csr_array, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
     """Row, column and value of each entry in the given rows."""
     picked = matrix[rows].tocoo()
     return rows[picked.row], picked.col.astype(np.int64), picked.data.astype(np.int8)

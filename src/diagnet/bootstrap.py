@@ -78,9 +78,7 @@ def share(
     return interval(value, resampled, confidence, int((per_patient[:, 1] > 0).sum()))
 
 
-def weighted_auc(
-    scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"], weights: Weights
-) -> Resampled:
+def weighted_auc(scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"], weights: Weights) -> Resampled:
     """Area under the ROC curve, sum of w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) over targets i and others j.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -88,9 +88,7 @@ def read_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]
             continue  # truncated or edited: the one before it is used
         for key, value in facts.items():
             if found.get(key) != value:
-                raise RunFolderError(
-                    f"`--resume` must go on with the same {key}, got another one than {path.parent}"
-                )
+                raise RunFolderError(f"`--resume` must go on with the same {key}, got another one than {path.parent}")
         state.network.load_state_dict(_part(tensors, "network."))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "optimizer.").items():
@@ -119,7 +117,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write the tensors, then the JSON that vouches for them."""
     with atomic_path(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
     record = {"schema_version": SCHEMA_VERSION, **facts, "sha256": _file_hash(path)}
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
 

@@ -53,7 +53,7 @@ Data = Annotated[Path, typer.Argument(help="A manifest (.csv) or a folder made b
 @app.command(epilog="Example: diagnet demo --out demo")
 def demo(
     out: Out = Path("demo"),
-    patients: Annotated[int, typer.Option(help="Synthetic patients.", min=12)] = 120,
+    patients: Annotated[int, typer.Option(help="Synthetic patients.", min=12)] = 100,
     seed: Seed = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -86,7 +86,7 @@ def demo(
     _print_run(run.folder, run.metrics, as_json)
 
 
-_DEMO_SETTINGS = ("training.epochs=30", "training.batch_size=16")
+_DEMO_SETTINGS = ("training.epochs=40", "training.batch_size=24")
 
 
 @app.command(epilog="Example: diagnet prepare inbreast 'INbreast Release 1.0' --out data/inbreast")
@@ -204,8 +204,10 @@ def evaluate(
     """Score masses the run never saw: predictions.csv and metrics.json of their own."""
     from diagnet.config import read_config
     from diagnet.external import evaluate_run
+    from diagnet.run_folder import read_json
     from diagnet.terminal import shown_progress
 
+    read_json(run / "run.json")  # says so where this is no run
     config = read_config(run / "config.toml")
     target = out or run / "evaluations" / (data.stem or "data")
     with shown_progress(quiet=quiet) as progress:
@@ -293,9 +295,7 @@ def _print_run(folder: Path, metrics: Any, as_json: bool) -> None:
     for name in ("auc", "accuracy", "sensitivity", "specificity"):
         figure = mass[name]
         if figure["value"] is not None:
-            interval = (
-                "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
-            )
+            interval = "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
             print(f"  {name:<12} {figure['value']:.3f}{interval}")
     print(NOTICE)
     report = folder / "report.html"

@@ -111,9 +111,7 @@ def probability(decision_value: float) -> float:
     return float(expit(decision_value))
 
 
-def _make_feasible(
-    duals: Float64[np.ndarray, "point"], bounds: Float64[np.ndarray, "point"], originals: int
-) -> None:
+def _make_feasible(duals: Float64[np.ndarray, "point"], bounds: Float64[np.ndarray, "point"], originals: int) -> None:
     """Bring the last solution into the new bounds, with a sum of zero; in place."""
     np.clip(duals, -bounds, bounds, out=duals)
     surplus = float(duals.sum())
@@ -136,32 +134,33 @@ def _solve(
     """Solve the dual problem in place, from a feasible start, and return the bias."""
     lowest, highest = np.minimum(signs, 0) * bounds, np.maximum(signs, 0) * bounds
     errors = signs - kernel @ duals  # the negative gradient with respect to beta
-    diagonal = kernel.diagonal()
     closed_up = np.where(duals < highest, 0.0, -np.inf)  # where beta cannot grow
     closed_down = np.where(duals > lowest, 0.0, np.inf)  # where beta cannot shrink
     growing, shrinking, change = np.empty((3, len(duals)))
+    # Single numbers are read and written below: lists are faster at that than arrays.
+    beta, low, high, diagonal = duals.tolist(), lowest.tolist(), highest.tolist(), kernel.diagonal().tolist()
     for _ in range(_MAX_STEPS):
         np.add(errors, closed_up, out=growing)
         np.add(errors, closed_down, out=shrinking)
         i, j = int(growing.argmax()), int(shrinking.argmin())
-        gap = float(growing[i] - shrinking[j])
+        gap = growing.item(i) - shrinking.item(j)
         if gap < tolerance:
             break
-        curvature = max(float(diagonal[i] + diagonal[j] - 2 * kernel[i, j]), _TINY)
-        step = min(gap / curvature, float(highest[i] - duals[i]), float(duals[j] - lowest[j]))
-        duals[i] += step
-        duals[j] -= step
-        for k in (i, j):
-            if highest[k] - duals[k] <= _TINY * bounds[k]:
-                duals[k] = highest[k]
-            elif duals[k] - lowest[k] <= _TINY * bounds[k]:
-                duals[k] = lowest[k]
-            closed_up[k] = 0.0 if duals[k] < highest[k] else -np.inf
-            closed_down[k] = 0.0 if duals[k] > lowest[k] else np.inf
+        curvature = max(diagonal[i] + diagonal[j] - 2 * kernel.item(i, j), _TINY)
+        step = min(gap / curvature, high[i] - beta[i], beta[j] - low[j])
+        for k, value in ((i, beta[i] + step), (j, beta[j] - step)):
+            if high[k] - value <= _TINY * (high[k] - low[k]):
+                value = high[k]
+            elif value - low[k] <= _TINY * (high[k] - low[k]):
+                value = low[k]
+            beta[k] = value
+            closed_up[k] = 0.0 if value < high[k] else -np.inf
+            closed_down[k] = 0.0 if value > low[k] else np.inf
         np.subtract(kernel[i], kernel[j], out=change)
         change *= step
         errors -= change
+    duals[:] = beta
     free = (closed_up == 0) & (closed_down == 0)
     if free.any():
         return float(errors[free].mean())
-    return float((growing[i] + shrinking[j]) / 2)
+    return (growing.item(i) + shrinking.item(j)) / 2

@@ -1,13 +1,20 @@
 """The method as scikit-learn and imbalanced-learn estimators, for images in memory."""
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, column_or_1d, validate_data
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    check_random_state,
+    column_or_1d,
+    validate_data,
+)
 
 from diagnet.arrays import Images
 from diagnet.graph import GraphSettings
@@ -57,10 +64,11 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         positive_share: positive neighbors made, as a share of each class.
         negative_share: negative neighbors made, as a share of each class.
         budget: evaluations of the search for each neighbor.
-        network: "small" or "paper".
+        network: "small", "paper", or settings; the number of classes is the data's.
         epochs: passes over the data.
         batch_size: images a step.
         learning_rate: AdamW's.
+        augment: flip, rotate and zoom at random while training; turn it off where rows are no pictures.
         image_shape: (height, width) of rows of `X`; None: a square where the number of features is one.
         random_state: seed of every random draw.
 
@@ -75,16 +83,17 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def __init__(
         self,
         *,
-        graph_weight: float = 0.1,
+        graph_weight: float = 0.05,
         n_attracting: int = 1,
         n_repelling: int = 4,
         positive_share: float = 0.2,
         negative_share: float = 0.2,
         budget: int = 200,
-        network: str = "small",
+        network: str | NetworkSettings = "small",
         epochs: int = 60,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
+        augment: bool = True,
         image_shape: tuple[int, int] | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -98,10 +107,11 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.augment = augment
         self.image_shape = image_shape
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> "DiagNetClassifier":  # noqa: N803
         """Augment, build the signed graph and train.
 
         Args:
@@ -116,9 +126,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.scale_ = _Scale(X, self.image_shape)
         images = self.scale_.images(X)
-        relatives = (
-            np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-        )
+        relatives = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         neighbors = find_neighbors(
             images,
             labels.astype(np.int64),
@@ -134,7 +142,10 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             np.concatenate([relatives, relatives[neighbors.parents]]),
         )
         graph = GraphSettings(
-            n_attracting=self.n_attracting, n_repelling=self.n_repelling, skip_relatives=groups is not None
+            n_attracting=self.n_attracting,
+            n_repelling=self.n_repelling,
+            space="embedding",
+            skip_relatives=groups is not None,
         )
         settings = TrainingSettings(
             epochs=self.epochs,
@@ -142,7 +153,11 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             graph_weight=self.graph_weight,
             learning_rate=self.learning_rate,
         )
-        network = NetworkSettings.model_validate({"preset": self.network, "n_classes": len(self.classes_)})
+        if not self.augment:
+            settings = settings.model_copy(update={"flips": "none", "rotation": 0.0, "zoom": 0.0})
+        shape = self.network
+        network = shape if isinstance(shape, NetworkSettings) else NetworkSettings.model_validate({"preset": shape})
+        network = network.model_copy(update={"n_classes": len(self.classes_)})
         state = start(points, network, graph, settings, seed=seed)
         train(state, points, graph, settings, seed=seed)
         self.network_, self.neighbors_ = state.network.eval(), neighbors
@@ -151,14 +166,15 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 -- scikit-learn's name
         """Class probabilities, (n, n_classes), in the order of `classes_`; not calibrated."""
         check_is_fitted(self)
-        X, _ = _validated(self, X)  # noqa: N806 -- scikit-learn's name
+        X, _ = _validated(self, X, is_fitted=True)  # noqa: N806 -- scikit-learn's name
         logits = embeddings_and_logits(self.network_, self.scale_.images(X))[1].astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 -- scikit-learn's name
         """The most probable class of each image."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        chances = self.predict_proba(X)
+        return np.asarray(self.classes_[chances.argmax(axis=1)])
 
 
 class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -194,7 +210,7 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         self.image_shape = image_shape
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803 -- scikit-learn's name
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "AdversarialAugmenter":  # noqa: N803 -- scikit-learn's name
         """Check the data; the search itself is `fit_resample`'s."""
         _validated(self, X, y)
         return self
@@ -227,18 +243,26 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         return np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
 
 
-def _validated(estimator: Any, X: Any, y: Any = None) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N803 -- as above
+def _validated(
+    estimator: Any,
+    X: Any,  # noqa: N803 -- scikit-learn's name
+    y: Any = None,
+    *,
+    is_fitted: bool = False,
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Check `X` (2-D by scikit-learn's rules, or 3-D) and, when fitting, `y`."""
     dtype = [np.float64, np.float32]
     if getattr(X, "ndim", 2) == 3:
         X = check_array(X, allow_nd=True, dtype=dtype)  # noqa: N806 -- scikit-learn's name
-        if y is None and tuple(X.shape[1:]) != estimator.scale_.shape:
+        if is_fitted and tuple(X.shape[1:]) != estimator.scale_.shape:
             raise ValueError(f"`X` must have images of {estimator.scale_.shape}, got {tuple(X.shape[1:])}")
-    elif y is None:
+    elif is_fitted:
         X = validate_data(estimator, X, reset=False, dtype=dtype)  # noqa: N806 -- scikit-learn's name
     else:
         X, y = validate_data(estimator, X, y, dtype=dtype)  # noqa: N806 -- scikit-learn's name
-    if y is None:
+    if is_fitted:
         return X, np.zeros(0)
     check_classification_targets(y)
-    return X, column_or_1d(y, warn=True)
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(X, y)
+    return X, y

@@ -238,9 +238,7 @@ def _resampled(
     for start in range(0, len(counts), step):
         weights = counts[start : start + step, patients].astype(np.float64)
         areas.append(_auc(predictions, weights))
-        heights.append(
-            weighted_sensitivity(predictions.malignancy, predictions.malignant == 1, weights, _FALSE_ALARMS)
-        )
+        heights.append(weighted_sensitivity(predictions.malignancy, predictions.malignant == 1, weights, _FALSE_ALARMS))
     return np.concatenate(areas), np.concatenate(heights)
 
 
@@ -255,9 +253,7 @@ def _roc(
         return None
     false_alarms, sensitivity, thresholds = roc_curve(malignant, malignancy)
     heights = heights[~np.isnan(heights).any(axis=1)]
-    low, high = (
-        np.quantile(heights, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0) if len(heights) else ([], [])
-    )
+    low, high = np.quantile(heights, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0) if len(heights) else ([], [])
     return {
         "fpr": np.round(false_alarms, 6).tolist(),
         "tpr": np.round(sensitivity, 6).tolist(),

@@ -310,9 +310,7 @@ def _trained(
     return state
 
 
-def _predictions(
-    data: _Data, part: Int[np.ndarray, "mass"], chances: Float[np.ndarray, "mass classes"]
-) -> Predictions:
+def _predictions(data: _Data, part: Int[np.ndarray, "mass"], chances: Float[np.ndarray, "mass classes"]) -> Predictions:
     return Predictions(
         images=tuple(data.names[i] for i in part),
         patients=tuple(data.patients[i] for i in part),
@@ -356,9 +354,7 @@ def _write_embeddings(out: Path, network: SeparableNetwork, data: _Data, split: 
         )
 
 
-def _write_predictions(
-    out: Path, data: _Data, folds: Sequence[_Fold]
-) -> tuple[Predictions, Float[np.ndarray, "mass"]]:
+def _write_predictions(out: Path, data: _Data, folds: Sequence[_Fold]) -> tuple[Predictions, Float[np.ndarray, "mass"]]:
     """Write predictions.csv: each test mass once, in the order of the table it came from; return the thresholds."""
     index = np.concatenate([fold.split.test for fold in folds])
     order = np.argsort(index, kind="stable")
@@ -386,9 +382,7 @@ def _metrics(
     thresholds: Float[np.ndarray, "mass"],
 ) -> dict[str, Any]:
     """What metrics.json holds: figures of the pooled test masses, and their spread over folds."""
-    test = evaluate(
-        predictions, thresholds, config.evaluation, rng=np.random.default_rng([config.seed, _BOOTSTRAP])
-    )
+    test = evaluate(predictions, thresholds, config.evaluation, rng=np.random.default_rng([config.seed, _BOOTSTRAP]))
     one_by_one = [_predictions(data, fold.split.test, fold.probabilities) for fold in folds]
     accuracies = [
         float(((each.malignancy >= fold.threshold) == (each.malignant == 1)).mean())

@@ -57,9 +57,7 @@ def load_model(run: Path) -> Model:
         RunFolderError: it is not a finished run, or a file was edited.
     """
     if read_json(run / "run.json").get("status") != "finished":
-        raise RunFolderError(
-            f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume."
-        )
+        raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
     read = [read_weights(path) for path in sorted((run / "model").glob("fold-*.safetensors"))]
     if not read:
         raise RunFolderError(f"`RUN` must hold a model, got none in {run / 'model'}")

@@ -42,10 +42,7 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         f"- population, devices, years, how labels were made: {_UNKNOWN}",
         "",
         f"## Figures on {mass['n']} test masses (95 % intervals by patient bootstrap)",
-        *(
-            f"- {name}: {_figure(mass[name])}"
-            for name in ("auc", "accuracy", "sensitivity", "specificity", "brier")
-        ),
+        *(f"- {name}: {_figure(mass[name])}" for name in ("auc", "accuracy", "sensitivity", "specificity", "brier")),
         "",
         "## Limits",
         "- Judges a mass somebody marked; it finds none.",

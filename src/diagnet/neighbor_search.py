@@ -107,9 +107,7 @@ class NeighborSearch:
         self._space, self._sign, self._settings = space, sign, settings
         margin = _MARGIN if settings.enforce_rules else 0.0
         exact = rules_for(sign, closest_pair, settings)
-        self._rules = Rules(
-            exact.spacing * (1 + margin), exact.clearance * (1 + margin), exact.reach * (1 - margin)
-        )
+        self._rules = Rules(exact.spacing * (1 + margin), exact.clearance * (1 + margin), exact.reach * (1 - margin))
         self._closest_pair = closest_pair
         self._n_originals = self._n_kept = n
         # The points are the originals, then the neighbors kept, then the candidates tried in the present search.
@@ -196,8 +194,9 @@ class NeighborSearch:
         """Add a candidate all of whose coordinates are new."""
         n, weights = self._n_kept, self._space.weights
         vector = self._tried[t]
+        searched = np.arange(candidate.values.size)
         vector[:] = self._space.vectors[origin]
-        vector[candidate.coordinates] = self._space.values(origin, candidate.coordinates, candidate.values)
+        vector[searched] = self._space.values(origin, searched, candidate.values)
         dots = np.concatenate([vector @ self._columns[:, :n], self._tried[:t] @ vector])
         self._dots.append(n + t, dots, float(vector @ vector))
         if weights is not None:

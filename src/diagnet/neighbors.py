@@ -11,11 +11,11 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # nor does threadpoolctl
 
 from diagnet.arrays import Images, Kinds, Labels
-from diagnet.distance import angular_distance, cosine_distance
+from diagnet.distance import Distance
 from diagnet.errors import DataError
 from diagnet.neighbor_search import Found, NeighborSearch, SearchSettings, rules_for
 from diagnet.progress import Progress, silent
-from diagnet.search_space import Sign, component_space, distance_of_dots, pixel_space
+from diagnet.search_space import SearchSpace, Sign, component_space, distance_of_dots, pixel_space
 
 _SIGNS: tuple[Sign, Sign] = (1, -1)
 # Where half of the seeds lie beyond, in units of rho. Pixels: reading 10. Components: just off the originals for
@@ -24,7 +24,6 @@ _PIXEL_MOVE = 1.0
 _COMPONENT_MOVE = {1: 1.0, -1: 2.25}
 _BATCH = 8  # neighbors a process finds before it reports
 _BLOCK = 8_192  # pixels turned to float64 at once
-_ROWS = 256  # images turned to float64 at once
 _WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process has started
 
 
@@ -42,9 +41,7 @@ class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
     max_originals: int | None = Field(
         None, ge=2, description="originals of a class a search sees at most; the rules are checked against all"
     )
-    smallest_closest_pair: float = Field(
-        1e-4, gt=0, description="floor of rho, for classes with copies (reading 12)"
-    )
+    smallest_closest_pair: float = Field(1e-4, gt=0, description="floor of rho, for classes with copies (reading 12)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +90,7 @@ class _Task:
     originals: Int64[np.ndarray, "original"]  # those the search sees
     images: Float32[np.ndarray, "original pixel"]
     dots: Float64[np.ndarray, "original original"]
+    squares: Float64[np.ndarray, "every_original"]  # squared lengths, of those it does not see too
     closest_pair: float
     seed: np.random.SeedSequence
     settings: NeighborSettings
@@ -141,8 +139,14 @@ def find_neighbors(
     for task in tasks:
         own = np.flatnonzero((of_class == task.label) & (kinds == task.sign))
         rules = rules_for(task.sign, task.closest_pair, settings)
-        nearest_original[own] = _nearest(made[own], flat[labels == task.label], settings)
-        nearest_of_sign[own] = _nearest(made[own], None, settings)
+        apart = _dot_products(made[own], made[own])
+        squares = apart.diagonal().copy()
+        nearest_original[own] = _distances(
+            _dot_products(made[own], flat[labels == task.label]), (squares, task.squares), settings.distance
+        ).min(axis=1)
+        between = _distances(apart, (squares, squares), settings.distance)
+        np.fill_diagonal(between, np.inf)
+        nearest_of_sign[own] = between.min(axis=1)
         spaced = (nearest_of_sign[own] >= rules.spacing) & (nearest_original[own] >= rules.clearance)
         holds[0 if task.sign > 0 else 1, own] = spaced
         holds[2, own] = nearest_original[own] <= rules.reach
@@ -185,7 +189,7 @@ def _class_tasks(
 ) -> list[_Task]:
     """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
     rng = np.random.default_rng(seed.spawn(1)[0])
-    dots = _dot_products(flat[originals])
+    dots = _dot_products(flat[originals], flat[originals])
     closest_pair = _closest_pair(dots, settings)
     if settings.search_space == "subspace" and np.ptp(flat[originals], axis=0).max() == 0:
         raise DataError(
@@ -204,6 +208,7 @@ def _class_tasks(
             originals[seen],
             flat[originals[seen]],
             dots[np.ix_(seen, seen)],
+            dots.diagonal().copy(),
             closest_pair,
             sign_seed,
             settings,
@@ -234,13 +239,11 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
     """Find the next neighbors of a search that has found `known` so far."""
     settings = task.settings
     entropy, key = task.seed.entropy, task.seed.spawn_key
-    rngs = [
-        np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(*key, i))) for i in range(task.wanted + 1)
-    ]
+    rngs = [np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(*key, i))) for i in range(task.wanted + 1)]
     with threadpool_limits(1, user_api="blas"):  # sums in another order would be other neighbors
         if settings.search_space == "pixel":
             move = _PIXEL_MOVE * task.closest_pair
-            space = pixel_space(task.images, move, settings.distance, rng=rngs[-1])
+            space: SearchSpace = pixel_space(task.images, move, settings.distance, rng=rngs[-1])
         else:
             space = component_space(
                 task.images,
@@ -257,36 +260,30 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
         return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]
 
 
-def _dot_products(flat: Float32[np.ndarray, "point pixel"]) -> Float64[np.ndarray, "point point"]:
-    """Dot products in float64, without a float64 copy of all images."""
-    dots = np.zeros((len(flat), len(flat)))
+def _dot_products(
+    a: Float32[np.ndarray, "first pixel"], b: Float32[np.ndarray, "second pixel"]
+) -> Float64[np.ndarray, "first second"]:
+    """Dot products in float64, without float64 copies of all images."""
+    dots = np.zeros((len(a), len(b)))
     with threadpool_limits(1, user_api="blas"):
-        for start in range(0, flat.shape[1], _BLOCK):
-            block = flat[:, start : start + _BLOCK].astype(np.float64)
-            dots += block @ block.T
+        for start in range(0, a.shape[1], _BLOCK):
+            block = slice(start, start + _BLOCK)
+            dots += a[:, block].astype(np.float64) @ b[:, block].astype(np.float64).T
     return dots
+
+
+def _distances(
+    dots: Float64[np.ndarray, "first second"],
+    squares: tuple[Float64[np.ndarray, "first"], Float64[np.ndarray, "second"]],
+    distance: Distance,
+) -> Float64[np.ndarray, "first second"]:
+    """Distances from dot products and squared lengths; images of length 0 have no direction."""
+    lengths = np.sqrt(np.outer(*squares))
+    return distance_of_dots(dots / np.where(lengths > 0, lengths, np.inf), distance)
 
 
 def _closest_pair(dots: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
     """Distance rho of the closest pair of distinct originals (Sec. 4.2), with a floor (reading 12)."""
-    lengths = np.sqrt(dots.diagonal())
-    cosines = dots / np.where(lengths > 0, lengths, np.inf) / np.where(lengths > 0, lengths, np.inf)[:, None]
-    distances = distance_of_dots(cosines[np.triu_indices(len(dots), 1)], settings.distance)
+    squares = dots.diagonal()
+    distances = _distances(dots, (squares, squares), settings.distance)[np.triu_indices(len(dots), 1)]
     return float(max(distances.min(), settings.smallest_closest_pair))
-
-
-def _nearest(
-    images: Float32[np.ndarray, "image pixel"],
-    others: Float32[np.ndarray, "other pixel"] | None,
-    settings: NeighborSettings,
-) -> Float64[np.ndarray, "image"]:
-    """Distance of each image from the nearest of `others`, or from the nearest other image; exact."""
-    distance = cosine_distance if settings.distance == "cosine" else angular_distance
-    nearest = np.full(len(images), np.inf)
-    pool = images if others is None else others
-    for start in range(0, len(pool), _ROWS):
-        block = distance(images, pool[start : start + _ROWS])
-        if others is None:  # an image is not its own neighbor
-            block[np.arange(len(images))[:, None] == np.arange(start, start + block.shape[1])] = np.inf
-        nearest = np.minimum(nearest, block.min(axis=1))
-    return nearest

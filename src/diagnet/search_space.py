@@ -1,8 +1,12 @@
-"""Where a neighbor is searched: all pixels (the letter), or the principal components of the class (the default)."""
+"""Where a neighbor is searched: all pixels (the letter), or principal components of the class (the default).
+
+A space holds the originals as `vectors` that keep the images' dot products. A point is the vector of its parent, an
+original, with the first coordinates changed by z in [lower, 1]; the discriminator may weigh the coordinates.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
@@ -12,76 +16,120 @@ from diagnet.distance import Distance, angular_of_dots, cosine_of_dots
 Sign = Literal[-1, 1]
 
 _PROBES = 16  # noisy originals that set the strength of the noise
-_ORIGINALS_PER_COMPONENT = (
-    3  # the discriminator sees fewer components than this: the last ones fit single originals
-)
+_SEED_NOISE = 0.5  # standard deviation of the seeds' z: nearly all of it in [-1, 1]
+_ORIGINALS_PER_COMPONENT = 3  # the discriminator sees fewer components than this: the last ones fit single originals
 
 
 @dataclass(frozen=True, slots=True)
-class SearchSpace:
-    """Originals as vectors that keep the images' dot products, and how a search moves away from them.
-
-    A point is the vector of its parent, an original, with the first coordinates changed by z in [lower, 1]. In
-    pixel space z is the image itself; in component space it is a move along principal components, and what no
-    component explains stays the parent's; there, only `image` and `vector` take time that grows with the image.
+class PixelSpace:
+    """All grey values: z is the image (the paper's space).
 
     Attributes:
         images: the originals, one flat image a row.
-        vectors: one row an original; dot products and norms are those of the images.
-        steps: in component space, what z = 1 adds to each coordinate, per length of the original; None in pixel space.
-        lengths: of the originals; None in pixel space.
-        noise: standard deviation of the seeds' Gaussian noise, in units of z.
+        noise: standard deviation of the seeds' noise, in grey values.
         weights: of each coordinate in the dot products the discriminator sees; None for all 1.
-        mixing: (component, original) weights of the originals that make each component; None in pixel space.
     """
 
     images: Float32[np.ndarray, "original pixel"]
-    vectors: Float[np.ndarray, "original coordinate"]
-    steps: Float64[np.ndarray, "searched"] | None = None
-    lengths: Float64[np.ndarray, "original"] | None = None
-    noise: float = 0.0
-    weights: Float64[np.ndarray, "coordinate"] | None = None
-    mixing: Float64[np.ndarray, "component original"] | None = None
+    noise: float
+    weights: None = None
+
+    @property
+    def vectors(self) -> Float32[np.ndarray, "original pixel"]:
+        """The images themselves."""
+        return self.images
+
+    @property
+    def lower(self) -> Float64[np.ndarray, "pixel"]:
+        """Black."""
+        return np.zeros(self.images.shape[1])
+
+    def seed(self, parent: int, rng: np.random.Generator) -> Float64[np.ndarray, "pixel"]:
+        """Return z of an original corrupted by noise."""
+        return np.asarray(np.clip(self.images[parent] + self.noise * rng.normal(size=self.images.shape[1]), 0.0, 1.0))
+
+    def values(
+        self,
+        parent: int,  # noqa: ARG002 -- the other space needs it
+        coordinates: Int64[np.ndarray, "changed"],  # noqa: ARG002 -- the other space needs it
+        z: Float64[np.ndarray, "changed"],
+    ) -> Float64[np.ndarray, "changed"]:
+        """Return what some coordinates of a point are where z has these values."""
+        return z
+
+    def image(
+        self,
+        parent: int,  # noqa: ARG002 -- the other space needs it
+        vector: Float32[np.ndarray, "pixel"],
+    ) -> Float32[np.ndarray, "pixel"]:
+        """Make the image of a point."""
+        return vector.copy()
+
+    def vector(self, image: Float32[np.ndarray, "pixel"]) -> Float32[np.ndarray, "pixel"]:
+        """Return the coordinates of an image."""
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSpace:
+    """Moves along the principal components of the originals; what no component explains stays the parent's.
+
+    Only `image` and `vector` take time that grows with the image.
+
+    Attributes:
+        images: the originals, one flat image a row.
+        vectors: scores along all components, then the length of the mean image's part outside them.
+        weights: of each coordinate in the dot products the discriminator sees.
+        mixing: (component, original) weights of the originals that make each component.
+        steps: what z = 1 adds along each component, in lengths of the parent.
+    """
+
+    images: Float32[np.ndarray, "original pixel"]
+    vectors: Float64[np.ndarray, "original coordinate"]
+    weights: Float64[np.ndarray, "coordinate"]
+    mixing: Float64[np.ndarray, "component original"]
+    steps: Float64[np.ndarray, "searched"]
 
     @property
     def lower(self) -> Float64[np.ndarray, "searched"]:
-        """Lowest z of each coordinate; the highest is 1."""
-        return np.zeros(self.vectors.shape[1]) if self.steps is None else np.full(self.steps.size, -1.0)
+        """Steps go both ways."""
+        return np.full(self.steps.size, -1.0)
 
-    def seed(self, parent: int, rng: np.random.Generator) -> Float64[np.ndarray, "searched"]:
+    def seed(
+        self,
+        parent: int,  # noqa: ARG002 -- the other space needs it
+        rng: np.random.Generator,
+    ) -> Float64[np.ndarray, "searched"]:
         """Return z of an original corrupted by noise."""
-        noise = self.noise * rng.normal(size=self.lower.size)
-        return np.clip(noise if self.steps is not None else self.vectors[parent] + noise, self.lower, 1.0)
+        return np.clip(_SEED_NOISE * rng.normal(size=self.steps.size), -1.0, 1.0)
 
     def values(
         self, parent: int, coordinates: Int64[np.ndarray, "changed"], z: Float64[np.ndarray, "changed"]
     ) -> Float64[np.ndarray, "changed"]:
-        """Return what the coordinates of a point are where z has these values."""
-        if self.steps is None:
-            return z
-        return self.vectors[parent, coordinates] + self.lengths[parent] * self.steps[coordinates] * z
+        """Return what some coordinates of a point are where z has these values."""
+        origin = self.vectors[parent]
+        return np.asarray(origin[coordinates] + np.sqrt(origin @ origin) * self.steps[coordinates] * z)
 
-    def image(self, parent: int, vector: Float[np.ndarray, "coordinate"]) -> Float32[np.ndarray, "pixel"]:
+    def image(self, parent: int, vector: Float64[np.ndarray, "coordinate"]) -> Float32[np.ndarray, "pixel"]:
         """Make the image of a point, clipped to [0, 1]."""
-        if self.mixing is None:
-            return np.asarray(np.clip(vector, 0, 1), dtype=np.float32)
         mixture = (vector - self.vectors[parent])[:-1] @ self.mixing
         moved = self.images[parent] + mixture.astype(np.float32) @ self.images
-        return np.asarray(np.clip(moved, 0, 1), dtype=np.float32)
+        return np.asarray(np.clip(moved, np.float32(0), np.float32(1)))
 
-    def vector(self, image: Float32[np.ndarray, "pixel"]) -> Float[np.ndarray, "coordinate"]:
-        """Return the coordinates of an image; in component space, of its projection onto the originals' span."""
-        if self.mixing is None:
-            return image
+    def vector(self, image: Float32[np.ndarray, "pixel"]) -> Float64[np.ndarray, "coordinate"]:
+        """Return the coordinates of an image's projection onto the span of the originals."""
         dots = (self.images @ image).astype(np.float64)
         scores, mean = self.mixing @ dots, self.vectors.mean(0)
         beyond = (dots.mean() - mean[:-1] @ scores) / mean[-1] if mean[-1] > 0 else 0.0
         return np.append(scores, beyond)
 
 
+SearchSpace: TypeAlias = PixelSpace | ComponentSpace
+
+
 def pixel_space(
     images: Float32[np.ndarray, "original pixel"], move: float, distance: Distance, *, rng: np.random.Generator
-) -> SearchSpace:
+) -> PixelSpace:
     """Search all grey values, as the paper does.
 
     Args:
@@ -92,10 +140,8 @@ def pixel_space(
     """
     probes = images[rng.integers(len(images), size=_PROBES)]
     noise = rng.standard_normal(probes.shape, dtype=np.float32)
-    strength = _strength(
-        lambda s: _row_distance(probes, np.clip(probes + np.float32(s) * noise, 0, 1), distance), move
-    )
-    return SearchSpace(images, images, noise=strength)
+    strength = _strength(lambda s: _row_distance(probes, np.clip(probes + np.float32(s) * noise, 0, 1), distance), move)
+    return PixelSpace(images, strength)
 
 
 def component_space(
@@ -107,7 +153,7 @@ def component_space(
     *,
     n_components: int,
     rng: np.random.Generator,
-) -> SearchSpace:
+) -> ComponentSpace:
     """Search moves along the principal components of the originals.
 
     Positive neighbors move in proportion to the originals' spread along each component, which keeps to the
@@ -144,15 +190,13 @@ def component_space(
     weights = np.zeros(vectors.shape[1])
     weights[:n_seen] = spread[:n_seen] ** -2
     shape = spread[:n_searched] if sign > 0 else np.sqrt(spread[:n_searched])
-    lengths = np.sqrt(dots.diagonal())
-    space = SearchSpace(images, vectors, shape, lengths, 0.5, weights, mixing)
-
+    space = ComponentSpace(images, vectors, weights, mixing, shape)
     parents = rng.integers(n, size=_PROBES)
-    probes = vectors[parents]
-    moves = np.zeros_like(probes)
-    for row, parent in enumerate(parents):
-        moves[row, :n_searched] = lengths[parent] * shape * space.seed(int(parent), rng)
-    strength = _strength(lambda s: _row_distance(probes, probes + s * moves, distance), move)
+    probes, moved = vectors[parents], vectors[parents]
+    searched = np.arange(n_searched)
+    for row, parent in zip(moved, parents, strict=True):
+        row[searched] = space.values(int(parent), searched, space.seed(int(parent), rng))
+    strength = _strength(lambda s: _row_distance(probes, probes + s * (moved - probes), distance), move)
     return replace(space, steps=shape * strength)
 
 

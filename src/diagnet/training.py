@@ -26,7 +26,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
 
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(64, ge=2)
-    graph_weight: float = Field(0.1, ge=0, description="lambda of Eq. 6; 0 is plain cross-entropy")
+    graph_weight: float = Field(0.05, ge=0, description="lambda of Eq. 6; 0 is plain cross-entropy")
     margin: float = Field(1.0, gt=0, description="m of Eq. 4")
     distance: Distance = Field("cosine", description="dist of Eq. 4")
     reduction: Reduction = Field("mean", description="of J_g: over anchors, or summed (reading 8)")
@@ -192,9 +192,7 @@ def embeddings_and_logits(
             logits.append(scores.numpy())
     network.train(was_training)
     if not embedded:
-        return np.zeros((0, network.embedding_size), np.float32), np.zeros(
-            (0, network.settings.n_classes), np.float32
-        )
+        return np.zeros((0, network.embedding_size), np.float32), np.zeros((0, network.settings.n_classes), np.float32)
     return np.concatenate(embedded), np.concatenate(logits)
 
 

@@ -118,9 +118,7 @@ def test_signed_values_keep_their_order(path: Path) -> None:
         ("MONOCHROME2", "INVERSE", "PresentationLUTShape INVERSE"),
     ],
 )
-def test_inversion_is_once_and_after_the_window(
-    path: Path, photometric: str, shape: str | None, reason: str
-) -> None:
+def test_inversion_is_once_and_after_the_window(path: Path, photometric: str, shape: str | None, reason: str) -> None:
     upright = read(path, **WINDOW)
     write_dicom(path, RAMP, PhotometricInterpretation=photometric, PresentationLUTShape=shape, **WINDOW)
     mammogram = read_mammogram(path)

@@ -184,9 +184,7 @@ def test_written_masses_read_back_equal(tmp_path_factory: pytest.TempPathFactory
     assert list(read_manifest(path, check_images=False).masses) == masses
 
 
-def test_images_below_the_table_are_named_relatively(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_images_below_the_table_are_named_relatively(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     mass_set = MassSet([Mass(folder / "a.png", (1.0, 2.0, 3.0, 4.0), "benign", "P1")])
     path = folder / "new.csv"
     write_manifest(path, mass_set)

@@ -42,9 +42,7 @@ def mass_set(tmp_path):
 
 def test_what_goes_in_comes_out(mass_set, tmp_path):
     steps = []
-    written = write_prepared(
-        mass_set, tmp_path / "out", SETTINGS, workers=2, progress=lambda *step: steps.append(step)
-    )
+    written = write_prepared(mass_set, tmp_path / "out", SETTINGS, workers=2, progress=lambda *step: steps.append(step))
     assert is_prepared(tmp_path / "out")
     assert not is_prepared(tmp_path)
     assert steps[-1] == ("regions", 3, 3)
@@ -85,9 +83,7 @@ def test_broken_images_are_left_out_and_counted(mass_set, tmp_path):
 def test_no_readable_image_is_an_error_that_leaves_nothing_and_names_nobody(mass_set, tmp_path):
     for path in (tmp_path / "source").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(
-        DataError, match="`masses` must hold a mass whose image can be read, got none of 6"
-    ) as caught:
+    with pytest.raises(DataError, match="`masses` must hold a mass whose image can be read, got none of 6") as caught:
         write_prepared(mass_set, tmp_path / "out", SETTINGS)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -138,9 +134,7 @@ def about_lacks_settings(folder):
 def test_a_changed_folder_is_refused_in_one_line(mass_set, tmp_path, damage):
     write_prepared(mass_set, tmp_path / "out", SETTINGS)
     damage(tmp_path / "out")
-    with pytest.raises(
-        DataError, match="must be as `diagnet prepare` wrote it, got a missing or changed"
-    ) as caught:
+    with pytest.raises(DataError, match="must be as `diagnet prepare` wrote it, got a missing or changed") as caught:
         read_prepared(tmp_path / "out")
     assert "\n" not in str(caught.value)
 

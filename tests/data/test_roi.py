@@ -117,9 +117,7 @@ def png_masses(tmp_path):
     for name in "abc":
         PIL.Image.fromarray(rng.integers(0, 256, (60, 70), dtype=np.uint8)).save(tmp_path / f"{name}.png")
     return [
-        Mass(
-            tmp_path / f"{'abc'[k % 3]}.png", (5.0 + 4 * k, 5.0 + 3 * k, 20.0 + 4 * k, 25.0 + 3 * k), "benign", "p"
-        )
+        Mass(tmp_path / f"{'abc'[k % 3]}.png", (5.0 + 4 * k, 5.0 + 3 * k, 20.0 + 4 * k, 25.0 + 3 * k), "benign", "p")
         for k in range(9)
     ]
 

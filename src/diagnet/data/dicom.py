@@ -218,9 +218,7 @@ def _decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"
     return np.asarray(pixel_array(dataset))
 
 
-def _padding(
-    stored: Integer[np.ndarray, "height width"], dataset: Dataset
-) -> Bool[np.ndarray, "height width"] | None:
+def _padding(stored: Integer[np.ndarray, "height width"], dataset: Dataset) -> Bool[np.ndarray, "height width"] | None:
     """Find the pixels that were never exposed: PS3.3, C.7.5.1.1.2."""
     value = dataset.get("PixelPaddingValue")
     if value is None:

@@ -96,9 +96,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         except DiagNetError:
             raise
         except PIL.Image.DecompressionBombError as error:
-            raise RefusedInputError(
-                f"`image` must be of a mammogram's size, got too many pixels in {path}."
-            ) from error
+            raise RefusedInputError(f"`image` must be of a mammogram's size, got too many pixels in {path}.") from error
         except Exception as error:  # Pillow raises whatever a broken file makes it meet
             raise DataError(
                 f"`image` must be a whole PNG, JPEG, TIFF or DICOM file, got a broken or other file: {path}."

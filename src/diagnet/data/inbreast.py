@@ -129,9 +129,7 @@ def _mass_outlines(path: Path) -> list[Float[np.ndarray, "point 2"]]:
         rois = [roi for image in images for roi in image["ROIs"]]
         return [_points(roi.get("Point_px")) for roi in rois if str(roi.get("Name")).strip().casefold() == "mass"]
     except Exception as error:  # plistlib raises whatever a broken file makes it meet
-        raise DataError(
-            f"`outlines` must be a property list of Images and ROIs, got another file: {path}."
-        ) from error
+        raise DataError(f"`outlines` must be a property list of Images and ROIs, got another file: {path}.") from error
 
 
 def _points(texts: object) -> Float[np.ndarray, "point 2"]:

@@ -49,9 +49,7 @@ class Lesion:
 
     def outline(self, center: tuple[float, float], radius: float) -> Float[np.ndarray, "angle 2"]:
         """Return the margin as (x, y) points in pixels."""
-        return np.asarray(
-            np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1) * (radius * self.radii)[:, None] + center
-        )
+        return np.asarray(np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1) * (radius * self.radii)[:, None] + center)
 
     def density(
         self, x: Float[np.ndarray, "height width"], y: Float[np.ndarray, "height width"]

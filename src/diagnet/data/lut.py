@@ -79,9 +79,7 @@ def _windowed(
     """Map a window to [0, 1]: C.11.2.1.2.1 (LINEAR), C.11.2.1.3."""
     least = 1.0 if function == "LINEAR" else 1 / LARGEST
     if not (least <= width <= LARGEST and abs(center) <= LARGEST):
-        raise DataError(
-            f"`WindowWidth` must be at least {least:g}, got {width:g} with center {center:g} in {path}."
-        )
+        raise DataError(f"`WindowWidth` must be at least {least:g}, got {width:g} with center {center:g} in {path}.")
     if function == "SIGMOID":
         return np.asarray(scipy.special.expit(4 * (values - np.float32(center)) / np.float32(width)))
     if function == "LINEAR":

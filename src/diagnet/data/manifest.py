@@ -131,9 +131,7 @@ def _box_inside(box: Box, size: tuple[int, int], row: Row) -> Box:
     clipped = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1])))
     for column, was, now in zip(BOX, box, clipped, strict=True):
         if abs(was - now) > MAX_OVERHANG_PX or not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-            raise row.error(
-                column, f"lie inside the image of {size[0]} x {size[1]} pixels", f"the box {_shown(box)}"
-            )
+            raise row.error(column, f"lie inside the image of {size[0]} x {size[1]} pixels", f"the box {_shown(box)}")
     return clipped
 
 

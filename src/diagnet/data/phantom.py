@@ -204,9 +204,7 @@ def _drawn(view: View, rng: np.random.Generator) -> tuple[Image, list[tuple[str,
         if finding.lesion.irregularity > 0.7:
             rois.append(("Spiculated Region", finding.lesion.outline((x, y), 1.4 * radius)[::8]))
     for name in rng.choice(OTHER_FINDINGS, rng.integers(0, 3)):
-        spot = np.array(
-            [rng.uniform(0.1, 0.6) * view.depth, view.middle + rng.uniform(-0.5, 0.5) * view.half_height]
-        )
+        spot = np.array([rng.uniform(0.1, 0.6) * view.depth, view.middle + rng.uniform(-0.5, 0.5) * view.half_height])
         points = spot + rng.normal(0, 8, (1 if name == "Calcification" else 6, 2))
         image[int(points[0, 1]), int(points[0, 0])] += 0.3
         rois.append((str(name), points))
@@ -242,9 +240,7 @@ def _outlines(rois: Sequence[tuple[str, np.ndarray]]) -> dict[str, object]:
     }
 
 
-def _dicom(
-    pixels: Image, view: View, patient: int, study: UID, rng: np.random.Generator, *, inverted: bool
-) -> Dataset:
+def _dicom(pixels: Image, view: View, patient: int, study: UID, rng: np.random.Generator, *, inverted: bool) -> Dataset:
     """Return a mammogram as a Digital Mammography X-Ray Image For Presentation (PS3.3, A.27)."""
     file = Dataset()
     file.file_meta = FileMetaDataset()

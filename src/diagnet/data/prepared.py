@@ -167,6 +167,5 @@ def _sha256(path: Path) -> str:
 
 def _changed(path: Path) -> DataError:
     return DataError(
-        f"`data` must be as `diagnet prepare` wrote it, got a missing or changed {path}."
-        " Fix: prepare the masses again."
+        f"`data` must be as `diagnet prepare` wrote it, got a missing or changed {path}. Fix: prepare the masses again."
     )

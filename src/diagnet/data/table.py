@@ -91,9 +91,7 @@ def _records(path: Path) -> list[list[str]]:
     except OSError as error:
         raise DataError(f"`table` must be a file that can be read, got {error.strerror}: {path}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"`table` must be UTF-8 text, got other bytes in {path}. Fix: save it as UTF-8 CSV."
-        ) from error
+        raise DataError(f"`table` must be UTF-8 text, got other bytes in {path}. Fix: save it as UTF-8 CSV.") from error
     first_line = text.lstrip().partition("\n")[0]
     if not first_line:
         raise DataError(f"`table` must have a header, got an empty file: {path}.")

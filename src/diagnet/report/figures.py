@@ -52,9 +52,7 @@ def _drawn(draw: Callable[Arguments, tuple[Figure, str]]) -> Callable[Arguments,
         with mpl.rc_context(_STYLE):
             figure, label = draw(*args, **kwargs)
             file = io.StringIO()
-            figure.savefig(
-                file, format="svg", dpi=200, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            )
+            figure.savefig(file, format="svg", dpi=200, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         return _inline(file.getvalue(), draw.__name__, label)
 
     return inner
@@ -121,9 +119,7 @@ def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figur
     for each in bins:
         observed = each["observed"]
         if observed["low"] is not None and observed["high"] is not None:
-            axes.plot(
-                [each["mean_score"]] * 2, [observed["low"], observed["high"]], color=_COLORS[0], linewidth=1.2
-            )
+            axes.plot([each["mean_score"]] * 2, [observed["low"], observed["high"]], color=_COLORS[0], linewidth=1.2)
     scores, shares = [each["mean_score"] for each in bins], [each["observed"]["value"] or 0 for each in bins]
     axes.plot(scores, shares, "o-", color=_COLORS[0], linewidth=1, markersize=6)
     _square(axes)

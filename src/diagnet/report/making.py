@@ -130,9 +130,7 @@ def _panel(found: Arrays, label: int, name: str, images: Images) -> Html | None:
         }
         for kind in _KINDS
     }
-    parents = sorted(
-        {*made[1], *made[-1]}, key=lambda parent: (-(parent in made[1]) - (parent in made[-1]), parent)
-    )
+    parents = sorted({*made[1], *made[-1]}, key=lambda parent: (-(parent in made[1]) - (parent in made[-1]), parent))
     parents = parents[:_COLUMNS]
     if not parents:
         return None
@@ -172,6 +170,4 @@ def _moves(found: Arrays, classes: Sequence[str]) -> Html:
                         f"{np.median(found['probability'][chosen]):.2f}",
                     ]
                 )
-    return table(
-        ["", "how many", "moved: median (range)", "closest pair", "moved / closest pair", "P: median"], rows
-    )
+    return table(["", "how many", "moved: median (range)", "closest pair", "moved / closest pair", "P: median"], rows)

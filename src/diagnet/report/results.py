@@ -51,9 +51,7 @@ def results(run: RunFiles) -> Html:
             class_="cards",
         ),
         reminder(),
-        tag(
-            "p", "The interval of the AUC reaches 0.5: this run does not show more than guessing.", class_="warning"
-        )
+        tag("p", "The interval of the AUC reaches 0.5: this run does not show more than guessing.", class_="warning")
         if mass["auc"]["low"] is not None and mass["auc"]["low"] <= 0.5
         else None,
         tag(
@@ -92,8 +90,7 @@ def meaning(run: RunFiles) -> Html:
         "It judges masses that somebody has marked. It finds none, and knows nothing of the rest of the breast, of"
         " earlier examinations or of the patient.",
         "A label is what the data set says (a biopsy or a reader's BI-RADS), errors included.",
-        "It was not tested on hospitals, devices or populations other than those of the data. It is no medical"
-        " device.",
+        "It was not tested on hospitals, devices or populations other than those of the data. It is no medical device.",
     )
     return section("What a score means, and what not", tag("ul", *(tag("li", text) for text in points)))
 
@@ -164,10 +161,7 @@ def _units(units: Mapping[str, Any]) -> Html:
         [
             f"by {unit}",
             found["n"],
-            *(
-                joined(_value(name, found[name]["value"]), tag("small", _range(name, found[name])))
-                for name in _NAMES
-            ),
+            *(joined(_value(name, found[name]["value"]), tag("small", _range(name, found[name]))) for name in _NAMES),
             number(found["brier"]["value"]),
             number(found["calibration_error"]),
         ]
@@ -180,8 +174,7 @@ def _folds(folds: Mapping[str, Any]) -> Html | None:
     if folds.get("n", 1) < 2:
         return None
     spread = ", ".join(
-        f"{_NAMES[name]} {number(folds[name]['mean'])} (SD {number(folds[name]['sd'])}, SE"
-        f" {number(folds[name]['se'])})"
+        f"{_NAMES[name]} {number(folds[name]['mean'])} (SD {number(folds[name]['sd'])}, SE {number(folds[name]['se'])})"
         for name in ("auc", "accuracy")
     )
     return tag(

@@ -1,0 +1,78 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import diagnet
+from diagnet.cli import app
+from diagnet.config import Config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands():
+    """Every `diagnet ...` line of a code block or code span in the docs."""
+    for page in PAGES:
+        text = page.read_text()
+        blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
+        for line in re.findall(r"^(?:\.venv/bin/)?diagnet (.+)$", blocks, re.MULTILINE):
+            yield page.name, line
+
+
+@pytest.mark.parametrize(("page", "line"), list(commands()))
+def test_commands_of_the_docs_exist(page, line):  # noqa: ARG001 -- the page names the test
+    verb, *words = shlex.split(line, comments=True)
+    command = get_command(app).commands[verb]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= options
+    for setting in [words[k + 1] for k, word in enumerate(words) if word == "--set"]:
+        section, _, key = setting.partition("=")[0].partition(".")
+        value = getattr(Config(), section)
+        assert not key or key in type(value).model_fields
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_settings_in_the_table_are_the_preset_smalls():
+    config = Config.from_preset("small")
+    table = re.findall(r"^\| (`[a-z].*?) \| (.*?) \|", (ROOT / "docs" / "cli.md").read_text(), re.MULTILINE)
+    checked = 0
+    for names, values in table:
+        keys = re.findall(r"`([a-z_.]+)`", names)
+        if not keys or "." not in keys[0]:
+            continue
+        for key, value in zip(keys, values.split(", "), strict=True):
+            section, name = key.split(".")
+            assert str(getattr(getattr(config, section), name)).lower() == value, key
+            checked += 1
+    assert checked > 20
+
+
+def test_architecture_lists_the_tree():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for path in (ROOT / "src" / "diagnet").rglob("*.py"):
+        if path.name != "__init__.py" and path.parent.name != "report":
+            assert path.name in page, path
+
+
+def test_readme_fits_a_screen_and_its_imports_work():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 45
+    for name in re.search(r"from diagnet import (.+)", readme)[1].split(", "):
+        assert getattr(diagnet, name) is not None
+    assert "NOT FOR CLINICAL USE" in readme
+
+
+def test_make_knows_the_two_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^demo:", makefile, re.MULTILINE)
+    assert re.search(r"^test:", makefile, re.MULTILINE)
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text()

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.estimators import AdversarialAugmenter, DiagNetClassifier
+from diagnet.network import NetworkSettings
+
+TINY = NetworkSettings(stem_widths=(4, 8), widths=(8, 16), n_middle=0, n_hidden=16, dropout=0)
+# Rows of the checks are no pictures, hence `augment=False`; every check applies.
+CLASSIFIER = DiagNetClassifier(
+    network=TINY, epochs=12, batch_size=16, learning_rate=1e-2, budget=2, augment=False, random_state=0
+)
+AUGMENTER = AdversarialAugmenter(budget=2, random_state=0)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")  # checks that need pandas say so
+@pytest.mark.filterwarnings("ignore:Estimator .* does not inherit:UserWarning")
+@pytest.mark.usefixtures("unchecked_shapes")  # the checks pass what annotations forbid
+@parametrize_with_checks([CLASSIFIER, AUGMENTER])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    return make_masses(48, rng=np.random.default_rng(0), settings=PhantomSettings(size=24))
+
+
+def test_images_in_rows_or_as_pictures_are_the_same(phantoms):
+    X, y = phantoms
+    a = clone(CLASSIFIER).set_params(epochs=2).fit(X, y)
+    b = clone(CLASSIFIER).set_params(epochs=2).fit(X.reshape(48, -1), y)
+    chances = a.predict_proba(X)
+    assert np.array_equal(chances, b.predict_proba(X.reshape(48, -1)))
+    assert np.allclose(chances.sum(axis=1), 1)
+    assert a.neighbors_.images.shape[0] == 20
+    with pytest.raises(ValueError, match="must have images of"):
+        a.predict(X[:, :12])
+
+
+def test_labels_of_any_kind_and_groups_in_cross_validation(phantoms):
+    X, y = phantoms
+    names = np.array(["benign", "malignant"])[y]
+    scores = cross_val_score(
+        clone(CLASSIFIER).set_params(epochs=1), X, names, groups=np.arange(48) // 2, cv=GroupKFold(3)
+    )
+    assert len(scores) == 3
+    fitted = clone(CLASSIFIER).set_params(epochs=1).fit(X, names, groups=np.arange(48) // 2)
+    assert set(fitted.predict(X)) <= {"benign", "malignant"}
+
+
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_augmenter_returns_originals_then_neighbors(phantoms, as_rows):
+    X, y = phantoms
+    X = (X.reshape(48, -1) if as_rows else X) * 255
+    augmenter = AdversarialAugmenter(budget=10, random_state=0)
+    X_, y_ = augmenter.fit_resample(X, y)
+    assert X_.shape[1:] == X.shape[1:]
+    assert np.array_equal(X_[:48], X)
+    assert len(X_) == len(y_) == len(augmenter.kinds_) == len(augmenter.parents_) == 68
+    assert (y_ == y[augmenter.parents_]).all()
+    assert X_.min() >= X.min()
+    assert X_.max() <= X.max()
+    assert not (X_[48:, None] == X[None]).all(axis=tuple(range(2, X.ndim + 1))).any()  # no copies
+    again, _ = AdversarialAugmenter(budget=10, random_state=0).fit_resample(X, y)
+    assert np.array_equal(again, X_)
+
+
+def test_refuses_wrong_shapes(phantoms):
+    X, y = phantoms
+    with pytest.raises(ValueError, match="`image_shape` must have 576 pixels"):
+        clone(CLASSIFIER).set_params(image_shape=(10, 10)).fit(X.reshape(48, -1), y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        clone(CLASSIFIER).fit(X, y[:40])
+    with pytest.raises(ValueError, match="at least two classes"):
+        clone(CLASSIFIER).fit(X, np.zeros(48, int))

@@ -51,7 +51,8 @@ def test_settings_in_the_table_are_the_preset_smalls():
             continue
         for key, value in zip(keys, values.split(", "), strict=True):
             section, name = key.split(".")
-            assert str(getattr(getattr(config, section), name)).lower() == value, key
+            found = getattr(getattr(config, section), name)
+            assert (f"{found:g}" if isinstance(found, float) else str(found).lower()) == value, key
             checked += 1
     assert checked > 20
 

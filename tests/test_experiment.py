@@ -156,6 +156,7 @@ def test_three_classes(tmp_path):
 
 def test_the_letter_runs_too(tmp_path):
     config = tiny(
+        graph={"space": "image", "skip_relatives": False},
         neighbors={"budget": 10, "search_space": "pixel", "positive_share": 0.1, "negative_share": 0.1},
         training={"epochs": 1, "batch_size": 16, "flips": "stored", "reduction": "sum", "batching": "exact",
                   "negative_label": "own", "graph_weight": 1.0},

@@ -2,6 +2,7 @@ import re
 import shutil
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from diagnet.data import dicom
 from diagnet.data.dicom import read_geometry, read_mammogram
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 from dicom_files import lut, write_dicom
@@ -51,10 +53,23 @@ def test_every_core_syntax_decodes_alike(path: Path, syntax: Any) -> None:
     assert mammogram.warnings == ()
 
 
-def test_other_compressions_name_the_extra(path: Path) -> None:
+def test_other_compressions_name_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm"), path)
+    monkeypatch.setattr(dicom, "get_decoder", lambda _: SimpleNamespace(is_available=False))
     with pytest.raises(MissingExtraError, match=r'`pyjpegls` must be installed.*pip install "diagnet\[dicom\]"'):
         read_mammogram(path)
+
+
+@pytest.mark.parametrize(
+    "compressed", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"]
+)
+def test_lossless_compressions_give_the_same_pixels(path: Path, compressed: str) -> None:
+    pytest.importorskip("jpeg_ls", reason="the extra `dicom` is not installed: its compressions were not tested")
+    found = []
+    for name in ("MR_small.dcm", compressed):
+        shutil.copy(pydicom.data.get_testdata_file(name), path)
+        found.append(read_mammogram(path).pixels)
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])

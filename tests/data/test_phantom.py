@@ -246,7 +246,7 @@ def test_a_release_follows_its_seed(tmp_path):
 
 
 def test_errors_leave_nothing_behind(tmp_path, release):
-    with pytest.raises(RunFolderError, match="`out` must be a new or an empty folder"):
+    with pytest.raises(RunFolderError, match="`--out` must be a new or an empty folder"):
         make_inbreast_release(release.parent, n_patients=2, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"`n_patients` must be at least 2, .* got 1"):
         make_inbreast_release(tmp_path, n_patients=1, rng=np.random.default_rng(0))

@@ -60,13 +60,15 @@ class LowFrequencySpace:
     seed = ComponentSpace.seed
     values = ComponentSpace.values
 
-    def image(self, parent, vector):
+    def image(self, parent, vector):  # noqa: ARG002 -- the component space needs it
+        """Make the image of a point, clipped to [0, 1]."""
         coefficients = np.empty(vector.size)
         coefficients[self.order] = vector
         pixels = idctn(coefficients.reshape(self.shape), norm="ortho").ravel()
         return np.clip(pixels, 0, 1).astype(np.float32)
 
     def vector(self, image):
+        """Return the coordinates of an image."""
         return dctn(image.reshape(self.shape).astype(np.float64), norm="ortho").ravel()[self.order]
 
 
@@ -233,7 +235,7 @@ def measured(name, originals, sign, n_wanted, seed):
         "reach_violation_rate": float((nearest > letter.reach).mean()),  # r3
         "closer_than_rho_to_an_original": float((nearest < rho).mean()),
         "pixels_moved": float((np.abs(made - originals[parents]) > 1 / 255).mean()),
-        "pixels_changed_from_seed_at_most": 3 * settings.budget / originals[0].size if name == "pixel" else 1.0,
+        "pixels_changed_by_the_search_at_most": 3 * settings.budget / originals[0].size if name == "pixel" else 1.0,
         "spectrum_factor": float(np.maximum(ratio, 1 / ratio).max()),
         "privacy_nearest_original_over_originals_own": float(np.median(nearest) / np.median(between.min(axis=1))),
         "n_neighbors": len(made),
@@ -257,9 +259,7 @@ def main():
         figures["skipped"] = f"no rois.csv in {arguments.data}: nothing was measured"
         print(json.dumps(figures))
         return
-    every = (
-        ("subspace", "pixel") if arguments.quick else ("subspace", "pixel", "low_frequency", "seeds_only", "gradient")
-    )
+    every = ("subspace", "pixel", "low_frequency", "seeds_only", "gradient")[: 2 if arguments.quick else 5]
     images, labels, _ = read_crops(arguments.data, arguments.size)
     rng = np.random.default_rng(2)
     with threadpool_limits(1):
@@ -304,13 +304,18 @@ def show(figures):
         for title in CLASSES:
             for kind in SIGNS:
                 one = part[title][kind]
-                aucs = " ".join(f"{one['judges'][j]['auc']:.2f}" for j in ("components_30", "whitened_100", "spectrum"))
-                print(
-                    f"{name:14}{title:10}{kind:9} judges {aucs} | d/rho {one['nearest_original_over_rho']['median']:.2f}"
-                    f" | broken {one['spacing_violation_rate']:.2f} {one['reach_violation_rate']:.2f}"
-                    f" | moved {one['pixels_moved']:.2f} | spectrum x{one['spectrum_factor']:.1f}"
-                    f" | P {one['probability_median']:.2f} | {one['seconds_per_neighbor']:.3f} s"
-                )
+                aucs = [one["judges"][judge]["auc"] for judge in ("components_30", "whitened_100", "spectrum")]
+                columns = {
+                    "judges": " ".join(f"{auc:.2f}" for auc in aucs),
+                    "d/rho": f"{one['nearest_original_over_rho']['median']:.2f}",
+                    "broken": f"{one['spacing_violation_rate']:.2f} {one['reach_violation_rate']:.2f}",
+                    "moved": f"{one['pixels_moved']:.2f}",
+                    "spectrum x": f"{one['spectrum_factor']:.1f}",
+                    "P": f"{one['probability_median']:.2f}",
+                    "s": f"{one['seconds_per_neighbor']:.3f}",
+                }
+                told = " | ".join(f"{column} {value}" for column, value in columns.items())
+                print(f"{name:14}{title:10}{kind:9} {told}")
         print(f"{name:14}{part['meets']}")
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,31 @@ def test_a_missing_extra_names_its_install_command(manifest, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert 'pip install "diagnet[report]"' in refused(done, code=4)
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(manifest, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "diagnet.cli",
+        "train",
+        str(manifest),
+        "--out",
+        str(tmp_path / "run"),
+        "--seed",
+        "3",
+    ]
+    with subprocess.Popen(
+        [*command, *QUICK, "--set", "training.epochs=400"],
+        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        for line in process.stderr:
+            if re.match(r"train: [1-9]", line):
+                process.send_signal(signal.SIGINT)
+                break
+        assert "diagnet: interrupted. Fix: --resume" in process.stderr.read()
+        assert process.wait() == 130
+    assert "add --resume" in refused(diagnet(*command[3:], *QUICK))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root: the full-disk test was not run")

@@ -1,5 +1,4 @@
 import csv
-import math
 
 import numpy as np
 import PIL.Image
@@ -7,9 +6,7 @@ import pytest
 
 from diagnet.distance import angular_distance, cosine_distance
 from diagnet.errors import DataError
-from diagnet.neighbor_search import Rules, objective, rules_for
 from diagnet.neighbors import Neighbors, NeighborSettings, find_neighbors
-from reference_neighbors import eq1, eq2
 
 FEW = {"budget": 40, "positive_share": 0.2, "negative_share": 0.2}
 
@@ -99,6 +96,40 @@ def test_any_number_of_classes_and_any_shares():
     assert none.closest_pair == {}
 
 
+def test_an_interrupted_search_goes_on_as_if_nothing_had_happened():
+    images, labels = blobs(60)
+    settings = NeighborSettings(budget=15, positive_share=0.6, negative_share=0.3)
+    handed = []
+    whole = find_neighbors(
+        images, labels, settings, rng=np.random.default_rng(4), on_batch=lambda key, batch: handed.append((key, batch))
+    )
+    assert sum(len(batch) for _, batch in handed) == len(whole.kinds)
+    finished = {}
+    for key, batch in handed[:5]:
+        finished[key] = [*finished.get(key, []), *batch]
+    finished[0, 1] = finished[0, 1][:-3]  # a batch that was cut short is searched again
+    rest = []
+    resumed = find_neighbors(
+        images,
+        labels,
+        settings,
+        rng=np.random.default_rng(4),
+        finished=finished,
+        on_batch=lambda _, batch: rest.extend(batch),
+    )
+    assert np.array_equal(resumed.images, whole.images)
+    assert np.array_equal(resumed.parents, whole.parents)
+    assert 0 < len(rest) < len(whole.kinds)
+
+
+def test_a_class_of_two_images():
+    images, labels = blobs(4)
+    for search_space in ("subspace", "pixel"):
+        neighbors = found(images=images, labels=labels, search_space=search_space)
+        assert len(neighbors.kinds) == 4
+        assert np.isfinite(neighbors.images).all()
+
+
 def test_progress_reaches_the_end():
     images, labels = blobs()
     told = []
@@ -130,27 +161,6 @@ def test_a_budget_below_the_number_of_seeds_tries_seeds_only():
 def test_linear_kernel_and_letter():
     neighbors = found(kernel="linear", search_space="pixel", enforce_rules=False, no_copies=False)
     assert len(neighbors.kinds) == 12
-
-
-def test_objective_is_that_of_the_equations():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        x, originals, others = rng.random(4), rng.random((5, 4)), rng.random((3, 4))
-        P_x, rho, gamma = rng.random(), rng.random() * 0.2, 0.01
-        to_originals = cosine_distance(x[None], originals).min()
-        to_others = cosine_distance(x[None], others).min()
-        settings = NeighborSettings(no_copies=False, spacing_weight=gamma)
-        broken = rules_for(1, rho, settings).broken_by(to_originals, to_others)
-        assert objective(1, P_x, broken, gamma) == pytest.approx(-eq1(x, P_x, others, gamma, rho))
-        broken = rules_for(-1, rho, settings).broken_by(to_originals, to_others)
-        assert objective(-1, P_x, broken, gamma) == pytest.approx(eq2(x, P_x, others, originals, gamma, rho, 3 * rho))
-
-
-def test_rules():
-    assert rules_for(1, 0.1, NeighborSettings()) == Rules(0.1, 0.1, math.inf)
-    assert rules_for(1, 0.1, NeighborSettings(no_copies=False)) == Rules(0.1, 0.0, math.inf)
-    assert rules_for(-1, 0.1, NeighborSettings()) == Rules(0.1, 0.0, 3 * 0.1)
-    assert rules_for(-1, 0.1, NeighborSettings()).broken_by(0.5, np.inf) == pytest.approx(0.2)
 
 
 def test_copies_and_constant_images_leave_a_floor_for_rho():

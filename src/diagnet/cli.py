@@ -175,17 +175,21 @@ def train(
     from diagnet.terminal import shown_progress
 
     config = read_config(config_file, preset, assignments or (), seed)
-    with shown_progress(quiet=quiet) as progress:
-        run = run_experiment(
-            config,
-            _read(data, config),
-            out,
-            resume=resume,
-            with_report=report,
-            workers=workers,
-            command=_command(),
-            progress=progress,
-        )
+    try:
+        with shown_progress(quiet=quiet) as progress:
+            run = run_experiment(
+                config,
+                _read(data, config),
+                out,
+                resume=resume,
+                with_report=report,
+                workers=workers,
+                command=_command(),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print("diagnet: interrupted. Fix: --resume goes on from the last whole epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
     _print_run(run.folder, run.metrics, as_json)
 
 
@@ -256,9 +260,6 @@ def main() -> None:
     except DiagNetError as error:
         print(f"diagnet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("diagnet: interrupted; --resume goes on from the last epoch", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # `diagnet ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -28,7 +28,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False},
         "network": {"preset": "paper"},
         "training": {
-            "batch_size": 16,
+            "batch_size": 4,  # with all graph neighbors in the pass up to 24 images, about 7 GB
             "graph_weight": 1.0,
             "reduction": "sum",
             "batching": "exact",

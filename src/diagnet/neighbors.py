@@ -1,6 +1,7 @@
 """Positive and negative neighbors of every class (Sec. 3.1, Eqs. 1-2)."""
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,6 +105,8 @@ def find_neighbors(
     rng: np.random.Generator,
     workers: int | None = None,
     progress: Progress = silent,
+    finished: Mapping[tuple[int, int], Sequence[Found]] | None = None,
+    on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None = None,
 ) -> Neighbors:
     """Search positive and negative neighbors of every class, one by one (Eqs. 1-2).
 
@@ -114,6 +117,9 @@ def find_neighbors(
         rng: source of chance; the result does not depend on `workers`.
         workers: processes, by default one per core where the search is long enough to need them.
         progress: told about the neighbors found.
+        finished: what an interrupted call with the same arguments had handed to `on_batch`, in order, for each
+            (class, sign); it is not searched again, and the result is that of a call without interruption.
+        on_batch: given (class, sign) and the neighbors of each batch as soon as they are found.
 
     Returns:
         The neighbors; one that could not keep its distance rules says so in its flags.
@@ -130,7 +136,8 @@ def find_neighbors(
         for label, seed in zip(np.unique(labels), root.spawn(len(np.unique(labels))), strict=True)
         for task in _class_tasks(flat, np.flatnonzero(labels == label), int(label), settings, seed)
     ]
-    found = _run(tasks, workers, progress)
+    found = [_whole_batches((finished or {}).get((task.label, task.sign), ()), task.wanted) for task in tasks]
+    _run(tasks, found, workers, progress, on_batch)
     kinds = np.array([task.sign for task in tasks for _ in range(task.wanted)], dtype=np.int8)
     made = np.array([one.image for results in found for one in results], dtype=np.float32)
     of_class = np.array([task.label for task in tasks for _ in range(task.wanted)], dtype=np.int64)
@@ -218,21 +225,32 @@ def _class_tasks(
     ]
 
 
-def _run(tasks: list[_Task], workers: int | None, progress: Progress) -> list[list[Found]]:
-    """Run all searches in rounds of batches; a batch depends on what its own search found before, nothing else."""
+def _whole_batches(finished: Sequence[Found], wanted: int) -> list[Found]:
+    """Return what can be kept: a batch that was cut short would go on otherwise than a whole one."""
+    return list(finished[: len(finished) if len(finished) == wanted else len(finished) // _BATCH * _BATCH])
+
+
+def _run(
+    tasks: list[_Task],
+    found: list[list[Found]],
+    workers: int | None,
+    progress: Progress,
+    on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None,
+) -> None:
+    """Complete `found` in rounds of batches; a batch depends on what its own search found before, nothing else."""
     total = sum(task.wanted for task in tasks)
     if workers is None:
         workers = (os.cpu_count() or 1) if total and total * tasks[0].settings.budget >= _WORTH_PROCESSES else 1
-    found: list[list[Found]] = [[] for _ in tasks]
-    progress("neighbors", 0, total)
+    progress("neighbors", sum(map(len, found)), total)
     with Parallel(n_jobs=max(1, min(workers, len(tasks))), return_as="generator") as pool:
         while sum(map(len, found)) < total:
             open_tasks = [i for i, task in enumerate(tasks) if len(found[i]) < task.wanted]
             batches = pool(delayed(_batch)(tasks[i], [one.image for one in found[i]]) for i in open_tasks)
             for i, batch in zip(open_tasks, batches, strict=True):
                 found[i] += batch
+                if on_batch is not None:
+                    on_batch((tasks[i].label, tasks[i].sign), batch)
                 progress("neighbors", sum(map(len, found)), total)
-    return found
 
 
 def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from diagnet.distance import Distance, angular_of_dots, cosine_of_dots
+from diagnet.errors import DataError
 
 Sign = Literal[-1, 1]
 
@@ -171,14 +172,14 @@ def component_space(
         rng: source of chance.
 
     Raises:
-        ValueError: all images are the same.
+        DataError: all images are the same.
     """
     n = len(images)
     centered = dots - dots.mean(0) - dots.mean(1)[:, None] + dots.mean()
     squares, modes = np.linalg.eigh(centered)
     kept = np.flatnonzero(squares > 1e-10 * max(float(dots.diagonal().max()), 1e-30))[::-1]
     if kept.size == 0:
-        raise ValueError("`images` must differ, got copies of one image")
+        raise DataError(f"`images` must differ within a class, got {n} copies of one image")
     extents, modes = np.sqrt(squares[kept]), modes[:, kept]  # images - mean = modes diag(extents) components
     mixing = (modes / extents).T
     mean = mixing @ dots.mean(1)

@@ -102,8 +102,9 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
     assert done.returncode == 0, done.stderr
     assert "60 masses" in done.stdout
     done = in_process("augment", tmp_path / "data", "--out", tmp_path / "n", "--json", "--set", "neighbors.budget=10")
-    counts = json.loads(done.stdout)
-    assert counts["positive benign"] + counts["positive malignant"] == 12
+    summary = json.loads(done.stdout)
+    assert summary["neighbors"]["positive benign"] + summary["neighbors"]["positive malignant"] == 12
+    assert summary["breaking_a_rule"] == 0
     with Image.open(tmp_path / "n" / "neighbors.png") as picture:
         assert picture.size[0] > 100
     done = in_process("train", tmp_path / "data", "--out", tmp_path / "run", "--quiet", "--json", "--no-report", *QUICK)

@@ -1,25 +1,34 @@
 """Step 1 of Fig. 1a on a set of masses: originals and their adversarial neighbors, in memory and on disk."""
 
-from collections.abc import Sequence
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
 
 from diagnet.arrays import Images, Labels
 from diagnet.atomic import atomic_path, write_text
+from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import flipped, read_rois
-from diagnet.neighbors import Neighbors, find_neighbors
+from diagnet.distance import Distance, angular_distance, cosine_distance
+from diagnet.neighbor_search import Found
+from diagnet.neighbors import Neighbors, NeighborSettings, find_neighbors
 from diagnet.progress import Progress, silent
-from diagnet.run_folder import claim, write_table
+from diagnet.run_folder import claim, write_json, write_table
 from diagnet.training import Points
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
 _GAP = 2  # pixels between them
+_SIGNS = (("positive", 1), ("negative", -1))
+_SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired from a patient. Research use only."
 
 
 def augment(
@@ -31,6 +40,8 @@ def augment(
     rng: np.random.Generator,
     workers: int | None = None,
     progress: Progress = silent,
+    finished: Mapping[tuple[int, int], Sequence[Found]] | None = None,
+    on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None = None,
 ) -> tuple[Points, Neighbors, Int[np.ndarray, "row"]]:
     """Step 1 of Fig. 1a: training masses and their adversarial neighbors as one set of points.
 
@@ -42,6 +53,8 @@ def augment(
         rng: of the search.
         workers: processes of the search.
         progress: told about it.
+        finished: see `find_neighbors`.
+        on_batch: see `find_neighbors`.
 
     Returns:
         The points (originals, or their four flips where flips are stored; then neighbors), the neighbors, and for
@@ -51,7 +64,16 @@ def augment(
     if config.training.flips == "stored":  # reading 13, the letter
         images = np.concatenate([flipped(images, across, down) for across in (False, True) for down in (False, True)])
         labels, source = np.tile(labels, 4), np.tile(source, 4)
-    found = find_neighbors(images, labels, config.neighbors, rng=rng, workers=workers, progress=progress)
+    found = find_neighbors(
+        images,
+        labels,
+        config.neighbors,
+        rng=rng,
+        workers=workers,
+        progress=progress,
+        finished=finished,
+        on_batch=on_batch,
+    )
     origin = np.concatenate([source, source[found.parents]])
     points = Points(
         np.concatenate([images, found.images]),
@@ -63,16 +85,26 @@ def augment(
 
 
 def write_neighbors(
-    folder: Path, neighbors: Neighbors, parents: Int[np.ndarray, "neighbor"], classes: Sequence[str]
+    folder: Path,
+    neighbors: Neighbors,
+    parents: Int[np.ndarray, "neighbor"],
+    mass_set: MassSet,
+    settings: NeighborSettings,
 ) -> None:
     """Write synthetic images and their provenance: neighbors.npz and neighbors.csv.
+
+    Both say that the images are synthetic, and whose: a neighbor is a variation of one real mass, belongs to that
+    mass's patient in every split, and is to be handled as that patient's data.
 
     Args:
         folder: where to.
         neighbors: what the search found.
-        parents: row of the mass each came from, in the table the user knows.
-        classes: class names.
+        parents: the mass each came from.
+        mass_set: the masses.
+        settings: of the search; their hash is written.
     """
+    classes, patients = mass_set.classes, mass_set.patients
+    settings_hash = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
     with atomic_path(folder / "neighbors.npz") as temporary:
         np.savez_compressed(
             temporary,
@@ -80,23 +112,29 @@ def write_neighbors(
             labels=neighbors.labels,
             kinds=neighbors.kinds,
             parents=parents,
+            parent_patients=np.array([patients[parent] for parent in parents], dtype=np.str_),
             probability=neighbors.probability,
             distance=neighbors.nearest_original,
             closest_pair=np.array([neighbors.closest_pair.get(label, np.nan) for label in range(len(classes))]),
+            settings_sha256=np.array(settings_hash),
+            about=np.array(_SYNTHETIC),
         )
     rows = zip(
         (classes[label] for label in neighbors.labels),
         ("positive" if kind > 0 else "negative" for kind in neighbors.kinds),
         parents.tolist(),
+        (patients[parent] for parent in parents),
         (f"{value:.6f}" for value in neighbors.probability),
         (f"{value:.8f}" for value in neighbors.nearest_original),
         (f"{value:.8f}" for value in neighbors.nearest_of_sign),
         (f"{neighbors.closest_pair[int(label)]:.8f}" for label in neighbors.labels),
         neighbors.keeps_rules.tolist(),
+        ["yes"] * len(parents),
+        [settings_hash[:16]] * len(parents),
         strict=True,
     )
-    columns = ("label", "kind", "parent", "probability", "nearest_original", "nearest_of_sign", "closest_pair")
-    write_table(folder / "neighbors.csv", (*columns, "keeps_rules"), rows)
+    columns = "label kind parent parent_patient probability nearest_original nearest_of_sign closest_pair keeps_rules"
+    write_table(folder / "neighbors.csv", (*columns.split(), "synthetic", "settings"), rows)
 
 
 def write_augmentation(
@@ -104,31 +142,42 @@ def write_augmentation(
     masses: MassSet | Prepared,
     out: Path,
     *,
+    resume: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
-) -> dict[str, int]:
-    """Make neighbors of all masses given and write neighbors.npz, neighbors.csv and a picture, neighbors.png.
+) -> dict[str, Any]:
+    """Make neighbors of all masses given; write neighbors.npz, neighbors.csv, neighbors.png and augmentation.json.
 
     Args:
         config: settings; `seed`, `roi`, `neighbors` and `training.flips` are read.
         masses: labeled masses, or a prepared folder.
-        out: folder to write: absent or empty.
-        workers: processes of the search.
+        out: folder to write: absent, empty, or interrupted with `resume`.
+        resume: go on with what an interrupted call had found.
+        workers: processes of the search; the result does not depend on it.
         progress: told about it.
 
     Returns:
-        How many neighbors there are of each class and sign.
+        What augmentation.json holds: how many neighbors of each class and sign there are, how many break a distance
+        rule, and how near they are to real masses.
 
     Raises:
-        RunFolderError: `out` holds files.
+        RunFolderError: `out` holds files, or was begun with other settings or data.
         DataError: a class has too few masses.
     """
-    claim(out, {}, resume=False)
     if isinstance(masses, Prepared):
         mass_set, images = masses.mass_set, np.array(masses.images)
     else:
         mass_set, images = masses, read_rois(masses.masses, config.roi, workers=workers, progress=progress)
+    binding = {"settings": config.to_toml(), "data": array_hash(images)}
+    claim(out, binding, resume=resume)
+    write_json(out / "run.json", {"status": "running", "binding": binding})
+    finished = _read_batches(out / "search")
     patients = np.unique(mass_set.patients, return_inverse=True)[1].astype(np.int64)
+
+    def on_batch(key: tuple[int, int], batch: Sequence[Found]) -> None:
+        finished.setdefault(key, []).extend(batch)
+        _write_batches(out / "search", key, finished[key])
+
     _, found, origin = augment(
         config,
         images,
@@ -137,17 +186,75 @@ def write_augmentation(
         rng=np.random.default_rng(config.seed),
         workers=workers,
         progress=progress,
+        finished={key: tuple(batches) for key, batches in finished.items()},
+        on_batch=on_batch,
     )
     parents = origin[len(origin) - len(found.kinds) :]
-    write_neighbors(out, found, parents, mass_set.classes)
+    write_neighbors(out, found, parents, mass_set, config.neighbors)
     with atomic_path(out / "neighbors.png") as temporary:
-        _picture(images, found, parents, mass_set.classes).save(temporary)
+        _picture(images, found, parents, mass_set.classes).save(temporary, pnginfo=_png_text())
     write_text(out / "config.toml", config.to_toml())
-    return {
-        f"{kind} {name}": int(((found.labels == label) & (found.kinds == sign)).sum())
-        for label, name in enumerate(mass_set.classes)
-        for kind, sign in (("positive", 1), ("negative", -1))
+    summary = {
+        "neighbors": {
+            f"{kind} {name}": int(((found.labels == label) & (found.kinds == sign)).sum())
+            for label, name in enumerate(mass_set.classes)
+            for kind, sign in _SIGNS
+        },
+        "breaking_a_rule": int((~found.keeps_rules).sum()),
+        "privacy": _privacy(images, mass_set, found, config.neighbors.distance),
     }
+    write_json(out / "augmentation.json", summary)
+    shutil.rmtree(out / "search", ignore_errors=True)
+    write_json(out / "run.json", {"status": "finished", "binding": binding})
+    return summary
+
+
+def _privacy(images: Images, mass_set: MassSet, found: Neighbors, distance: Distance) -> dict[str, Any]:
+    """How near neighbors are to their nearest real mass, beside how near real masses are to each other."""
+    measure = cosine_distance if distance == "cosine" else angular_distance
+    figures: dict[str, Any] = {}
+    for label, name in enumerate(mass_set.classes):
+        rows = images[mass_set.labels == label].reshape(int((mass_set.labels == label).sum()), -1)
+        apart = measure(rows, rows)
+        np.fill_diagonal(apart, np.inf)
+        usual = float(np.median(apart.min(axis=1)))
+        for kind, sign in _SIGNS:
+            moved = found.nearest_original[(found.labels == label) & (found.kinds == sign)]
+            if len(moved):
+                low, median, high = np.quantile(moved, [0.05, 0.5, 0.95]) / usual
+                figures[f"{kind} {name}"] = {
+                    "nearest_original_over_originals_own": {"median": median, "5 %": low, "95 %": high},
+                    "originals_own_median": usual,
+                }
+    return figures
+
+
+def _write_batches(folder: Path, key: tuple[int, int], found: Sequence[Found]) -> None:
+    """Write all that a search has found so far, for `--resume`."""
+    with atomic_path(folder / f"{key[0]}_{key[1]}.npz") as temporary:
+        np.savez(
+            temporary,
+            images=np.array([one.image for one in found], dtype=np.float32),
+            parents=np.array([one.parent for one in found], dtype=np.int64),
+            probabilities=np.array([one.probability for one in found], dtype=np.float64),
+        )
+
+
+def _read_batches(folder: Path) -> dict[tuple[int, int], list[Found]]:
+    found: dict[tuple[int, int], list[Found]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        label, _, sign = path.stem.partition("_")
+        with np.load(path, allow_pickle=False) as file:
+            parts = zip(file["images"], file["parents"].tolist(), file["probabilities"].tolist(), strict=True)
+            found[int(label), int(sign)] = [Found(*part) for part in parts]
+    return found
+
+
+def _png_text() -> PngInfo:
+    """The mark inside the picture's own file."""
+    text = PngInfo()
+    text.add_text("Comment", _SYNTHETIC)
+    return text
 
 
 def _picture(

@@ -128,31 +128,50 @@ def prepare(
         print("\n".join([*describe(masses), f"Prepared data: {out}"]))
 
 
-@app.command(epilog="Example: diagnet augment data/inbreast --out neighbors --seed 0")
+@app.command(epilog="Example: diagnet augment data/inbreast --out neighbors --seed 0 --budget 200")
 def augment(
     data: Data,
     out: Out,
+    mode: Annotated[str | None, typer.Option(help="subspace or pixel (the letter). [default: subspace]")] = None,
+    budget: Annotated[int | None, typer.Option(help="Evaluations for each neighbor. [default: 200]")] = None,
     preset: Preset = None,
     config_file: ConfigFile = None,
     assignments: Assignments = None,
     seed: Seed = None,
+    resume: Resume = False,
     workers: Workers = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make positive and negative neighbors of all masses given (Sec. 3.1): images, table and picture."""
+    """Make positive and negative neighbors of all masses given (Sec. 3.1): images, provenance, contact sheet."""
     from diagnet.augmentation import write_augmentation
     from diagnet.config import read_config
     from diagnet.terminal import shown_progress
 
-    config = read_config(config_file, preset, assignments or (), seed)
-    with shown_progress(quiet=quiet) as progress:
-        counts = write_augmentation(config, _read(data, config), out, workers=workers, progress=progress)
+    changes = [*(assignments or ())]
+    changes += [] if mode is None else [f"neighbors.search_space={mode}"]
+    changes += [] if budget is None else [f"neighbors.budget={budget}"]
+    config = read_config(config_file, preset, changes, seed)
+    try:
+        with shown_progress(quiet=quiet) as progress:
+            summary = write_augmentation(
+                config, _read(data, config), out, resume=resume, workers=workers, progress=progress
+            )
+    except KeyboardInterrupt:
+        print("diagnet: interrupted. Fix: --resume keeps the neighbors found so far", file=sys.stderr)
+        raise typer.Exit(130) from None
     if as_json:
-        _print_json({"out": str(out), **counts})
-    else:
-        print(", ".join(f"{name}: {count}" for name, count in counts.items()))
-        print(f"Neighbors: {out}")
+        _print_json({"out": str(out), **summary})
+        return
+    for name, count in summary["neighbors"].items():
+        print(f"{count} {name} neighbors")
+        if name in summary["privacy"]:
+            near = summary["privacy"][name]["nearest_original_over_originals_own"]
+            spread = f"5 % to 95 %: {near['5 %']:.2f} to {near['95 %']:.2f}"
+            print(f"  moved by {near['median']:.2f} ({spread}) of the usual distance between real masses")
+    print(f"breaking a distance rule: {summary['breaking_a_rule']}")
+    print("Each is a variation of one real mass: handle it as that patient's data.")
+    print(f"Neighbors: {out}")
 
 
 @app.command(epilog="Example: diagnet train data/inbreast --out runs/first --seed 0 --set training.epochs=30")

@@ -30,8 +30,8 @@ class _Scale:
 
     def __init__(self, X: NDArray[Any], image_shape: tuple[int, int] | None) -> None:  # noqa: N803 -- scikit-learn's
         n_features = int(np.prod(X.shape[1:]))
-        if X.ndim == 3:
-            self.shape = (int(X.shape[1]), int(X.shape[2]))
+        if X.ndim > 2:
+            self.shape = (int(X.shape[1]), int(np.prod(X.shape[2:])))
         elif image_shape is not None:
             self.shape = image_shape
         else:
@@ -191,6 +191,8 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
     Attributes:
         kinds_: for each row returned, 0 an original, +1 a positive and -1 a negative neighbor.
         parents_: for each row returned, the row of `X` it comes from.
+
+    Arrays of any shape (n, ...) are taken and given back in that shape.
     """
 
     def __init__(
@@ -250,12 +252,13 @@ def _validated(
     *,
     is_fitted: bool = False,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Check `X` (2-D by scikit-learn's rules, or 3-D) and, when fitting, `y`."""
+    """Check `X` (2-D by scikit-learn's rules, or of any more dimensions) and, when fitting, `y`."""
     dtype = [np.float64, np.float32]
-    if getattr(X, "ndim", 2) == 3:
+    if getattr(X, "ndim", 2) > 2:
         X = check_array(X, allow_nd=True, dtype=dtype)  # noqa: N806 -- scikit-learn's name
-        if is_fitted and tuple(X.shape[1:]) != estimator.scale_.shape:
-            raise ValueError(f"`X` must have images of {estimator.scale_.shape}, got {tuple(X.shape[1:])}")
+        found = (X.shape[1], int(np.prod(X.shape[2:])))
+        if is_fitted and found != estimator.scale_.shape:
+            raise ValueError(f"`X` must have images of {estimator.scale_.shape}, got {found}")
     elif is_fitted:
         X = validate_data(estimator, X, reset=False, dtype=dtype)  # noqa: N806 -- scikit-learn's name
     else:

@@ -18,7 +18,7 @@ from diagnet.augmentation import augment, write_neighbors
 from diagnet.calibration import choose_threshold, fit_temperature, probabilities
 from diagnet.checkpoint import array_hash, read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.config import Config
-from diagnet.data.mass import Mass, MassSet
+from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
@@ -51,11 +51,14 @@ class _Data:
     """The masses of an experiment, aligned."""
 
     images: Images
+    mass_set: MassSet
     labels: Labels
-    masses: Sequence[Mass]
     names: list[str]  # of the image files
     patients: list[str]
-    classes: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.mass_set.classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +122,7 @@ def run_experiment(
     else:
         images = read_rois(mass_set.masses, config.roi, workers=workers, progress=progress)
         data_hash = array_hash(images)
-    data = _Data(
-        images,
-        mass_set.labels,
-        mass_set.masses,
-        mass_set.image_names,
-        mass_set.patients,
-        mass_set.classes,
-    )
+    data = _Data(images, mass_set, mass_set.labels, mass_set.image_names, mass_set.patients)
     splits, split_notes = _splits(config, data)
     notes += split_notes
     binding = {"settings": config.to_toml(), "data": data_hash}
@@ -273,7 +269,8 @@ def _trained(
         workers=workers,
         progress=progress,
     )
-    write_neighbors(folder, neighbors, split.train[origin[len(origin) - len(neighbors.kinds) :]], data.classes)
+    parents = split.train[origin[len(origin) - len(neighbors.kinds) :]]
+    write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
     seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
     state = start(points, config.network, config.graph, config.training, seed=seed)
     binding = {"seed": seed, "settings": config.to_toml(), "points": array_hash(points.images)}
@@ -365,7 +362,7 @@ def _write_predictions(out: Path, data: _Data, folds: Sequence[_Fold]) -> tuple[
     write_predictions(
         out / "predictions.csv",
         predictions,
-        data.masses,
+        data.mass_set.masses,
         index[order],
         raw_score=_predictions(data, index[order], raw[order]).malignancy,
         threshold=thresholds,

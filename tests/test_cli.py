@@ -92,9 +92,19 @@ def test_evaluate_scores_other_masses(run, manifest, tmp_path):
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)
     assert metrics["test"]["units"]["mass"]["n"] == 60
+    again = diagnet("evaluate", out, "--data", manifest, "--quiet")  # its own training data
+    assert "left out: " in again.stdout
     assert metrics["notice"] == "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
     header = (Path(metrics["out"]) / "predictions.csv").read_text().splitlines()[0]
     assert header.startswith("image,patient_id,label,malignancy")
+
+
+def test_the_papers_split_is_there_by_name_with_a_warning(manifest, tmp_path):
+    options = [*QUICK, "--set", "split.method=image80_20", "--set", "training.epochs=1", "--no-report", "--quiet"]
+    done = diagnet("train", manifest, "--out", tmp_path / "run", *options)
+    assert done.returncode == 0
+    assert re.search(r"^diagnet: warning: .*image80_20 leaks", done.stderr)
+    assert "leaks" in json.loads((tmp_path / "run" / "run.json").read_text())["warnings"][0]
 
 
 def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_process):

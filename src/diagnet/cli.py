@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -274,6 +275,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; an expected failure is one line and an exit code."""
+    warnings.showwarning = lambda message, *_, **__: print(f"diagnet: warning: {message}", file=sys.stderr)
     try:
         app()
     except DiagNetError as error:
@@ -317,6 +319,8 @@ def _print_run(folder: Path, metrics: Any, as_json: bool) -> None:
         if figure["value"] is not None:
             interval = "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
             print(f"  {name:<12} {figure['value']:.3f}{interval}")
+    for reason, count in metrics.get("left_out", {}).items():
+        print(f"left out: {count} ({reason})")
     print(NOTICE)
     report = folder / "report.html"
     print(f"Report: {report}" if report.exists() else f"Results: {folder}")

@@ -1,6 +1,5 @@
 """Fig. 1a as one function: split, augment, graph, train, evaluate, write the run folder."""
 
-import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import save_npz
 
-from diagnet.arrays import Images, Labels
-from diagnet.atomic import atomic_path, write_text
-from diagnet.augmentation import augment, write_neighbors
-from diagnet.calibration import choose_threshold, fit_temperature, probabilities
-from diagnet.checkpoint import array_hash, read_checkpoint, read_weights, write_checkpoint, write_weights
+from diagnet.atomic import write_text
+from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
@@ -24,17 +19,16 @@ from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
 from diagnet.evaluation import across_folds, evaluate, point_auc
+from diagnet.fold import PARTS, Data, FoldScores, predictions_of, run_fold
 from diagnet.model_card import write_model_card
-from diagnet.network import SeparableNetwork
 from diagnet.predictions import Predictions
 from diagnet.progress import Progress, silent
 from diagnet.report import require_report, write_report
 from diagnet.run_folder import claim, git_revision, now, versions, write_json, write_predictions, write_table
-from diagnet.training import TrainingState, embeddings_and_logits, resolved_precision, start, train
+from diagnet.training import resolved_precision
 
 SCHEMA_VERSION = 1
-_PARTS = ("train", "validation", "test")
-_SPLIT, _SEARCH, _TRAINING, _BOOTSTRAP = range(4)  # each step draws from a stream of its own
+_SPLIT, _BOOTSTRAP = 0, 3  # each step draws from a stream of its own; 1 and 2 are the folds'
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +38,6 @@ class Run:
     folder: Path
     metrics: Mapping[str, Any]
     predictions: Predictions
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """The masses of an experiment, aligned."""
-
-    images: Images
-    mass_set: MassSet
-    labels: Labels
-    names: list[str]  # of the image files
-    patients: list[str]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.mass_set.classes
-
-
-@dataclass(frozen=True, slots=True)
-class _Fold:
-    """What a fold's network says of its test masses."""
-
-    split: Split
-    probabilities: Float[np.ndarray, "mass classes"]
-    raw: Float[np.ndarray, "mass classes"]
-    temperature: float
-    threshold: float
 
 
 def run_experiment(
@@ -122,9 +90,11 @@ def run_experiment(
     else:
         images = read_rois(mass_set.masses, config.roi, workers=workers, progress=progress)
         data_hash = array_hash(images)
-    data = _Data(images, mass_set, mass_set.labels, mass_set.image_names, mass_set.patients)
+    data = Data(images, mass_set, mass_set.labels, mass_set.image_names, mass_set.patients)
     splits, split_notes = _splits(config, data)
     notes += split_notes
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
     binding = {"settings": config.to_toml(), "data": data_hash}
     claim(out, binding, resume=resume)
     record: dict[str, Any] = {
@@ -146,7 +116,7 @@ def run_experiment(
             "left_out": dict(mass_set.left_out),
             "notes": dict(mass_set.notes),
         },
-        "counts": {part: _counts(data, getattr(splits[0], part)) for part in _PARTS},
+        "counts": {part: _counts(data, getattr(splits[0], part)) for part in PARTS},
         "warnings": notes,
         "binding": binding,
     }
@@ -159,7 +129,7 @@ def run_experiment(
     history: list[dict[str, Any]] = []
     folds = []
     for number, split in enumerate(splits):
-        folds.append(_run_fold(config, data, split, number, out, history, workers, progress))
+        folds.append(run_fold(config, data, split, number, out, history, workers, progress))
 
     progress("evaluate", 0, 1)
     predictions, thresholds = _write_predictions(out, data, folds)
@@ -178,7 +148,7 @@ def run_experiment(
     return Run(out, metrics, predictions)
 
 
-def _splits(config: Config, data: _Data) -> tuple[list[Split], list[str]]:
+def _splits(config: Config, data: Data) -> tuple[list[Split], list[str]]:
     """Split, check that no patient is on two sides, and return what was warned about."""
     rng = np.random.default_rng([config.seed, _SPLIT])
     names, folds = data.names, config.evaluation.folds
@@ -194,7 +164,7 @@ def _splits(config: Config, data: _Data) -> tuple[list[Split], list[str]]:
     return splits, [str(warning.message) for warning in caught]
 
 
-def _counts(data: _Data, part: Int[np.ndarray, "mass"]) -> dict[str, int]:
+def _counts(data: Data, part: Int[np.ndarray, "mass"]) -> dict[str, int]:
     """How many masses, images, patients, and masses of each class."""
     per_class = {name: int((data.labels[part] == label).sum()) for label, name in enumerate(data.classes)}
     return {
@@ -205,126 +175,10 @@ def _counts(data: _Data, part: Int[np.ndarray, "mass"]) -> dict[str, int]:
     }
 
 
-def _run_fold(
-    config: Config,
-    data: _Data,
-    split: Split,
-    number: int,
-    out: Path,
-    history: list[dict[str, Any]],
-    workers: int | None,
-    progress: Progress,
-) -> _Fold:
-    """Train on one split and score its test masses; a network that an interrupted run had finished is read back."""
-    weights = out / "model" / f"fold-{number}.safetensors"
-    if not weights.with_suffix(".json").exists():
-        state = _trained(config, data, split, number, out, history, workers, progress)
-        labels = data.labels[split.validation]
-        logits = embeddings_and_logits(state.network, data.images[split.validation])[1].astype(np.float64)
-        temperature = fit_temperature(labels, logits)
-        validation = _predictions(data, split.validation, probabilities(logits, temperature))
-        facts: dict[str, Any] = {
-            "classes": list(data.classes),
-            "roi": config.roi.model_dump(mode="json"),
-            "temperature": temperature,
-            "threshold": choose_threshold(
-                validation.malignant, validation.malignancy, config.evaluation.operating_point
-            ),
-            "history": state.history,
-        }
-        write_weights(weights, state.network, facts)
-    network, facts = read_weights(weights)
-    history += facts["history"]
-    if number == 0:
-        _write_embeddings(out, network, data, split)
-    logits = embeddings_and_logits(network, data.images[split.test])[1].astype(np.float64)
-    return _Fold(
-        split,
-        probabilities(logits, facts["temperature"]),
-        probabilities(logits, 1.0),
-        facts["temperature"],
-        facts["threshold"],
-    )
-
-
-def _trained(
-    config: Config,
-    data: _Data,
-    split: Split,
-    number: int,
-    out: Path,
-    history: list[dict[str, Any]],
-    workers: int | None,
-    progress: Progress,
-) -> TrainingState:
-    """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
-    folder = out if config.evaluation.folds == 1 else out / f"fold-{number}"
-    patients = np.unique(data.patients, return_inverse=True)[1].astype(np.int64)
-    points, neighbors, origin = augment(
-        config,
-        np.array(data.images[split.train]),
-        data.labels[split.train],
-        patients[split.train],
-        rng=np.random.default_rng([config.seed, _SEARCH, number]),
-        workers=workers,
-        progress=progress,
-    )
-    parents = split.train[origin[len(origin) - len(neighbors.kinds) :]]
-    write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
-    seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
-    state = start(points, config.network, config.graph, config.training, seed=seed)
-    binding = {"seed": seed, "settings": config.to_toml(), "points": array_hash(points.images)}
-    checkpoints = folder / "checkpoints"
-    state = read_checkpoint(checkpoints, state, binding) or state
-    validation_labels = data.labels[split.validation]
-    validation_images = np.array(data.images[split.validation])
-
-    def on_epoch(state: TrainingState) -> None:
-        logits = embeddings_and_logits(state.network, validation_images)[1].astype(np.float64)
-        chances = probabilities(logits, 1.0)
-        own = np.clip(chances[np.arange(len(chances)), validation_labels], 1e-12, 1)
-        state.history[-1] |= {
-            "fold": number,
-            "validation_loss": float(-np.log(own).mean()),
-            "validation_auc": point_auc(_predictions(data, split.validation, chances)),
-        }
-        write_checkpoint(checkpoints, state, binding)
-        _write_history(out, history + state.history)
-
-    state = train(
-        state,
-        points,
-        config.graph,
-        config.training,
-        seed=seed,
-        on_epoch=on_epoch,
-        progress=progress,
-        stage="train" if config.evaluation.folds == 1 else f"train fold {number + 1}/{config.evaluation.folds}",
-    )
-    if state.graph is not None:
-        with atomic_path(folder / "graph.npz") as temporary:
-            save_npz(temporary, state.graph.signs)
-    return state
-
-
-def _predictions(data: _Data, part: Int[np.ndarray, "mass"], chances: Float[np.ndarray, "mass classes"]) -> Predictions:
-    return Predictions(
-        images=tuple(data.names[i] for i in part),
-        patients=tuple(data.patients[i] for i in part),
-        labels=data.labels[part],
-        probabilities=chances,
-        classes=data.classes,
-    )
-
-
-def _write_history(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write_splits(out: Path, data: _Data, splits: Sequence[Split]) -> None:
+def _write_splits(out: Path, data: Data, splits: Sequence[Split]) -> None:
     rows = []
     for fold, split in enumerate(splits):
-        for part in _PARTS:
+        for part in PARTS:
             rows += [(fold, int(index), part) for index in getattr(split, part)]
     write_table(
         out / "split.csv",
@@ -336,35 +190,22 @@ def _write_splits(out: Path, data: _Data, splits: Sequence[Split]) -> None:
     )
 
 
-def _write_embeddings(out: Path, network: SeparableNetwork, data: _Data, split: Split) -> None:
-    """Embeddings of all masses by one fold's network, for the report's map."""
-    parts = [getattr(split, part) for part in _PARTS]
-    index = np.concatenate(parts)
-    embeddings = embeddings_and_logits(network, data.images[index])[0]
-    with atomic_path(out / "embeddings.npz") as temporary:
-        np.savez_compressed(
-            temporary,
-            embeddings=embeddings,
-            index=index,
-            part=np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in parts]),
-            labels=data.labels[index],
-        )
-
-
-def _write_predictions(out: Path, data: _Data, folds: Sequence[_Fold]) -> tuple[Predictions, Float[np.ndarray, "mass"]]:
+def _write_predictions(
+    out: Path, data: Data, folds: Sequence[FoldScores]
+) -> tuple[Predictions, Float[np.ndarray, "mass"]]:
     """Write predictions.csv: each test mass once, in the order of the table it came from; return the thresholds."""
     index = np.concatenate([fold.split.test for fold in folds])
     order = np.argsort(index, kind="stable")
     chances, raw = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("probabilities", "raw"))
     number = np.repeat(np.arange(len(folds)), [len(fold.split.test) for fold in folds])[order]
     thresholds = np.array([fold.threshold for fold in folds])[number]
-    predictions = _predictions(data, index[order], chances[order])
+    predictions = predictions_of(data, index[order], chances[order])
     write_predictions(
         out / "predictions.csv",
         predictions,
         data.mass_set.masses,
         index[order],
-        raw_score=_predictions(data, index[order], raw[order]).malignancy,
+        raw_score=predictions_of(data, index[order], raw[order]).malignancy,
         threshold=thresholds,
         fold=number,
     )
@@ -373,14 +214,14 @@ def _write_predictions(out: Path, data: _Data, folds: Sequence[_Fold]) -> tuple[
 
 def _metrics(
     config: Config,
-    data: _Data,
-    folds: Sequence[_Fold],
+    data: Data,
+    folds: Sequence[FoldScores],
     predictions: Predictions,
     thresholds: Float[np.ndarray, "mass"],
 ) -> dict[str, Any]:
     """What metrics.json holds: figures of the pooled test masses, and their spread over folds."""
     test = evaluate(predictions, thresholds, config.evaluation, rng=np.random.default_rng([config.seed, _BOOTSTRAP]))
-    one_by_one = [_predictions(data, fold.split.test, fold.probabilities) for fold in folds]
+    one_by_one = [predictions_of(data, fold.split.test, fold.probabilities) for fold in folds]
     accuracies = [
         float(((each.malignancy >= fold.threshold) == (each.malignant == 1)).mean())
         for each, fold in zip(one_by_one, folds, strict=True)

@@ -1,0 +1,215 @@
+"""One fold of an experiment: augment and train on its training part, score its test part."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.sparse import save_npz
+
+from diagnet.arrays import Images, Labels
+from diagnet.atomic import atomic_path, write_text
+from diagnet.augmentation import augment, write_neighbors
+from diagnet.calibration import choose_threshold, fit_temperature, probabilities
+from diagnet.checkpoint import array_hash, read_checkpoint, read_weights, write_checkpoint, write_weights
+from diagnet.config import Config
+from diagnet.data.mass import MassSet
+from diagnet.data.splits import Split
+from diagnet.evaluation import point_auc
+from diagnet.network import SeparableNetwork
+from diagnet.predictions import Predictions
+from diagnet.progress import Progress
+from diagnet.training import TrainingState, embeddings_and_logits, start, train
+
+PARTS = ("train", "validation", "test")
+_SEARCH, _TRAINING = 1, 2  # each step draws from a stream of its own; 0 and 3 are the experiment's
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The masses of an experiment, aligned.
+
+    Attributes:
+        images: their regions, in [0, 1].
+        mass_set: the masses.
+        labels: class index of each.
+        names: image file of each.
+        patients: patient of each.
+    """
+
+    images: Images
+    mass_set: MassSet
+    labels: Labels
+    names: list[str]
+    patients: list[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the index is the label."""
+        return self.mass_set.classes
+
+
+@dataclass(frozen=True, slots=True)
+class FoldScores:
+    """What a fold's network says of its test masses.
+
+    Attributes:
+        split: the fold's parts.
+        probabilities: calibrated, of its test masses.
+        raw: the same before calibration.
+        temperature: fitted on its validation masses.
+        threshold: chosen on its validation masses.
+    """
+
+    split: Split
+    probabilities: Float[np.ndarray, "mass classes"]
+    raw: Float[np.ndarray, "mass classes"]
+    temperature: float
+    threshold: float
+
+
+def run_fold(
+    config: Config,
+    data: Data,
+    split: Split,
+    number: int,
+    out: Path,
+    history: list[dict[str, Any]],
+    workers: int | None,
+    progress: Progress,
+) -> FoldScores:
+    """Train on one split and score its test masses; a network that an interrupted run had finished is read back.
+
+    Args:
+        config: all settings.
+        data: all masses.
+        split: which of them train, validate and test.
+        number: of the fold, from 0.
+        out: the run's folder.
+        history: a line for each epoch of the folds before; this fold's are added.
+        workers: processes of the search.
+        progress: told about search and training.
+    """
+    weights = out / "model" / f"fold-{number}.safetensors"
+    if not weights.with_suffix(".json").exists():
+        state = _trained(config, data, split, number, out, history, workers, progress)
+        labels = data.labels[split.validation]
+        logits = embeddings_and_logits(state.network, data.images[split.validation])[1].astype(np.float64)
+        temperature = fit_temperature(labels, logits)
+        validation = predictions_of(data, split.validation, probabilities(logits, temperature))
+        facts: dict[str, Any] = {
+            "classes": list(data.classes),
+            "roi": config.roi.model_dump(mode="json"),
+            "temperature": temperature,
+            "threshold": choose_threshold(
+                validation.malignant, validation.malignancy, config.evaluation.operating_point
+            ),
+            "history": state.history,
+        }
+        write_weights(weights, state.network, facts)
+    network, facts = read_weights(weights)
+    history += facts["history"]
+    if number == 0:
+        _write_embeddings(out, network, data, split)
+    logits = embeddings_and_logits(network, data.images[split.test])[1].astype(np.float64)
+    return FoldScores(
+        split,
+        probabilities(logits, facts["temperature"]),
+        probabilities(logits, 1.0),
+        facts["temperature"],
+        facts["threshold"],
+    )
+
+
+def _trained(
+    config: Config,
+    data: Data,
+    split: Split,
+    number: int,
+    out: Path,
+    history: list[dict[str, Any]],
+    workers: int | None,
+    progress: Progress,
+) -> TrainingState:
+    """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
+    folder = out if config.evaluation.folds == 1 else out / f"fold-{number}"
+    patients = np.unique(data.patients, return_inverse=True)[1].astype(np.int64)
+    points, neighbors, origin = augment(
+        config,
+        np.array(data.images[split.train]),
+        data.labels[split.train],
+        patients[split.train],
+        rng=np.random.default_rng([config.seed, _SEARCH, number]),
+        workers=workers,
+        progress=progress,
+    )
+    parents = split.train[origin[len(origin) - len(neighbors.kinds) :]]
+    write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
+    seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
+    state = start(points, config.network, config.graph, config.training, seed=seed)
+    binding = {"seed": seed, "settings": config.to_toml(), "points": array_hash(points.images)}
+    checkpoints = folder / "checkpoints"
+    state = read_checkpoint(checkpoints, state, binding) or state
+    validation_labels = data.labels[split.validation]
+    validation_images = np.array(data.images[split.validation])
+
+    def on_epoch(state: TrainingState) -> None:
+        logits = embeddings_and_logits(state.network, validation_images)[1].astype(np.float64)
+        chances = probabilities(logits, 1.0)
+        own = np.clip(chances[np.arange(len(chances)), validation_labels], 1e-12, 1)
+        state.history[-1] |= {
+            "fold": number,
+            "validation_loss": float(-np.log(own).mean()),
+            "validation_auc": point_auc(predictions_of(data, split.validation, chances)),
+        }
+        write_checkpoint(checkpoints, state, binding)
+        _write_history(out, history + state.history)
+
+    state = train(
+        state,
+        points,
+        config.graph,
+        config.training,
+        seed=seed,
+        on_epoch=on_epoch,
+        progress=progress,
+        stage="train" if config.evaluation.folds == 1 else f"train fold {number + 1}/{config.evaluation.folds}",
+    )
+    if state.graph is not None:
+        with atomic_path(folder / "graph.npz") as temporary:
+            save_npz(temporary, state.graph.signs)
+    return state
+
+
+def predictions_of(
+    data: Data, part: Int[np.ndarray, "mass"], chances: Float[np.ndarray, "mass classes"]
+) -> Predictions:
+    return Predictions(
+        images=tuple(data.names[i] for i in part),
+        patients=tuple(data.patients[i] for i in part),
+        labels=data.labels[part],
+        probabilities=chances,
+        classes=data.classes,
+    )
+
+
+def _write_history(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_embeddings(out: Path, network: SeparableNetwork, data: Data, split: Split) -> None:
+    """Embeddings of all masses by one fold's network, for the report's map."""
+    parts = [getattr(split, part) for part in PARTS]
+    index = np.concatenate(parts)
+    embeddings = embeddings_and_logits(network, data.images[index])[0]
+    with atomic_path(out / "embeddings.npz") as temporary:
+        np.savez_compressed(
+            temporary,
+            embeddings=embeddings,
+            index=index,
+            part=np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in parts]),
+            labels=data.labels[index],
+        )

@@ -187,6 +187,7 @@ def _trained(
 def predictions_of(
     data: Data, part: Int[np.ndarray, "mass"], chances: Float[np.ndarray, "mass classes"]
 ) -> Predictions:
+    """Say whose masses the class probabilities `chances` belong to."""
     return Predictions(
         images=tuple(data.names[i] for i in part),
         patients=tuple(data.patients[i] for i in part),

@@ -94,6 +94,7 @@ def test_evaluate_scores_other_masses(run, manifest, tmp_path):
     assert metrics["test"]["units"]["mass"]["n"] == 60
     again = diagnet("evaluate", out, "--data", manifest, "--quiet")  # its own training data
     assert "left out: " in again.stdout
+    assert f"Results: {out / 'evaluations' / 'masses-2'}" in again.stdout  # the first one is kept
     assert metrics["notice"] == "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
     header = (Path(metrics["out"]) / "predictions.csv").read_text().splitlines()[0]
     assert header.startswith("image,patient_id,label,malignancy")

@@ -233,7 +233,7 @@ def evaluate(
 
     read_json(run / "run.json")  # says so where this is no run
     config = read_config(run / "config.toml")
-    target = out or run / "evaluations" / (data.stem or "data")
+    target = out or _unused(run / "evaluations" / (data.stem or "data"))
     with shown_progress(quiet=quiet) as progress:
         metrics = evaluate_run(
             run,
@@ -295,6 +295,14 @@ def _read(data: Path, config: "Config") -> "MassSet | Prepared":
     if data.is_dir():
         raise DataError(f"`DATA` must be a manifest or a prepared folder, got {data}. Fix: diagnet prepare --help")
     return read_manifest(data, classes=config.classes)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with the first free number behind its name: evaluating again overwrites nothing."""
+    number, found = 2, folder
+    while found.exists():
+        number, found = number + 1, folder.with_name(f"{folder.name}-{number}")
+    return found
 
 
 def _command() -> str:

@@ -19,7 +19,7 @@ from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
 from diagnet.training import TrainingSettings
 
-# `small` is what works on a laptop: each file's defaults, and the graph where it does no harm (reading 4). `paper`
+# `small` is what works on a laptop: each file's defaults, and the graph where it costs least (reading 4). `paper`
 # follows the letter where the paper speaks.
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {"graph": {"space": "embedding", "skip_relatives": True}},

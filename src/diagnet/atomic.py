@@ -49,8 +49,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         RunFolderError: `path` is not empty, or cannot be written, or the disk is full; nothing is left behind.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunFolderError(f"`--out` must be a new or an empty folder, got {path}. Fix: choose another folder.")
+    require_empty(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +75,16 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_empty(folder: Path) -> None:
+    """Check that `folder` is absent or empty, before anything long is begun.
+
+    Raises:
+        RunFolderError: it holds something, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"`--out` must be a new or an empty folder, got {folder}. Fix: choose another folder.")
 
 
 def _flush(path: Path) -> None:

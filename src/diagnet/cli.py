@@ -62,18 +62,17 @@ def demo(
     """Run the main job on a synthetic INbreast release: write it, prepare, augment, train, evaluate, report."""
     import numpy as np
 
+    from diagnet.atomic import require_empty
     from diagnet.config import read_config
     from diagnet.data.inbreast import read_inbreast
     from diagnet.data.phantom import make_inbreast_release
     from diagnet.data.prepared import describe, write_prepared
-    from diagnet.errors import RunFolderError
     from diagnet.experiment import run_experiment
     from diagnet.report import require_report
     from diagnet.terminal import shown_progress
 
     require_report()
-    if out.exists() and any(out.iterdir()):
-        raise RunFolderError(f"`--out` must be an empty or new folder, got {out} with files in it")
+    require_empty(out)
     config = read_config(None, "small", _DEMO_SETTINGS, seed)
     with shown_progress(quiet=quiet) as progress:
         rng = np.random.default_rng(config.seed)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from diagnet.atomic import require_empty
 from diagnet.checkpoint import array_hash
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import read_rois
-from diagnet.errors import DataError, RunFolderError
+from diagnet.errors import DataError
 from diagnet.evaluation import EvaluationSettings, evaluate
 from diagnet.inference import load_model
 from diagnet.predictions import Predictions
@@ -60,8 +61,7 @@ def evaluate_run(
             f"`DATA` must be cut as the run's regions were, {model.roi}, got {masses.settings}."
             " Fix: give the manifest, or prepare the data with these settings."
         )
-    if out.exists() and any(out.iterdir()):
-        raise RunFolderError(f"`--out` must be an empty or new folder, got {out} with files in it")
+    require_empty(out)
     seen = _seen_patients(run)
     kept = np.array([patient not in seen for patient in mass_set.patients], dtype=bool)
     if not kept.any():

@@ -172,7 +172,7 @@ class SeparableNetwork(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Logits, before the softmax of Eq. 5."""
-        return self._classify(self.hidden(self.pool(self.forward_features(images))))
+        return self.embed_and_classify(images)[1]
 
     def _classify(self, hidden: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
         return self.classifier(self.dropout(torch.relu(hidden)))  # type: ignore[no-any-return]  # untyped call

@@ -5,6 +5,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.errors import DataError
 from diagnet.estimators import AdversarialAugmenter, DiagNetClassifier
 from diagnet.network import NetworkSettings
 
@@ -77,3 +78,21 @@ def test_refuses_wrong_shapes(phantoms):
         clone(CLASSIFIER).fit(X, y[:40])
     with pytest.raises(ValueError, match="at least two classes"):
         clone(CLASSIFIER).fit(X, np.zeros(48, int))
+
+
+@pytest.mark.parametrize(
+    ("change", "parameters", "message"),
+    [
+        (lambda X: X[:13], {}, "at least 2 images of each class, got 1 of class"),
+        (np.ones_like, {}, "must differ within a class"),
+        (lambda X: np.where(X.mean() < X, np.nan, X), {}, "NaN"),
+        (lambda X: X, {"budget": 0}, "`budget` must be valid: input should be greater than or equal to 1, got 0"),
+        (lambda X: X, {"search_space": "space"}, "`search_space` must be valid"),
+    ],
+)
+def test_the_augmenter_says_in_one_line_what_it_cannot_use(phantoms, change, parameters, message):
+    X, y = phantoms
+    X = change(X)
+    labels = np.array([1, *np.zeros(len(X) - 1)]) if len(X) < len(y) else y
+    with pytest.raises((ValueError, DataError), match=message):
+        AdversarialAugmenter(**{"budget": 5, **parameters}).fit_resample(X, labels)

@@ -174,6 +174,14 @@ def test_copies_and_constant_images_leave_a_floor_for_rho():
     assert neighbors.keeps_rules.all()
 
 
+@pytest.mark.parametrize("search_space", ["subspace", "pixel"])
+def test_images_without_any_pattern_have_neighbors_too(search_space):
+    grey = np.ones((12, 8, 8), np.float32) * np.linspace(0.1, 0.9, 12, dtype=np.float32)[:, None, None]
+    neighbors = found(images=grey, labels=np.repeat([0, 1], 6), search_space=search_space)
+    assert neighbors.closest_pair[0] == NeighborSettings().smallest_closest_pair
+    assert neighbors.keeps_rules.all()
+
+
 def test_many_images_of_few_pixels():
     images, labels = blobs(80, size=4)
     neighbors = found(images=images, labels=labels, budget=20)
@@ -186,6 +194,8 @@ def test_refuses_what_it_cannot_search():
     images, labels = blobs()
     with pytest.raises(ValueError, match="`labels` must have one entry an image, got 29 for 30"):
         found(images=images, labels=labels[:29])
+    with pytest.raises(DataError, match="`images` must hold at least 2 images of each class, got shape"):
+        found(images=images[:0], labels=labels[:0])
     for value in (np.nan, -0.1, 1.5, np.inf):
         bad = images.copy()
         bad[3, 2, 1] = value

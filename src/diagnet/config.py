@@ -80,7 +80,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         try:
             return cls.model_validate({**given, "preset": preset})
         except ValidationError as error:
-            raise SettingsError(_one_line(error)) from error
+            raise SettingsError(one_line(error)) from error
 
     def to_toml(self) -> str:
         """Write every resolved setting as TOML."""
@@ -155,7 +155,7 @@ def _toml_line(key: str, value: Any) -> str:
     return f"{key} = {json.dumps(value)}"  # JSON's scalars and arrays are TOML's
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
     """What pydantic found first, in our words."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])

@@ -1,10 +1,11 @@
 """The method as scikit-learn and imbalanced-learn estimators, for images in memory."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ValidationError
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -17,10 +18,13 @@ from sklearn.utils.validation import (
 )
 
 from diagnet.arrays import Images
+from diagnet.config import one_line
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
 from diagnet.training import Points, TrainingSettings, embeddings_and_logits, start, train
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 _SMALLEST = 16  # images are enlarged to this height and width at least, for the network's four halvings
 
@@ -130,8 +134,11 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         neighbors = find_neighbors(
             images,
             labels.astype(np.int64),
-            NeighborSettings(
-                positive_share=self.positive_share, negative_share=self.negative_share, budget=self.budget
+            _settings(
+                NeighborSettings,
+                positive_share=self.positive_share,
+                negative_share=self.negative_share,
+                budget=self.budget,
             ),
             rng=np.random.default_rng([seed, 0]),
         )
@@ -141,13 +148,15 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             np.concatenate([np.zeros(len(labels), np.int8), neighbors.kinds]),
             np.concatenate([relatives, relatives[neighbors.parents]]),
         )
-        graph = GraphSettings(
+        graph = _settings(
+            GraphSettings,
             n_attracting=self.n_attracting,
             n_repelling=self.n_repelling,
             space="embedding",
             skip_relatives=groups is not None,
         )
-        settings = TrainingSettings(
+        settings = _settings(
+            TrainingSettings,
             epochs=self.epochs,
             batch_size=self.batch_size,
             graph_weight=self.graph_weight,
@@ -156,7 +165,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if not self.augment:
             settings = settings.model_copy(update={"flips": "none", "rotation": 0.0, "zoom": 0.0})
         shape = self.network
-        network = shape if isinstance(shape, NetworkSettings) else NetworkSettings.model_validate({"preset": shape})
+        network = shape if isinstance(shape, NetworkSettings) else _settings(NetworkSettings, preset=shape)
         network = network.model_copy(update={"n_classes": len(self.classes_)})
         state = start(points, network, graph, settings, seed=seed)
         train(state, points, graph, settings, seed=seed)
@@ -229,13 +238,12 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         found = find_neighbors(
             scale.images(X),
             labels.astype(np.int64),
-            NeighborSettings.model_validate(
-                {
-                    "positive_share": self.positive_share,
-                    "negative_share": self.negative_share,
-                    "budget": self.budget,
-                    "search_space": self.search_space,
-                }
+            _settings(
+                NeighborSettings,
+                positive_share=self.positive_share,
+                negative_share=self.negative_share,
+                budget=self.budget,
+                search_space=self.search_space,
             ),
             rng=np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1)),
         )
@@ -243,6 +251,14 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         self.parents_ = np.concatenate([np.arange(len(X)), found.parents])
         made = scale.rows(found.images).reshape(-1, *X.shape[1:]).astype(X.dtype)
         return np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
+
+
+def _settings(kind: type[Settings], **values: Any) -> Settings:
+    """Make settings of parameters; a bad one is a ValueError of one line."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(one_line(error)) from error
 
 
 def _validated(

@@ -125,7 +125,7 @@ def find_neighbors(
         The neighbors; one that could not keep its distance rules says so in its flags.
 
     Raises:
-        DataError: images outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
+        DataError: no images, or outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
         ValueError: `images` and `labels` differ in length.
     """
     _check(images, labels)
@@ -178,7 +178,9 @@ def find_neighbors(
 def _check(images: Images, labels: Labels) -> None:
     if len(images) != len(labels):
         raise ValueError(f"`labels` must have one entry an image, got {len(labels)} for {len(images)} images")
-    low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
+    if not images.size:
+        raise DataError(f"`images` must hold at least 2 images of each class, got shape {images.shape}")
+    low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # false for NaN
         raise DataError(f"`images` must be finite grey values in [0, 1], got values from {low} to {high}")
     classes, counts = np.unique(labels, return_counts=True)

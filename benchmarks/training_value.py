@@ -24,19 +24,15 @@ from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import make_folds
+from diagnet.points import Points
 from diagnet.run_folder import write_table
-from diagnet.training import Points, embeddings_and_logits, start, train
+from diagnet.scoring import embeddings_and_logits
+from diagnet.training import start, train
 
 HERE = Path(__file__).resolve().parents[1]
 FOLDS, SEEDS = 5, 3
-# Kinds of points each arm trains on, and its lambda; None is the preset's.
-ARMS = {
-    "plain": ((0,), 0.0),
-    "without": ((0,), None),
-    "positives": ((0, 1), None),
-    "negatives": ((0, -1), None),
-    "both": ((0, 1, -1), None),
-}
+# Kinds of points each arm trains on.
+ARMS = {"without": (0,), "positives": (0, 1), "negatives": (0, -1), "both": (0, 1, -1)}
 
 
 def run_job(masses, images, fold, seed, epochs):
@@ -46,18 +42,16 @@ def run_job(masses, images, fold, seed, epochs):
     own = np.sort(np.concatenate([split.train, split.validation]))
     patients = np.unique(masses.patients, return_inverse=True)[1].astype(np.int64)
     points, _, _ = augment(
-        config, images[own], masses.labels[own], patients[own], rng=np.random.default_rng([seed, fold]), workers=1
+        config, images, own, masses.labels[own], patients[own], rng=np.random.default_rng([seed, fold]), workers=1
     )
     scores = {}
-    for arm, (kinds, graph_weight) in ARMS.items():
+    for arm, kinds in ARMS.items():
         began = time.perf_counter()
         kept = np.isin(points.kinds, kinds)
-        part = Points(points.images[kept], points.labels[kept], points.kinds[kept], points.relatives[kept])
-        settings = config.training
-        if graph_weight is not None:
-            settings = settings.model_copy(update={"graph_weight": graph_weight})
-        state = start(part, config.network, config.graph, settings, seed=seed)
-        train(state, part, config.graph, settings, seed=seed)
+        labels, kinds_kept, relatives = points.labels[kept], points.kinds[kept], points.relatives[kept]
+        part = Points(points.take(np.flatnonzero(kept)), labels, kinds_kept, relatives)
+        state = start(part, config.network, config.graph, config.training, seed=seed)
+        train(state, part, config.graph, config.training, seed=seed)
         logits = embeddings_and_logits(state.network, images[split.test])[1]
         scores[arm] = logits[:, 1] - logits[:, 0]
         took = time.perf_counter() - began

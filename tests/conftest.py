@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jaxtyping import config, install_import_hook
+from PIL import Image
 
 install_import_hook("diagnet", "beartype.beartype")
 
@@ -17,6 +19,22 @@ def shared_masses() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data/cbis-ddsm is not there: the test on real masses was not run")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 60 synthetic masses of 30 patients, each an image of its own."""
+    from diagnet.data.phantom import PhantomSettings, make_masses  # after the hook
+
+    folder = tmp_path_factory.mktemp("masses")
+    images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=48))
+    rows = ["image,patient_id,laterality,view,label,x0,y0,x1,y1"]
+    for k, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray((image * 255).astype(np.uint8)).save(folder / f"{k}.png")
+        rows.append(f"{k}.png,P{k // 2},L,CC,{('benign', 'malignant')[label]},8,8,40,40")
+    path = folder / "masses.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
 
 
 @pytest.fixture

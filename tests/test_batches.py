@@ -70,3 +70,29 @@ def test_a_batch_without_edges():
     edges = Neighborhoods(SignedGraph(csr_array((4, 4), dtype=np.int8))).incident(np.array([2, 0]))
     assert len(edges.signs) == 0
     assert (edges.points == [2, 0]).all()
+
+
+def test_packed_batches_hold_each_point_once_and_keep_neighbors_together(graph):
+    neighborhoods = Neighborhoods(graph)
+    batches = neighborhoods.packed_batches(8, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [8] * 5
+    assert sorted(np.concatenate(batches)) == list(range(40))
+
+    def edges_inside(batches):
+        return sum(np.count_nonzero(dense_signs(graph)[np.ix_(batch, batch)]) for batch in batches)
+
+    shuffled = [epoch_batches(40, 8, np.random.default_rng(seed)) for seed in range(20)]
+    assert edges_inside(batches) > max(map(edges_inside, shuffled))
+    again = neighborhoods.packed_batches(8, np.random.default_rng(0))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize("batching", ["bank", "packed", "exact"])
+def test_one_epoch_uses_every_edge(graph, batching):
+    neighborhoods, rng = Neighborhoods(graph), np.random.default_rng(0)
+    batches = neighborhoods.packed_batches(7, rng) if batching == "packed" else epoch_batches(40, 7, rng)
+    used = np.zeros((40, 40), bool)
+    for batch in batches:
+        edges = neighborhoods.outgoing(batch) if batching == "exact" else neighborhoods.incident(batch)
+        used[edges.points[edges.anchors], edges.points[edges.others]] = True
+    assert (used == (dense_signs(graph) != 0)).all()

@@ -6,7 +6,8 @@ from diagnet.checkpoint import array_hash, read_checkpoint, read_weights, write_
 from diagnet.errors import RunFolderError
 from diagnet.graph import GraphSettings
 from diagnet.network import NetworkSettings, create_network
-from diagnet.training import Points, TrainingSettings, start, train
+from diagnet.points import Points
+from diagnet.training import TrainingSettings, start, train
 
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=0, n_hidden=8)
 FACTS = {"seed": 0}
@@ -41,7 +42,7 @@ def test_weights_round_trip(tmp_path):
 def test_the_last_two_checkpoints_are_kept(tmp_path, points, fresh):
     train_all_epochs(tmp_path, points, fresh)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"epoch-0000{n}.{ending}" for n in (2, 3) for ending in ("json", "safetensors")
+        f"epoch-0000{n}-step-000000.{ending}" for n in (2, 3) for ending in ("json", "safetensors")
     ]
     assert read_checkpoint(tmp_path, fresh(), FACTS).epoch == 3
 
@@ -49,7 +50,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path, points, fresh):
 @pytest.mark.parametrize("damage", ["truncate", "edit", "lose the json", "garble the json"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path, points, fresh, damage):
     train_all_epochs(tmp_path, points, fresh)
-    path = tmp_path / "epoch-00003.safetensors"
+    path = tmp_path / "epoch-00003-step-000000.safetensors"
     content = path.read_bytes()
     if damage == "truncate":
         path.write_bytes(content[: len(content) // 2])

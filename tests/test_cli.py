@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from diagnet.cli import main
-from diagnet.data.phantom import PhantomSettings, make_masses
 
 QUICK = [
     *("--set", "roi.size=32", "--set", "training.epochs=2", "--set", "neighbors.budget=10"),
@@ -48,19 +46,6 @@ def refused(done, code=1):
     assert len(lines) == 1
     assert "Traceback" not in done.stderr
     return lines[0]
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("masses")
-    images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=48))
-    rows = ["image,patient_id,laterality,view,label,x0,y0,x1,y1"]
-    for k, (image, label) in enumerate(zip(images, labels, strict=True)):
-        Image.fromarray((image * 255).astype(np.uint8)).save(folder / f"{k}.png")
-        rows.append(f"{k}.png,P{k // 2},L,CC,{('benign', 'malignant')[label]},8,8,40,40")
-    path = folder / "masses.csv"
-    path.write_text("\n".join(rows) + "\n")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +110,7 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
 
 def test_every_verb_has_help_with_an_example(in_process):
     listed = in_process("--help").stdout
-    for verb in ("demo", "prepare", "augment", "train", "evaluate", "doctor"):
+    for verb in ("demo", "prepare", "augment", "train", "evaluate", "export", "doctor"):
         assert verb in listed
         assert f"Example: diagnet {verb}" in in_process(verb, "--help").stdout
 

@@ -47,12 +47,59 @@ def test_equals_the_slow_reference(seed, n, n_attracting, n_repelling, n_classes
     assert (dense_signs(graph) == reference.phi(vectors, labels, kinds, n_attracting, n_repelling)).all()
 
 
-def test_blocks_do_not_change_the_graph(monkeypatch):
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(2, 60),
+    n_attracting=st.integers(0, 3),
+    n_repelling=st.integers(0, 5),
+    n_classes=st.integers(1, 4),
+    block=st.sampled_from([1, 5, 16, 2_048]),
+)
+def test_of_equally_near_points_the_first_is_taken(seed, n, n_attracting, n_repelling, n_classes, block):
+    rng = np.random.default_rng(seed)
+    vectors = rng.choice([-1.0, 1.0], (n, 4)) * (rng.random((n, 1)) > 0.2)  # cosines are quarters; some are zero
+    _, labels, kinds = random_points(seed, n, 1, n_classes)
+    numbers = GraphSettings(n_attracting=n_attracting, n_repelling=n_repelling)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph_module, "_BLOCK", block)
+        patch.setattr(graph_module, "_CHUNK", 10 * block)
+        signs = dense_signs(signed_graph(vectors, labels, kinds, numbers))
+    assert (signs == reference.phi(vectors, labels, kinds, n_attracting, n_repelling)).all()
+
+
+@pytest.mark.parametrize("block", [7, 64, 2_048])
+def test_near_ties_are_decided_in_float64(block, monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.standard_normal((60, 1_024)), 5, axis=0)  # fives, nearer than float32 can tell apart
+    vectors += 1e-4 * rng.standard_normal(vectors.shape)
+    order = rng.permutation(len(vectors))
+    vectors, labels = vectors[order], np.repeat([0, 1], 30 * 5)[order]
+    monkeypatch.setattr(graph_module, "_BLOCK", block)
+    signs = dense_signs(signed_graph(vectors, labels, np.zeros(300, dtype=np.int8), GraphSettings(n_repelling=0)))
+    units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32).astype(np.float64)
+    cosines = np.where(np.eye(300, dtype=bool) | (labels[:, None] != labels), -2, units @ units.T)
+    assert (signs.argmax(axis=1) == cosines.argmax(axis=1)).all()
+
+
+def test_blocks_and_the_kind_of_array_do_not_change_the_graph(monkeypatch, tmp_path):
     vectors, labels, kinds = random_points(3, 200, 8)
-    whole = dense_signs(signed_graph(vectors, labels, kinds))
-    monkeypatch.setattr(graph_module, "_BLOCK", 7)
-    monkeypatch.setattr(graph_module, "_ANCHORS", 11)
-    assert (dense_signs(signed_graph(vectors, labels, kinds)) == whole).all()
+    vectors = vectors.astype(np.float32)
+    relatives = np.random.default_rng(0).integers(0, 30, 200)
+    numbers = GraphSettings(n_attracting=2, skip_relatives=True)
+    whole = dense_signs(signed_graph(vectors, labels, kinds, numbers, relatives=relatives))
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    for block in (5, 7, 100):
+        monkeypatch.setattr(graph_module, "_BLOCK", block)
+        assert (dense_signs(signed_graph(mapped, labels, kinds, numbers, relatives=relatives)) == whole).all()
+
+
+def test_points_that_are_all_alike():
+    n = 3_000  # more than a block: a collapsed embedding must neither take for ever nor depend on blocks
+    labels = np.arange(n) % 2
+    graph = signed_graph(np.ones((n, 4), dtype=np.float32), labels, np.zeros(n, dtype=np.int8))
+    assert (graph.signs[[0, 1, 2, n - 1]].indices == [1, 2, 3, 5, 7, 0, 2, 3, 4, 6, 0, 1, 3, 5, 7, 0, 1, 2, 4, 6]).all()
 
 
 def test_laws():
@@ -88,11 +135,26 @@ def test_relatives_do_not_attract():
         signed_graph(vectors, labels, kinds, GraphSettings(skip_relatives=True))
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 30), n_patients=st.integers(1, 8))
+def test_relatives_change_nothing_but_who_attracts(seed, n, n_patients):
+    vectors, labels, kinds = random_points(seed, n, 5)
+    patients = np.random.default_rng(seed).integers(0, n_patients, n)
+    settings = GraphSettings(n_attracting=2, skip_relatives=True)
+    signs = dense_signs(signed_graph(vectors, labels, kinds, settings, relatives=patients))
+    assert ((signs < 0) == (reference.phi(vectors, labels, kinds, 2, 4) < 0)).all()
+    for i in np.flatnonzero(kinds >= 0):
+        strangers = np.flatnonzero((labels == labels[i]) & (kinds >= 0) & (patients != patients[i]))
+        nearest = sorted(strangers, key=lambda j: reference.d(vectors[i], vectors[j]))[:2]
+        assert sorted(nearest) == np.flatnonzero(signs[i] > 0).tolist()
+
+
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_refuses_what_it_cannot_connect():
     vectors, labels, kinds = random_points(0, 10, 3)
     with pytest.raises(ValueError, match="one entry a point"):
         signed_graph(vectors, labels[:9], kinds)
-    vectors[2, 1] = np.nan
-    with pytest.raises(ValueError, match="must be finite"):
-        signed_graph(vectors, labels, kinds)
+    for bad in (np.nan, np.inf, -np.inf):
+        vectors[2, 1] = bad
+        with pytest.raises(ValueError, match="must be finite"):
+            signed_graph(vectors, labels, kinds)

@@ -1,22 +1,18 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from diagnet.checkpoint import read_checkpoint, write_checkpoint
+from diagnet.errors import TrainingError
 from diagnet.graph import GraphSettings
 from diagnet.losses import signed_graph_loss
 from diagnet.network import NetworkSettings
-from diagnet.training import (
-    Points,
-    TrainingSettings,
-    augmented,
-    embeddings_and_logits,
-    resolved_precision,
-    start,
-    train,
-)
+from diagnet.points import Points
+from diagnet.scoring import embeddings_and_logits
+from diagnet.training import TrainingSettings, start, train
 
 IN_IMAGES = GraphSettings()
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8, 16), n_middle=1, n_hidden=16, dropout=0.2)
@@ -118,49 +114,147 @@ def test_readings_of_the_negative_neighbors_label(points):
     assert (points.targets("none", 2)[:44] == points.labels[:44]).all()
 
 
-def test_augmentation_keeps_the_picture_and_depends_on_the_rng_alone(points):
-    images = torch.from_numpy(points.images[:8])[:, None]
-    settings = TrainingSettings(rotation=0, zoom=0)
-    flipped = augmented(images, settings, np.random.default_rng(0))
-    for image, changed in zip(images[:, 0], flipped[:, 0], strict=True):
-        variants = [image, image.flip(0), image.flip(1), image.flip(0, 1)]
-        assert any(torch.equal(changed, variant) for variant in variants)
-    turning = TrainingSettings(rotation=180, zoom=0.2)
-    turned = augmented(images, turning, np.random.default_rng(0))
-    assert turned.shape == images.shape
-    assert turned.min() >= 0
-    assert turned.max() <= 1
-    assert torch.equal(turned, augmented(images, turning, np.random.default_rng(0)))
-    still = TrainingSettings(flips="none", rotation=0, zoom=0)
-    assert torch.equal(augmented(images, still, np.random.default_rng(0)), images)
-
-
-def test_quarter_turn_is_a_rotation(points):
-    settings = TrainingSettings(flips="none", rotation=90, zoom=0)
-
-    class QuarterTurn(np.random.Generator):
-        def uniform(self, _low, high, n):
-            return np.full(n, high)
-
-    images = torch.from_numpy(points.images[:2])[:, None]
-    turned = augmented(images, settings, QuarterTurn(np.random.PCG64(0)))
-    either = [torch.allclose(turned, images.rot90(k, (2, 3)), atol=1e-5) for k in (1, 3)]
-    assert any(either)
-
-
 def test_three_classes_train(points):
     labels = np.arange(48) % 3
     state = trained(dataclasses.replace(points, labels=labels), network=TINY.model_copy(update={"n_classes": 3}))
     assert embeddings_and_logits(state.network, points.images)[1].shape == (48, 3)
 
 
-def test_scoring_nothing_gives_nothing(points):
-    h, logits = embeddings_and_logits(trained(points, epochs=1).network, points.images[:0])
-    assert h.shape == (0, 16)
-    assert logits.shape == (0, 2)
+def test_taken_up_again_inside_an_epoch_the_weights_are_equal(points, tmp_path):
+    settings = {"epochs": 3, "batch_size": 16, "weight_averaging": 0.9, "learning_rate": 1e-3}
+    whole = trained(points, **settings)
+
+    class Stop(Exception):  # noqa: N818 -- not an error
+        pass
+
+    def stop(state):
+        if (state.epoch, state.step) == (1, 2):
+            write_checkpoint(tmp_path, state, {})
+            raise Stop("here")
+
+    full = TrainingSettings(**settings)
+    with pytest.raises(Stop, match="here"):
+        train(start(points, TINY, IN_IMAGES, full, seed=0), points, IN_IMAGES, full, seed=0, on_step=stop)
+    state = read_checkpoint(tmp_path, start(points, TINY, IN_IMAGES, full, seed=0), {})
+    assert (state.epoch, state.step) == (1, 2)
+    train(state, points, IN_IMAGES, full, seed=0)
+    assert torch.equal(weights(state), weights(whole))
+    numbers = [[{k: v for k, v in row.items() if k != "seconds"} for row in s.history] for s in (state, whole)]
+    assert numbers[0] == numbers[1]
 
 
-def test_precision_is_resolved():
-    assert resolved_precision("float32") == "float32"
-    assert resolved_precision("bfloat16") == "bfloat16"
-    assert resolved_precision("auto") in ("float32", "bfloat16")
+@pytest.mark.parametrize("batching", ["bank", "packed", "exact"])
+def test_every_batching_learns_and_sees_every_point_once_an_epoch(points, batching):
+    seen = []
+
+    class Watched(Points):
+        __slots__ = ()
+
+        def take(self, index):
+            seen.append(index)
+            return super().take(index)
+
+    parts = {field.name: getattr(points, field.name) for field in dataclasses.fields(points)}
+    watched = Watched(**parts)
+    settings = TrainingSettings(epochs=2, batch_size=16, batching=batching, graph_weight=0.3)
+    state = start(watched, TINY, IN_IMAGES, settings, seed=0)
+    seen.clear()
+    train(state, watched, IN_IMAGES, settings, seed=0)
+    if batching == "exact":  # an epoch's anchors; their neighbors come in the same pass
+        seen = [index[:16] for index in seen]
+    assert sorted(np.concatenate(seen)) == sorted([*range(48)] * 2)
+    assert state.history[-1]["signed_graph_loss"] > 0
+
+
+def test_packed_batches_need_their_graph_even_without_its_loss(points):
+    state = trained(points, graph_weight=0.0, batching="packed")
+    assert state.graph is not None
+    assert state.history[-1]["signed_graph_loss"] is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_batch(points, bad):
+    images = points.images.copy()
+    images[7, 3, 3] = bad
+    poisoned = dataclasses.replace(points, images=images)
+    settings = TrainingSettings(epochs=2, batch_size=16, rotation=0, zoom=0)
+    state = start(points, TINY, IN_IMAGES, settings, seed=0)
+    before = weights(state)
+    with pytest.raises(TrainingError, match=r"must stay finite, got nan .* in epoch 1, step \d") as caught:
+        train(state, poisoned, IN_IMAGES, settings, seed=0)
+    assert 7 in caught.value.points
+    if state.step == 0:
+        assert torch.equal(weights(state), before)
+
+
+def test_a_diverging_loss_stops(points):
+    with pytest.raises(TrainingError, match="must stay finite"):
+        trained(points, learning_rate=1e4, schedule="constant", warm_up=0, epochs=200, precision="float32")
+
+
+def test_early_stopping_keeps_the_best_epochs_weights(points):
+    losses = iter([0.9, 0.5, 0.7, 0.6, 0.8, 0.1])
+    kept = []
+    settings = TrainingSettings(epochs=6, batch_size=16, early_stopping=2)
+    state = start(points, TINY, IN_IMAGES, settings, seed=0)
+    train(
+        state,
+        points,
+        IN_IMAGES,
+        settings,
+        seed=0,
+        validate=lambda _: {"validation_loss": next(losses)},
+        on_epoch=lambda state: kept.append(weights(state)),
+    )
+    assert state.epoch == 4
+    assert torch.equal(weights(state), kept[1])
+    with pytest.raises(ValueError, match="`early_stopping` must have a validation loss"):
+        trained(points, early_stopping=2)
+
+
+def test_averaged_weights_are_scored_with(points):
+    during = []
+    state = trained(points, weight_averaging=0.5, epochs=2, on_epoch=lambda s: during.append((weights(s), s.scored())))
+    plain = trained(points, epochs=2)
+    raw, scored = during[-1]
+    assert torch.equal(raw, weights(plain))  # the average watches, it does not interfere
+    assert not torch.equal(weights(state), raw)
+    _, logits = embeddings_and_logits(scored, points.images)
+    assert np.array_equal(logits, embeddings_and_logits(state.network, points.images)[1])
+
+
+def test_a_clipped_gradient_is_another_path_only_when_it_binds(points):
+    free = weights(trained(points, epochs=1))
+    assert torch.equal(free, weights(trained(points, epochs=1, gradient_clip=1e9)))
+    assert not torch.equal(free, weights(trained(points, epochs=1, gradient_clip=1e-3)))
+
+
+def test_points_on_disk_train_as_points_in_memory(points, tmp_path):
+    shuffled = np.random.default_rng(1).permutation(60)
+    table = np.zeros((60, 16, 16), np.float32)
+    table[shuffled[:40]] = points.images[:40]
+    np.save(tmp_path / "images.npy", table)
+    on_disk = dataclasses.replace(
+        points,
+        images=np.load(tmp_path / "images.npy", mmap_mode="r"),
+        rows=shuffled[:40],
+        neighbors=points.images[40:],
+    )
+    assert on_disk.sha256() == points.sha256()
+    assert on_disk.intensity() == points.intensity()
+    assert torch.equal(weights(trained(points, epochs=2)), weights(trained(on_disk, epochs=2)))
+
+
+@pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
+def test_memory_format_is_a_setting(points, memory_format):
+    state = trained(points, epochs=1, precision="float32", memory_format=memory_format)
+    assert np.isfinite(state.history[-1]["loss"])
+
+
+def test_progress_tells_images_per_second_and_the_losses_parts(points):
+    notes = []
+    settings = TrainingSettings(epochs=3, batch_size=16)
+    state = start(points, TINY, IN_IMAGES, settings, seed=0)
+    train(state, points, IN_IMAGES, settings, seed=0, progress=lambda *step: notes.append(step))
+    assert re.fullmatch(r"\d+ images/s, J_l \d\.\d+, J_g \d\.\d+", notes[-1][3])
+    assert notes[-1][1:3] == (9, 9)

@@ -21,9 +21,9 @@ from diagnet.data.roi import flipped, read_rois
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
 from diagnet.neighbors import Neighbors, NeighborSettings, find_neighbors
+from diagnet.points import Points, read_rows
 from diagnet.progress import Progress, silent
 from diagnet.run_folder import claim, write_json, write_table
-from diagnet.training import Points
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
 _GAP = 2  # pixels between them
@@ -34,8 +34,9 @@ _SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired fr
 def augment(
     config: Config,
     images: Images,
+    rows: Int[np.ndarray, "mass"],
     labels: Labels,
-    patients: Int[np.ndarray, "image"],
+    patients: Int[np.ndarray, "mass"],
     *,
     rng: np.random.Generator,
     workers: int | None = None,
@@ -47,7 +48,8 @@ def augment(
 
     Args:
         config: settings.
-        images: training masses only.
+        images: in memory or mapped.
+        rows: which of them are the training masses.
         labels: their classes.
         patients: their patients, as numbers.
         rng: of the search.
@@ -60,13 +62,15 @@ def augment(
         The points (originals, or their four flips where flips are stored; then neighbors), the neighbors, and for
         each point the index of the training mass it comes from.
     """
-    source = np.arange(len(images))
+    source = np.arange(len(rows))
     if config.training.flips == "stored":  # reading 13, the letter
-        images = np.concatenate([flipped(images, across, down) for across in (False, True) for down in (False, True)])
-        labels, source = np.tile(labels, 4), np.tile(source, 4)
+        own = read_rows(images, rows)
+        images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
+        rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
+    wants_none = config.neighbors.positive_share == config.neighbors.negative_share == 0
     found = find_neighbors(
-        images,
-        labels,
+        images[:0] if wants_none else read_rows(images, rows),
+        labels[:0] if wants_none else labels,
         config.neighbors,
         rng=rng,
         workers=workers,
@@ -76,10 +80,12 @@ def augment(
     )
     origin = np.concatenate([source, source[found.parents]])
     points = Points(
-        np.concatenate([images, found.images]),
+        images,
         np.concatenate([labels, found.labels]),
         np.concatenate([np.zeros(len(labels), np.int8), found.kinds]),
         patients[origin],
+        rows=rows,
+        neighbors=found.images,
     )
     return points, found, origin
 
@@ -165,7 +171,7 @@ def write_augmentation(
         DataError: a class has too few masses.
     """
     if isinstance(masses, Prepared):
-        mass_set, images = masses.mass_set, np.array(masses.images)
+        mass_set, images = masses.mass_set, masses.images
     else:
         mass_set, images = masses, read_rois(masses.masses, config.roi, workers=workers, progress=progress)
     binding = {"settings": config.to_toml(), "data": array_hash(images)}
@@ -181,6 +187,7 @@ def write_augmentation(
     _, found, origin = augment(
         config,
         images,
+        np.arange(len(images)),
         mass_set.labels,
         patients,
         rng=np.random.default_rng(config.seed),

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from diagnet.graph import SignedGraph
 
-Batching = Literal["bank", "exact"]
+Batching = Literal["bank", "packed", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,26 @@ class Neighborhoods:
         self._outgoing: csr_array = graph.signs.tocsr()
         self._incoming: csr_array = graph.signs.T.tocsr()
         self.n_anchors = len(graph.anchors)
+
+    def packed_batches(self, batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Shuffle the points so that an anchor and its graph neighbors share a batch: each point once an epoch.
+
+        A point drawn at random brings those of its neighbors that no other has brought; such groups follow one
+        another, cut into batches of the sizes of `epoch_batches`.
+        """
+        n_points = self._outgoing.shape[0]
+        starts, others = self._outgoing.indptr, self._outgoing.indices
+        is_placed = np.zeros(n_points, dtype=bool)
+        order: list[int] = []
+        for point in rng.permutation(n_points).tolist():
+            if is_placed[point]:
+                continue
+            near = others[starts[point] : starts[point + 1]]
+            group = [point, *near[~is_placed[near]].tolist()]
+            is_placed[group] = True
+            order += group
+        n_batches = max(1, -(-n_points // batch_size))
+        return np.array_split(np.array(order, dtype=np.int64), n_batches)
 
     def outgoing(self, batch: Int[np.ndarray, "point"]) -> Edges:
         """Edges whose anchor is in the batch: their sum over an epoch's batches is Eq. 4."""

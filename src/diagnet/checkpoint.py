@@ -47,7 +47,7 @@ def read_weights(path: Path) -> tuple[SeparableNetwork, dict[str, Any]]:
 
 
 def write_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]) -> Path:
-    """Write a training state after its epoch; the last two are kept.
+    """Write a training state, between two steps; the last two are kept.
 
     Args:
         folder: where checkpoints live.
@@ -58,12 +58,15 @@ def write_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     tensors["bank"] = state.bank
+    for kept, weights in (("average", state.average), ("best", state.best)):
+        tensors |= {f"{kept}.{name}": value for name, value in (weights or {}).items()}
     if state.graph is not None:
         signs = state.graph.signs
         for name in ("data", "indices", "indptr"):
             tensors[f"graph.{name}"] = torch.from_numpy(getattr(signs, name).copy())
-    path = folder / f"epoch-{state.epoch:05d}.safetensors"
-    _write(path, tensors, {**facts, "epoch": state.epoch, "history": state.history})
+    path = folder / f"epoch-{state.epoch:05d}-step-{state.step:06d}.safetensors"
+    place = {"epoch": state.epoch, "step": state.step, "sums": state.sums, "history": state.history}
+    _write(path, tensors, {**facts, **place})
     for old in sorted(folder.glob("epoch-*.safetensors"))[:-_KEPT]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
@@ -96,11 +99,13 @@ def read_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]
             moments.setdefault(int(index), {})[moment] = value
         groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        state.bank = tensors["bank"]
+        state.bank = tensors["bank"].to(state.bank.device)
+        state.average, state.best = (_part(tensors, f"{kept}.") or None for kept in ("average", "best"))
         if "graph.data" in tensors:
             parts = [tensors[f"graph.{name}"].numpy() for name in ("data", "indices", "indptr")]
             state.graph = SignedGraph(csr_array(tuple(parts), shape=(len(state.bank), len(state.bank))))
-        state.epoch, state.history = found["epoch"], found["history"]
+        state.epoch, state.step, state.history = found["epoch"], found["step"], found["history"]
+        state.sums = (found["sums"][0], found["sums"][1])
         return state
     return None
 
@@ -117,7 +122,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write the tensors, then the JSON that vouches for them."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
+        temporary.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}))
     record = {"schema_version": SCHEMA_VERSION, **facts, "sha256": _file_hash(path)}
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
 

@@ -29,6 +29,15 @@ app = typer.Typer(
 )
 
 
+class Engine(StrEnum):
+    """What runs the networks of a finished run."""
+
+    auto = "auto"
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
 class Source(StrEnum):
     """What `prepare` reads."""
 
@@ -191,11 +200,12 @@ def train(
     """Split, augment, build the graph, train, evaluate and report (Fig. 1a)."""
     from diagnet.config import read_config
     from diagnet.experiment import run_experiment
+    from diagnet.processes import joined
     from diagnet.terminal import shown_progress
 
     config = read_config(config_file, preset, assignments or (), seed)
     try:
-        with shown_progress(quiet=quiet) as progress:
+        with joined() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
             run = run_experiment(
                 config,
                 _read(data, config),
@@ -205,11 +215,13 @@ def train(
                 workers=workers,
                 command=_command(),
                 progress=progress,
+                processes=processes,
             )
     except KeyboardInterrupt:
-        print("diagnet: interrupted. Fix: --resume goes on from the last whole epoch", file=sys.stderr)
+        print("diagnet: interrupted. Fix: --resume goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_run(run.folder, run.metrics, as_json)
+    if processes.is_first:
+        _print_run(run.folder, run.metrics, as_json)
 
 
 @app.command(epilog="Example: diagnet evaluate runs/first --data other/masses.csv --json")
@@ -219,6 +231,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. [default: RUN/evaluations/NAME]", show_default=False)
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(case_sensitive=False, help="What scores; auto: the fastest installed.")
+    ] = Engine.auto,
     seed: Seed = None,
     workers: Workers = None,
     quiet: Quiet = False,
@@ -239,11 +254,34 @@ def evaluate(
             _read(data, config),
             target,
             settings=config.evaluation,
+            engine=engine.value,
             seed=config.seed if seed is None else seed,
             workers=workers,
             progress=progress,
         )
     _print_run(target, metrics, as_json)
+
+
+@app.command(epilog="Example: diagnet export runs/first --onnx --out first.onnx")
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="File to write: a new .onnx file.", show_default=False)],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format there is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the run's model as one file, and beside it how well the file agrees with the run."""
+    from diagnet.export import export_onnx
+
+    if not onnx:
+        raise typer.BadParameter("must be given, got no format. Fix: add --onnx.", param_hint="--onnx")
+    report = export_onnx(run, out)
+    if as_json:
+        _print_json({"out": str(out), **report})
+        return
+    print(f"Largest difference of a probability: {report['largest_difference']:.1e}", end=" ")
+    print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {out}.parity.json)")
+    print(report["notice"])
+    print(f"Model: {out}")
 
 
 @app.command(epilog="Example: diagnet doctor")
@@ -253,23 +291,41 @@ def doctor(as_json: Json = False) -> None:
 
     from diagnet.run_folder import versions
 
-    extras = {"matplotlib": "report", "pylibjpeg": "dicom", "pyjpegls": "dicom", "python-gdcm": "dicom"}
+    extras = {
+        "matplotlib": "report",
+        "pylibjpeg": "dicom",
+        "pyjpegls": "dicom",
+        "python-gdcm": "dicom",
+        "tensorboard": "tensorboard",
+        "mlflow-skinny": "mlflow",
+        "onnx": "onnx",
+        "onnxscript": "onnx",
+        "onnxruntime": "onnx",
+        "openvino": "openvino",
+    }
     found: dict[str, str | None] = dict(versions())
     for package in extras:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    from diagnet.training import resolved_precision
+    from diagnet.device import resolve_compute
 
-    facts = {"precision": resolved_precision("auto"), "processors": os.cpu_count()}
+    compute = resolve_compute()
+    facts = {
+        "device": str(compute.device),
+        "precision": compute.precision,
+        "memory_format": compute.memory_format,
+        "processors": os.cpu_count(),
+    }
     if as_json:
         _print_json({"versions": found, **facts})
         return
     for package, installed in found.items():
         missing = f"missing. Fix: pip install 'diagnet[{extras.get(package)}]'"
         print(f"{package:<14} {installed or missing}")
-    print(f"{'training in':<14} {facts['precision']}\n{'processors':<14} {facts['processors']}")
+    for name, value in facts.items():
+        print(f"{name:<14} {value}")
 
 
 def main() -> None:

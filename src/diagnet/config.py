@@ -17,6 +17,7 @@ from diagnet.evaluation import EvaluationSettings
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
+from diagnet.tracking import TrackingSettings
 from diagnet.training import TrainingSettings
 
 # `small` is what works on a laptop: each file's defaults, and the graph where it costs least (reading 4). `paper`
@@ -54,6 +55,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     graph: GraphSettings = GraphSettings()
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
+    tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @field_validator("classes")

@@ -1,5 +1,7 @@
 """What can go wrong, told in one line."""
 
+from collections.abc import Sequence
+
 
 class DiagNetError(Exception):
     """Bad data or a bad setting; the command line prints its message as one line and exits with `exit_code`.
@@ -19,6 +21,14 @@ class SettingsError(DiagNetError):
     """A setting that does not exist or has a value out of range."""
 
 
+class TrainingError(DiagNetError):
+    """Training that cannot go on; `points` are the batch in which that was seen."""
+
+    def __init__(self, message: str, points: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.points = tuple(points)
+
+
 class RunFolderError(DiagNetError):
     """An output folder that cannot be written, already holds a run, or is not a run."""
 
@@ -27,6 +37,10 @@ class RefusedInputError(DiagNetError):
     """A single input that must not be scored, with the reason."""
 
     exit_code = 3
+
+
+class ExportError(DiagNetError):
+    """An exported model that cannot be written, or does not score as its run does."""
 
 
 class MissingExtraError(DiagNetError):

@@ -22,7 +22,9 @@ from diagnet.config import one_line
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
-from diagnet.training import Points, TrainingSettings, embeddings_and_logits, start, train
+from diagnet.points import Points
+from diagnet.scoring import embeddings_and_logits
+from diagnet.training import TrainingSettings, start, train
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

@@ -22,10 +22,10 @@ from diagnet.evaluation import across_folds, evaluate, point_auc
 from diagnet.fold import PARTS, Data, FoldScores, predictions_of, run_fold
 from diagnet.model_card import write_model_card
 from diagnet.predictions import Predictions
+from diagnet.processes import Processes
 from diagnet.progress import Progress, silent
 from diagnet.report import require_report, write_report
 from diagnet.run_folder import claim, git_revision, now, versions, write_json, write_predictions, write_table
-from diagnet.training import resolved_precision
 
 SCHEMA_VERSION = 1
 _SPLIT, _BOOTSTRAP = 0, 3  # each step draws from a stream of its own; 1 and 2 are the folds'
@@ -50,6 +50,7 @@ def run_experiment(
     workers: int | None = None,
     command: str = "",
     progress: Progress = silent,
+    processes: Processes = Processes(),  # noqa: B008 -- frozen, so sharing it is safe
 ) -> Run:
     """Run DiagNet from masses to an evaluated diagnosis (Fig. 1a) and write the run folder.
 
@@ -66,6 +67,8 @@ def run_experiment(
         workers: processes for reading images and for the search; the result does not depend on it.
         command: what the user typed, for the record.
         progress: told about each stage.
+        processes: those that train together (`diagnet.processes.joined`); each calls this with the same arguments, and
+            the first alone writes.
 
     Returns:
         The finished run.
@@ -96,14 +99,18 @@ def run_experiment(
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     binding = {"settings": config.to_toml(), "data": data_hash}
-    claim(out, binding, resume=resume)
+    if processes.is_first:
+        claim(out, binding, resume=resume)
+    compute = config.training.compute(config.network)
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
         "preset": config.preset,
         "seed": config.seed,
-        "device": "cpu",
-        "precision": resolved_precision(config.training.precision),
+        "device": str(compute.device),
+        "precision": compute.precision,
+        "memory_format": compute.memory_format,
+        "processes": processes.size,
         "command": command,
         "git_revision": git_revision(),
         "started": started,
@@ -122,18 +129,21 @@ def run_experiment(
     }
     if len(splits) > 1:
         record["counts"] = {"all folds": _counts(data, np.arange(len(data.labels)))}
-    write_json(out / "run.json", record)
-    write_text(out / "config.toml", config.to_toml())
-    _write_splits(out, data, splits)
+    if processes.is_first:
+        write_json(out / "run.json", record)
+        write_text(out / "config.toml", config.to_toml())
+        _write_splits(out, data, splits)
 
     history: list[dict[str, Any]] = []
     folds = []
     for number, split in enumerate(splits):
-        folds.append(run_fold(config, data, split, number, out, history, workers, progress))
+        folds.append(run_fold(config, data, split, number, out, history, workers, progress, processes))
 
     progress("evaluate", 0, 1)
-    predictions, thresholds = _write_predictions(out, data, folds)
+    predictions, thresholds = _predictions(out if processes.is_first else None, data, folds)
     metrics = _metrics(config, data, folds, predictions, thresholds)
+    if not processes.is_first:
+        return Run(out, metrics, predictions)
     write_json(out / "metrics.json", metrics)
     progress("evaluate", 1, 1)
     record |= {"status": "finished", "duration_s": round(time.perf_counter() - began, 1)}
@@ -190,25 +200,26 @@ def _write_splits(out: Path, data: Data, splits: Sequence[Split]) -> None:
     )
 
 
-def _write_predictions(
-    out: Path, data: Data, folds: Sequence[FoldScores]
+def _predictions(
+    out: Path | None, data: Data, folds: Sequence[FoldScores]
 ) -> tuple[Predictions, Float[np.ndarray, "mass"]]:
-    """Write predictions.csv: each test mass once, in the order of the table it came from; return the thresholds."""
+    """Each test mass once, in the order of the table it came from, and its threshold; `out` gets predictions.csv."""
     index = np.concatenate([fold.split.test for fold in folds])
     order = np.argsort(index, kind="stable")
     chances, raw = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("probabilities", "raw"))
     number = np.repeat(np.arange(len(folds)), [len(fold.split.test) for fold in folds])[order]
     thresholds = np.array([fold.threshold for fold in folds])[number]
     predictions = predictions_of(data, index[order], chances[order])
-    write_predictions(
-        out / "predictions.csv",
-        predictions,
-        data.mass_set.masses,
-        index[order],
-        raw_score=predictions_of(data, index[order], raw[order]).malignancy,
-        threshold=thresholds,
-        fold=number,
-    )
+    if out is not None:
+        write_predictions(
+            out / "predictions.csv",
+            predictions,
+            data.mass_set.masses,
+            index[order],
+            raw_score=predictions_of(data, index[order], raw[order]).malignancy,
+            threshold=thresholds,
+            fold=number,
+        )
     return predictions, thresholds
 
 

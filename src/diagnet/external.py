@@ -12,6 +12,7 @@ from diagnet.checkpoint import array_hash
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import read_rois
+from diagnet.engines import EngineChoice
 from diagnet.errors import DataError
 from diagnet.evaluation import EvaluationSettings, evaluate
 from diagnet.inference import load_model
@@ -28,6 +29,7 @@ def evaluate_run(
     out: Path,
     *,
     settings: EvaluationSettings,
+    engine: EngineChoice = "auto",
     seed: int = 0,
     workers: int | None = None,
     progress: Progress = silent,
@@ -41,6 +43,7 @@ def evaluate_run(
         masses: what to score; labels are needed for the figures.
         out: folder to write: absent or empty.
         settings: resamples and confidence.
+        engine: what runs the networks, see `load_model`.
         seed: of the bootstrap.
         workers: threads for reading images.
         progress: told about it.
@@ -49,10 +52,11 @@ def evaluate_run(
         What metrics.json holds.
 
     Raises:
+        MissingExtraError: `engine` is not installed.
         DataError: no mass is left, the classes differ, or prepared regions were cut otherwise than the run's.
         RunFolderError: `run` is no finished run, or `out` is not empty.
     """
-    model = load_model(run)
+    model = load_model(run, engine=engine)
     mass_set = masses.mass_set if isinstance(masses, Prepared) else masses
     if tuple(mass_set.classes) != model.classes:
         raise DataError(f"`classes` must be those of the run, {model.classes}, got {tuple(mass_set.classes)}")

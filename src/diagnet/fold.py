@@ -1,6 +1,7 @@
 """One fold of an experiment: augment and train on its training part, score its test part."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,19 @@ from diagnet.arrays import Images, Labels
 from diagnet.atomic import atomic_path, write_text
 from diagnet.augmentation import augment, write_neighbors
 from diagnet.calibration import choose_threshold, fit_temperature, probabilities
-from diagnet.checkpoint import array_hash, read_checkpoint, read_weights, write_checkpoint, write_weights
+from diagnet.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.splits import Split
+from diagnet.errors import TrainingError
 from diagnet.evaluation import point_auc
 from diagnet.network import SeparableNetwork
 from diagnet.predictions import Predictions
+from diagnet.processes import Processes
 from diagnet.progress import Progress
-from diagnet.training import TrainingState, embeddings_and_logits, start, train
+from diagnet.scoring import embeddings_and_logits
+from diagnet.tracking import Tracker, open_trackers
+from diagnet.training import TrainingState, start, train
 
 PARTS = ("train", "validation", "test")
 _SEARCH, _TRAINING = 1, 2  # each step draws from a stream of its own; 0 and 3 are the experiment's
@@ -80,6 +85,7 @@ def run_fold(
     history: list[dict[str, Any]],
     workers: int | None,
     progress: Progress,
+    processes: Processes,
 ) -> FoldScores:
     """Train on one split and score its test masses; a network that an interrupted run had finished is read back.
 
@@ -92,12 +98,15 @@ def run_fold(
         history: a line for each epoch of the folds before; this fold's are added.
         workers: processes of the search.
         progress: told about search and training.
+        processes: those that train together; the first writes.
     """
     weights = out / "model" / f"fold-{number}.safetensors"
-    if not weights.with_suffix(".json").exists():
-        state = _trained(config, data, split, number, out, history, workers, progress)
+    is_trained = weights.with_suffix(".json").exists()
+    processes.wait()  # all have looked before the first writes
+    if not is_trained:
+        state = _trained(config, data, split, number, out, history, workers, progress, processes)
         labels = data.labels[split.validation]
-        logits = embeddings_and_logits(state.network, data.images[split.validation])[1].astype(np.float64)
+        logits = embeddings_and_logits(state.network, data.images, rows=split.validation)[1].astype(np.float64)
         temperature = fit_temperature(labels, logits)
         validation = predictions_of(data, split.validation, probabilities(logits, temperature))
         facts: dict[str, Any] = {
@@ -109,12 +118,14 @@ def run_fold(
             ),
             "history": state.history,
         }
-        write_weights(weights, state.network, facts)
+        if processes.is_first:
+            write_weights(weights, state.network, facts)
+        processes.wait()
     network, facts = read_weights(weights)
     history += facts["history"]
-    if number == 0:
+    if number == 0 and processes.is_first:
         _write_embeddings(out, network, data, split)
-    logits = embeddings_and_logits(network, data.images[split.test])[1].astype(np.float64)
+    logits = embeddings_and_logits(network, data.images, rows=split.test)[1].astype(np.float64)
     return FoldScores(
         split,
         probabilities(logits, facts["temperature"]),
@@ -133,13 +144,15 @@ def _trained(
     history: list[dict[str, Any]],
     workers: int | None,
     progress: Progress,
+    processes: Processes,
 ) -> TrainingState:
     """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
     folder = out if config.evaluation.folds == 1 else out / f"fold-{number}"
     patients = np.unique(data.patients, return_inverse=True)[1].astype(np.int64)
     points, neighbors, origin = augment(
         config,
-        np.array(data.images[split.train]),
+        data.images,
+        split.train,
         data.labels[split.train],
         patients[split.train],
         rng=np.random.default_rng([config.seed, _SEARCH, number]),
@@ -147,38 +160,71 @@ def _trained(
         progress=progress,
     )
     parents = split.train[origin[len(origin) - len(neighbors.kinds) :]]
-    write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
+    if processes.is_first:
+        write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
     seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
     state = start(points, config.network, config.graph, config.training, seed=seed)
-    binding = {"seed": seed, "settings": config.to_toml(), "points": array_hash(points.images)}
+    points_hash = points.sha256()
+    binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
+    if not processes.agree(points_hash):
+        raise TrainingError("all processes must train on the same points, got different ones. Fix: one kind of machine")
     checkpoints = folder / "checkpoints"
     state = read_checkpoint(checkpoints, state, binding) or state
-    validation_labels = data.labels[split.validation]
-    validation_images = np.array(data.images[split.validation])
+    processes.wait()  # all have read before the first writes
+    written = time.monotonic()
+    labels = data.labels[split.validation]
 
-    def on_epoch(state: TrainingState) -> None:
-        logits = embeddings_and_logits(state.network, validation_images)[1].astype(np.float64)
+    def validate(state: TrainingState) -> dict[str, Any]:
+        logits = embeddings_and_logits(state.scored(), data.images, rows=split.validation)[1].astype(np.float64)
         chances = probabilities(logits, 1.0)
-        own = np.clip(chances[np.arange(len(chances)), validation_labels], 1e-12, 1)
-        state.history[-1] |= {
+        own = np.clip(chances[np.arange(len(chances)), labels], 1e-12, 1)
+        return {
             "fold": number,
             "validation_loss": float(-np.log(own).mean()),
             "validation_auc": point_auc(predictions_of(data, split.validation, chances)),
         }
-        write_checkpoint(checkpoints, state, binding)
-        _write_history(out, history + state.history)
 
-    state = train(
-        state,
-        points,
-        config.graph,
-        config.training,
-        seed=seed,
-        on_epoch=on_epoch,
-        progress=progress,
-        stage="train" if config.evaluation.folds == 1 else f"train fold {number + 1}/{config.evaluation.folds}",
-    )
-    if state.graph is not None:
+    def on_step(state: TrainingState) -> None:
+        nonlocal written
+        if time.monotonic() - written > 60 * config.training.checkpoint_minutes:
+            write_checkpoint(checkpoints, state, binding)
+            written = time.monotonic()
+
+    def on_epoch(state: TrainingState) -> None:
+        nonlocal written
+        write_checkpoint(checkpoints, state, binding)
+        written = time.monotonic()
+        _write_history(out, history + state.history)
+        for tracker in trackers:
+            tracker.log(state.history[-1], number)
+
+    trackers: list[Tracker] = []
+    if processes.is_first:
+        trackers = open_trackers(config.tracking, out, config.model_dump(mode="json"), first_epoch=state.epoch)
+    try:
+        state = train(
+            state,
+            points,
+            config.graph,
+            config.training,
+            seed=seed,
+            validate=validate,
+            on_epoch=on_epoch if processes.is_first else None,
+            on_step=on_step if processes.is_first else None,
+            progress=progress,
+            stage="train" if config.evaluation.folds == 1 else f"train fold {number + 1}/{config.evaluation.folds}",
+            processes=processes,
+        )
+    except TrainingError as error:
+        masses = sorted(set(split.train[origin[list(error.points)]].tolist()))
+        raise TrainingError(
+            f"{error}, in a batch of the masses {', '.join(map(str, masses))} (index in split.csv). "
+            f"The last whole checkpoint is in {checkpoints}. Fix: a lower training.learning_rate in a new run"
+        ) from error
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    if state.graph is not None and processes.is_first:
         with atomic_path(folder / "graph.npz") as temporary:
             save_npz(temporary, state.graph.signs)
     return state
@@ -205,7 +251,7 @@ def _write_embeddings(out: Path, network: SeparableNetwork, data: Data, split: S
     """Embeddings of all masses by one fold's network, for the report's map."""
     parts = [getattr(split, part) for part in PARTS]
     index = np.concatenate(parts)
-    embeddings = embeddings_and_logits(network, data.images[index])[0]
+    embeddings = embeddings_and_logits(network, data.images, rows=index)[0]
     with atomic_path(out / "embeddings.npz") as temporary:
         np.savez_compressed(
             temporary,

@@ -1,20 +1,23 @@
 """Signed nearest-neighbor graph over originals and their adversarial neighbors (Sec. 3.2, Eq. 3)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, pairwise, product
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float32, Int, Int8
-from numpy.typing import NDArray
+from jaxtyping import Float32, Int, Int8
 from pydantic import BaseModel, Field
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from diagnet.arrays import Kinds, Labels, Vectors
 
-_BLOCK = 16_384  # columns compared at once: a block of anchors x columns stays near 128 MB
-_ANCHORS = 2_048
+_BLOCK = 2_048  # points of either side of a block of products: 16 MB
+_CHUNK = 4_000_000  # numbers of `vectors` made float64 at once: 32 MB
+_GROUPS = 8  # similarities of which a first look takes only the largest
+_SPARE = 4  # candidates kept beyond those asked for, because float32 may order near ties wrongly
+_ROUNDING = 1e-5  # well above the error of a float32 cosine: what is closer is decided in float64
+_NONE = -2.0  # below every cosine: there is no such point
 
 
 class GraphSettings(BaseModel, frozen=True, extra="forbid"):
@@ -72,7 +75,9 @@ def signed_graph(
     phi_ij = +1 for x_j among the n+ nearest of {X_c, X_c+}, -1 for x_j among the n- nearest of
     {X_-c, X_c-}, c the class of x_i, by cosine distance. Anchors are originals and positive neighbors: a negative
     neighbor as an anchor would be drawn to and pushed from the same points (reading 5). A point is never its
-    own neighbor. The search is exact, in blocks: the N x N matrix is never made.
+    own neighbor; of equally near points the first is taken. The search is exact: what float32 cannot tell apart is
+    decided in float64 (among the nearest few: of many copies of a point any may be taken). It goes in blocks, so that
+    the N x N matrix is never made, and multiplies each pair of points once.
 
     Args:
         vectors: one row a point; only directions matter.
@@ -94,65 +99,153 @@ def signed_graph(
         )
     if settings.skip_relatives and relatives is None:
         raise ValueError("`relatives` must be given when `skip_relatives` is on, got None")
-    if not np.isfinite(vectors).all():
-        raise ValueError("`vectors` must be finite, got NaN or infinity")
-    units = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-    norms = torch.linalg.vector_norm(units, dim=1, keepdim=True)
-    units = units / torch.where(norms > 0, norms, 1.0)
+    # Each class in a row, negative neighbors last: all pairs of two such parts then have one sign.
+    classes, part = np.unique(labels, return_inverse=True)
+    part = np.where(kinds >= 0, part, len(classes))
+    order, n_anchors = np.argsort(part, kind="stable"), int((kinds >= 0).sum())
+    borders = [*np.unique(part[order], return_index=True)[1].tolist(), n_points]
+    parts = [slice(*ends) for ends in pairwise(borders)]
+    units = _unit_vectors(vectors, order)
 
-    rows, columns, signs = [], [], []
-    for label in np.unique(labels):
-        own = (labels == label) & (kinds >= 0)  # {X_c, X_c+}: the anchors, and what attracts them
-        members, others = np.flatnonzero(own), np.flatnonzero(~own)  # the rest is {X_-c, X_c-} (Eq. 3)
-        groups = relatives if settings.skip_relatives and relatives is not None else np.arange(n_points)
-        for pool, n_edges, sign, excluded in (
-            (members, settings.n_attracting, 1, groups),
-            (others, settings.n_repelling, -1, None),
-        ):
-            found, valid = _nearest(units, members, pool, n_edges, excluded)
-            rows.append(np.repeat(members, found.shape[1])[valid.ravel()])
-            columns.append(found.ravel()[valid.ravel()])
-            signs.append(np.full(int(valid.sum()), sign, dtype=np.int8))
-    matrix = csr_array(
-        (np.concatenate(signs), (np.concatenate(rows), np.concatenate(columns))), shape=(n_points, n_points)
-    )
+    attracting, repelling = (_Nearest(n_anchors, n) for n in (settings.n_attracting, settings.n_repelling))
+    for this, other in combinations_with_replacement(parts, 2):
+        if this.start >= n_anchors:
+            continue  # negative neighbors are no anchors
+        if this is other and settings.n_attracting > 0:  # {X_c, X_c+} (Eq. 3)
+            groups = relatives[order[this]] if settings.skip_relatives and relatives is not None else None
+            attracting.merge(this, _search_own(units[this], settings.n_attracting, groups), order[this])
+        if this is not other and settings.n_repelling > 0:  # {X_-c, X_c-}
+            found, found_back = _search_both(units[this], units[other], settings.n_repelling)
+            repelling.merge(this, found, order[other])
+            if other.start < n_anchors:
+                repelling.merge(other, found_back, order[this])
+
+    drawn, pushed = attracting.edges(units, order), repelling.edges(units, order)
+    signs = np.repeat(np.array([1, -1], dtype=np.int8), [drawn.shape[1], pushed.shape[1]])
+    matrix = csr_array((signs, np.concatenate([drawn, pushed], axis=1)), shape=(n_points, n_points))
     matrix.sort_indices()
     return SignedGraph(matrix)
 
 
-def _nearest(
-    units: Float32[Tensor, "point feature"],
-    anchors: NDArray[np.int64],
-    pool: NDArray[np.int64],
-    n_nearest: int,
-    groups: Int[np.ndarray, "point"] | None,
-) -> tuple[Int[np.ndarray, "anchor k"], Bool[np.ndarray, "anchor k"]]:
-    """Indices of each anchor's nearest points of `pool`, outside its own group, and which of them exist."""
-    k = min(n_nearest, len(pool))
-    indices = np.zeros((len(anchors), k), dtype=np.int64)
-    valid = np.zeros((len(anchors), k), dtype=bool)
-    if k == 0:
-        return indices, valid
-    group_of = None if groups is None else torch.from_numpy(np.ascontiguousarray(groups))
-    for start in range(0, len(anchors), _ANCHORS):
-        rows = torch.from_numpy(anchors[start : start + _ANCHORS])
-        queries = units[rows]
-        best = torch.full((len(rows), 0), -torch.inf)
-        best_at = torch.zeros((len(rows), 0), dtype=torch.int64)
-        for left in range(0, len(pool), _BLOCK):
-            block = torch.from_numpy(pool[left : left + _BLOCK])
-            similarity = queries @ units[block].T
-            if group_of is not None:
-                similarity.masked_fill_(group_of[rows][:, None] == group_of[block][None, :], -torch.inf)
-            top = similarity.topk(min(k, len(block)), dim=1)
-            best = torch.cat([best, top.values], dim=1)
-            best_at = torch.cat([best_at, block[top.indices]], dim=1)
-            keep = best.topk(min(k, best.shape[1]), dim=1)
-            best, best_at = keep.values, best_at.gather(1, keep.indices)
-        stop = start + len(rows)
-        indices[start:stop] = best_at.numpy()
-        valid[start:stop] = torch.isfinite(best).numpy()
-    return indices, valid
+class _Nearest:
+    """The points found nearest to each anchor so far, nearest first, and of equally near ones the first."""
+
+    def __init__(self, n_anchors: int, n_nearest: int) -> None:
+        self._n_nearest, self._n_kept = n_nearest, n_nearest + _SPARE
+        self._similarity = np.full((n_anchors, self._n_kept), _NONE, dtype=np.float32)
+        self._points = np.full((n_anchors, self._n_kept), -1, dtype=np.int64)
+
+    def offer(
+        self, anchors: slice, points: slice, similarity: Float32[np.ndarray, "row column"], *, by_row: bool
+    ) -> None:
+        """Take in a block of products, an anchor a row or a column; each must be offered its points in their order."""
+        kept, kept_points = self._similarity[anchors], self._points[anchors]
+        floor = kept[:, -1]
+        if floor.min() == _NONE:  # else all of the first block would pass
+            floor = np.maximum(floor, _reached(similarity if by_row else similarity.T, self._n_kept))
+        # One look at every product; few pass, and only those cost more.
+        above = np.flatnonzero(similarity > (floor[:, None] if by_row else floor))
+        row, column = np.divmod(above, similarity.shape[1])
+        anchor, point = (row, column) if by_row else (column, row)
+
+        changed = np.flatnonzero(np.bincount(anchor, minlength=len(kept)))
+        value = np.concatenate([kept[changed].ravel(), similarity[row, column]])
+        point = np.concatenate([kept_points[changed].ravel(), point + points.start])
+        anchor = np.concatenate([np.repeat(changed, self._n_kept), anchor])
+        # By anchor, then the nearest, then the first: one stable sort, as a quarter of a cosine never reaches 1 / 2.
+        ranked = np.argsort(anchor - value.astype(np.float64) / 4, kind="stable")
+        count = np.bincount(anchor)[changed]
+        best = ranked[(count.cumsum() - count)[:, None] + np.arange(self._n_kept)]
+        kept[changed], kept_points[changed] = value[best], point[best]
+
+    def merge(self, anchors: slice, found: "_Nearest", names: Int[np.ndarray, "point"]) -> None:
+        """Take in what was found for some anchors in another part, whose point i is called `names[i]`."""
+        similarity = np.concatenate([self._similarity[anchors], found._similarity], axis=1)
+        renamed = np.where(found._points < 0, -1, names[found._points])
+        points = np.concatenate([self._points[anchors], renamed], axis=1)
+        ranked = np.lexsort((points, -similarity))[:, : self._n_kept]
+        self._similarity[anchors] = np.take_along_axis(similarity, ranked, axis=1)
+        self._points[anchors] = np.take_along_axis(points, ranked, axis=1)
+
+    def edges(
+        self, units: Float32[np.ndarray, "point feature"], order: Int[np.ndarray, "point"]
+    ) -> Int[np.ndarray, "2 edge"]:
+        """Anchors and their nearest points, near ties decided in float64; row i of `units` is point `order[i]`."""
+        k, place = self._n_nearest, np.argsort(order)
+        close = self._similarity[:, k - 1] - self._similarity[:, k] < _ROUNDING
+        unsure = np.flatnonzero(close & (self._points[:, k] >= 0)) if k > 0 else place[:0]
+        for chunk in _chunks(len(unsure), self._n_kept * units.shape[1]):
+            anchors = unsure[chunk]
+            points = self._points[anchors]
+            products = units[place[points]].astype(np.float64)
+            products *= units[anchors, None]
+            similarity = np.where(points < 0, _NONE, products.sum(axis=2))
+            self._points[anchors] = np.take_along_axis(points, np.lexsort((points, -similarity)), axis=1)
+        anchor, rank = np.nonzero(self._points[:, :k] >= 0)
+        return np.stack([order[anchor], self._points[anchor, rank]])
+
+
+def _search_own(
+    units: Float32[np.ndarray, "point feature"], n_nearest: int, groups: Int[np.ndarray, "point"] | None
+) -> _Nearest:
+    """The nearest other points of each point, none of its own group."""
+    found = _Nearest(len(units), n_nearest)
+    blocks = _blocks(len(units))
+    for rows, columns in combinations_with_replacement(blocks, 2):
+        similarity = units[rows] @ units[columns].T
+        if groups is not None:
+            similarity[groups[rows, None] == groups[columns]] = -np.inf
+        if rows is columns:
+            np.fill_diagonal(similarity, -np.inf)
+        else:
+            found.offer(columns, rows, similarity, by_row=False)
+        found.offer(rows, columns, similarity, by_row=True)
+    return found
+
+
+def _search_both(
+    these: Float32[np.ndarray, "point feature"], others: Float32[np.ndarray, "other feature"], n_nearest: int
+) -> tuple[_Nearest, _Nearest]:
+    """The nearest of `others` for each of `these`, and the nearest of `these` for each of `others`."""
+    found, found_back = _Nearest(len(these), n_nearest), _Nearest(len(others), n_nearest)
+    for rows, columns in product(_blocks(len(these)), _blocks(len(others))):
+        similarity = these[rows] @ others[columns].T
+        found.offer(rows, columns, similarity, by_row=True)
+        found_back.offer(columns, rows, similarity, by_row=False)
+    return found, found_back
+
+
+def _reached(similarity: Float32[np.ndarray, "anchor point"], n: int) -> Float32[np.ndarray, "anchor"]:
+    """A number that the similarity of at least n points exceeds: just below the n-th largest of maxima."""
+    width = similarity.shape[1] // _GROUPS
+    if width < n:
+        return np.full(len(similarity), _NONE, dtype=np.float32)
+    maxima = similarity[:, : width * _GROUPS].reshape(len(similarity), _GROUPS, width).max(axis=1)
+    best = np.partition(np.ascontiguousarray(maxima), -n, axis=1)[:, -n]
+    return np.nextafter(best, np.float32(_NONE))
+
+
+def _unit_vectors(vectors: Vectors, order: Int[np.ndarray, "point"]) -> Float32[np.ndarray, "point feature"]:
+    """Vectors of length 1 (or 0) in the given order, the one copy of the data that is made."""
+    units = np.empty(vectors.shape, dtype=np.float32)
+    for chunk in _chunks(*vectors.shape):
+        some = vectors[order[chunk]].astype(np.float64)
+        norms = np.sqrt(np.einsum("ij,ij->i", some, some))
+        if not np.isfinite(norms).all():
+            raise ValueError("`vectors` must be finite, got NaN or infinity")
+        np.divide(some, np.where(norms > 0, norms, 1.0)[:, None], out=units[chunk], casting="same_kind")
+    return units
+
+
+def _chunks(n_rows: int, row_size: int) -> Iterator[slice]:
+    """Slices of rows that hold about _CHUNK numbers each."""
+    step = max(1, _CHUNK // max(1, row_size))
+    return (slice(left, min(left + step, n_rows)) for left in range(0, n_rows, step))
+
+
+def _blocks(n_points: int) -> list[slice]:
+    """Slices of at most _BLOCK points."""
+    return [slice(left, min(left + _BLOCK, n_points)) for left in range(0, n_points, _BLOCK)]
 
 
 def dense_signs(graph: SignedGraph) -> Int8[np.ndarray, "point point"]:

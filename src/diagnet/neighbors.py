@@ -128,6 +128,8 @@ def find_neighbors(
         DataError: no images, or outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
         ValueError: `images` and `labels` differ in length.
     """
+    if not (settings.positive_share or settings.negative_share):
+        return _none(images.shape[1:])
     _check(images, labels)
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
     root = np.random.SeedSequence(int(rng.integers(2**63)))
@@ -173,6 +175,13 @@ def find_neighbors(
         negative_reach=holds[2],
         closest_pair={task.label: task.closest_pair for task in tasks},
     )
+
+
+def _none(shape: tuple[int, ...]) -> Neighbors:
+    """No neighbors, of images of a shape."""
+    whole, real, truth = np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool)
+    images, kinds = np.zeros((0, *shape), np.float32), np.zeros(0, np.int8)
+    return Neighbors(images, whole, kinds, whole, real, real, real, truth, truth, truth, {})
 
 
 def _check(images: Images, labels: Labels) -> None:

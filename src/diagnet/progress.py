@@ -1,14 +1,20 @@
 """How long work tells where it is: one callable, given by whoever wants to show it."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
-
-Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all)
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 
 
-def silent(stage: str, done: int, total: int) -> None:
+@runtime_checkable
+class Progress(Protocol):
+    """Told after each step of long work."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
+        """Take the stage, its steps done and in all, and what else is worth a glance (images per second, losses)."""
+
+
+def silent(_stage: str, _done: int, _total: int, _note: str = "", /) -> None:
     """Show nothing: the default everywhere in the library."""
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,8 +52,30 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
             f"`--out` must be a new folder, got an unfinished run in {folder}. Fix: add --resume to go on."
         )
     for name, value in binding.items():
-        if status.get("binding", {}).get(name) != value:
-            raise RunFolderError(f"`--resume` must keep the {name} the run began with, got others in {folder}")
+        before = status.get("binding", {}).get(name)
+        if before != value:
+            changed = _changed_settings(before, value) if name == "settings" else ""
+            raise RunFolderError(
+                f"`--resume` must keep the {name} the run in {folder} began with, got other {name}{changed}"
+            )
+
+
+def _changed_settings(before: Any, after: str) -> str:
+    """Name what differs between two settings in TOML: `: training.epochs 60, now 30`."""
+    try:
+        old, new = tomllib.loads(before), tomllib.loads(after)
+    except (TypeError, tomllib.TOMLDecodeError):
+        return ""
+    flat_old, flat_new = (
+        {
+            f"{section}.{name}".rstrip("."): value
+            for section, values in settings.items()
+            for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+        }
+        for settings in (old, new)
+    )
+    names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
+    return ": " + "; ".join(f"{name} {flat_old.get(name)}, now {flat_new.get(name)}" for name in names)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -42,14 +42,15 @@ def _bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def show(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
 
         yield show
 
@@ -62,7 +63,7 @@ class _Lines:
         self._began = self._last = 0.0
         self._first = 0
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._began, self._first = stage, now, done
@@ -73,4 +74,6 @@ class _Lines:
         if self._first < done < total:
             left = (now - self._began) / (done - self._first) * (total - done)
             line += f", {left:.0f} s left"
+        if note:
+            line += f", {note}"
         print(line, file=sys.stderr, flush=True)

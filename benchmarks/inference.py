@@ -1,0 +1,141 @@
+"""Milliseconds for each region of interest scored by a finished model, against what a user would otherwise have.
+
+    python benchmarks/inference.py --json                    # on an idle machine: other work changes the ratios
+    python benchmarks/inference.py --json --quick            # seven minutes on two busy cores: for a look only
+
+`default` is `load_model`'s own choice, from images in memory to calibrated probabilities. Its peers: the networks as
+they are in PyTorch (`eager`), and the file of `diagnet export` in ONNX Runtime and in OpenVINO, in float32. OpenVINO
+left to itself computes in bfloat16 where the processor can; it is `openvino_own_precision`, and counted apart.
+All take turns in one process with two threads; figures are medians and ratios of medians.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+from torch import nn
+
+from diagnet.config import Config
+from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.engines import make_engine, onnx_model, resolve_engine
+from diagnet.export import CalibratedScores
+from diagnet.inference import Model
+from diagnet.network import create_network
+
+N_THREADS = 2
+PEERS = ("eager", "onnxruntime", "openvino")
+OWN_PRECISION = "openvino_own_precision"
+ROUNDS = {("small", 1): 200, ("small", 32): 40, ("paper", 1): 20, ("paper", 32): 3}
+
+
+def make_model(preset):
+    """A model of one network as after training: norms have statistics of their own."""
+    config = Config.from_preset(preset)
+    torch.manual_seed(0)
+    network = create_network(config.network).eval()
+    network.intensity = torch.tensor([0.4, 0.2])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    networks = (network,)
+    return Model(networks, (1.5,), 0.5, config.classes, config.roi, resolve_engine("auto", networks))
+
+
+def in_openvino(graph, **settings):
+    """Run an exported model in OpenVINO, with its settings for short answers."""
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": N_THREADS, **settings}
+    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda images: request.infer([images[:, None]])[0]
+
+
+def make_engines(model):
+    """What is compared: from (n, size, size) images to probabilities."""
+    eager = CalibratedScores(model)
+    graph = onnx_model(CalibratedScores(model), model.roi.size, "probabilities").SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = N_THREADS
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    folded = make_engine("torch", model.networks, model.roi.size)
+
+    def in_eager(images):
+        with torch.inference_mode():
+            return eager(torch.from_numpy(images)[:, None]).numpy()
+
+    return {
+        "default": model.probabilities,
+        "eager": in_eager,
+        "onnxruntime": lambda images: session.run(None, {"images": images[:, None]})[0],
+        "openvino": in_openvino(graph, INFERENCE_PRECISION_HINT="f32"),
+        OWN_PRECISION: in_openvino(graph),
+        "torch": lambda images: folded(images[:, None]),
+    }
+
+
+def rounds_of(engines, images, n_rounds):
+    """Milliseconds for each image, (round, engine), after one round to warm up; every round has its own order.
+
+    A single image is scored twice and timed the second time: otherwise what the engine before it left of the
+    processor's caches is timed too.
+    """
+    rng = np.random.default_rng(0)
+    times = np.empty((n_rounds + 1, len(engines)))
+    runs = list(engines.values())
+    for row in times:
+        for k in rng.permutation(len(runs)):
+            for _ in range(2 if len(images) == 1 else 1):
+                began = time.perf_counter()
+                runs[k](images)
+                row[k] = time.perf_counter() - began
+    return times[1:] / len(images) * 1e3
+
+
+def figures(quick: bool) -> dict:
+    """Every figure by preset and batch: inference_ms by engine, and `default` over the best of its peers."""
+    torch.set_num_threads(N_THREADS)
+    result = {"inference_engine": {}}
+    for name in ("ms", "of_best", "of_best_quiet", "of_best_own_precision"):
+        result[f"inference_{name}"] = {"small": {}, "paper": {}}
+    for (preset, batch), n_rounds in ROUNDS.items():
+        model = make_model(preset)
+        engines = make_engines(model)
+        size = model.roi.size
+        images = make_masses(batch, rng=np.random.default_rng(1), settings=PhantomSettings(size=size))[0]
+        times = rounds_of(engines, images, max(2, n_rounds // 5) if quick else n_rounds)
+        medians = dict(zip(engines, np.median(times, axis=0).tolist(), strict=True))
+        # The rounds least disturbed by other work on the machine.
+        quiet = dict(zip(engines, np.quantile(times, 0.1, axis=0).tolist(), strict=True))
+        found = {
+            "ms": medians,
+            "of_best": medians["default"] / min(medians[peer] for peer in PEERS),
+            "of_best_quiet": quiet["default"] / min(quiet[peer] for peer in PEERS),
+            "of_best_own_precision": medians["default"] / min(medians[peer] for peer in (*PEERS, OWN_PRECISION)),
+        }
+        for name, value in found.items():
+            result[f"inference_{name}"][preset][str(batch)] = value
+        result["inference_engine"][preset] = model.engine
+    result["inference_own_precision"] = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    arguments = parser.parse_args()
+    found = {"quick": arguments.quick, **figures(arguments.quick)}
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for name, value in found.items():
+            print(f"{name:40} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What moves the weights beside the loss: learning-rate schedule, clipping's optimizer, average of the weights."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+def make_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over all weights."""
+    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True)
+
+
+def rate_factor(schedule: Schedule, warm_up: float, step: int, n_steps: int) -> float:
+    """Share of the top learning rate at a step: a linear warm-up, then the schedule's way to zero (or none).
+
+    Args:
+        schedule: after the warm-up: half a cosine, a line, or the top rate all along.
+        warm_up: share of all steps spent warming up.
+        step: from 0.
+        n_steps: in the whole training.
+    """
+    warming = int(warm_up * n_steps)
+    if step < warming:
+        return (step + 1) / warming
+    done = (step - warming) / max(1, n_steps - warming)
+    if schedule == "cosine":
+        return float(0.5 * (1 + np.cos(np.pi * done)))
+    return 1.0 - done if schedule == "linear" else 1.0
+
+
+def update_average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Move an exponential moving average of the weights and batch statistics towards the network's."""
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)

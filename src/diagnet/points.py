@@ -1,0 +1,95 @@
+"""The set a network is trained on: originals, in memory or on disk, and their adversarial neighbors."""
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int
+from numpy.typing import NDArray
+
+from diagnet.arrays import Images, Kinds, Labels
+
+_BLOCK = 1_024  # images read at once where all are needed
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What is trained on: originals, then their adversarial neighbors.
+
+    Attributes:
+        images: (n, H, W) in [0, 1] of the points; with `rows`, a larger array (a memory map, say) that originals are
+            read from when they are needed.
+        labels: class of each point; a negative neighbor's is the class it was made from.
+        kinds: 0 original, +1 positive neighbor, -1 negative neighbor; originals come first where `rows` is given.
+        relatives: patient of each point as a number, for `graph.skip_relatives`.
+        rows: where each original lies in `images`; None: `images` holds every point in order.
+        neighbors: images of the points after the originals; read where `rows` is given.
+    """
+
+    images: Float32[np.ndarray, "source height width"]
+    labels: Labels
+    kinds: Kinds
+    relatives: Int[np.ndarray, "point"]
+    rows: Int[np.ndarray, "original"] | None = None
+    neighbors: Float32[np.ndarray, "neighbor height width"] | None = None
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def take(self, points: Int[np.ndarray, "point"]) -> Float32[np.ndarray, "point h w"]:
+        """Images of some points, read now where they are on disk."""
+        if self.rows is None:
+            return np.asarray(self.images[points], dtype=np.float32)
+        found = np.empty((len(points), *self.image_shape), dtype=np.float32)
+        original = points < len(self.rows)
+        found[original] = read_rows(self.images, self.rows[points[original]])
+        if self.neighbors is not None and not original.all():
+            found[~original] = self.neighbors[points[~original] - len(self.rows)]
+        return found
+
+    def targets(self, negative_label: str, n_classes: int) -> Labels:
+        """Labels for Eq. 5, -1 for points that are left out of it (reading 7)."""
+        if negative_label == "own":
+            return self.labels
+        replaced = (self.labels + 1) % n_classes if negative_label == "other" else np.full_like(self.labels, -1)
+        return np.where(self.kinds < 0, replaced, self.labels)
+
+    def intensity(self) -> tuple[float, float]:
+        """Mean and standard deviation of the originals' grey values."""
+        n_values, total, squares = 0, 0.0, 0.0
+        for block in self._blocks(np.flatnonzero(self.kinds == 0)):
+            n_values += block.size
+            total += float(block.sum(dtype=np.float64))
+            squares += float(np.square(block, dtype=np.float64).sum())
+        mean = total / n_values
+        return mean, max(squares / n_values - mean**2, 0.0) ** 0.5
+
+    def sha256(self) -> str:
+        """Hash of everything in the set, to tell one from another."""
+        digest = hashlib.sha256()
+        for part in (self.labels, self.kinds, self.relatives):
+            digest.update(np.ascontiguousarray(part).data)
+        for block in self._blocks(np.arange(len(self))):
+            digest.update(block.data)
+        return digest.hexdigest()
+
+    def _blocks(self, points: NDArray[np.int64]) -> Iterator[Float32[np.ndarray, "point h w"]]:
+        for left in range(0, len(points), _BLOCK):
+            yield np.ascontiguousarray(self.take(points[left : left + _BLOCK]))
+
+
+def read_rows(images: Images, rows: Int[np.ndarray, "row"]) -> Float32[np.ndarray, "row height width"]:
+    """Copy rows of an array; a memory map gives back the memory it took to read them."""
+    found = np.array(images[rows], dtype=np.float32)
+    mapping = getattr(images, "_mmap", None)
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+    return found

@@ -94,8 +94,12 @@ def read_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]
                 raise RunFolderError(f"`--resume` must go on with the same {key}, got another one than {path.parent}")
         state.network.load_state_dict(_part(tensors, "network."))
         moments: dict[int, dict[str, Tensor]] = {}
+        weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
         for name, value in _part(tensors, "optimizer.").items():
             index, _, moment = name.partition(".")
+            weight = weights[int(index)]
+            if value.shape == weight.shape:  # laid out in memory as its weight: the fused optimizer walks both at once
+                value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
             moments.setdefault(int(index), {})[moment] = value
         groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict({"state": moments, "param_groups": groups})

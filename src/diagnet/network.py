@@ -67,7 +67,7 @@ class DownBlock(nn.Module):
             *leading,
             SeparableConv(n_in, n_out),
             nn.BatchNorm2d(n_out),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             SeparableConv(n_out, n_out),
             nn.BatchNorm2d(n_out),
             nn.MaxPool2d(3, stride=2, padding=1),
@@ -88,7 +88,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            *(layer for _ in range(3) for layer in (nn.ReLU(), SeparableConv(width, width), nn.BatchNorm2d(width)))
+            *(
+                layer
+                for k in range(3)  # the first rectifies a copy: the input is added at the end
+                for layer in (nn.ReLU(inplace=k > 0), SeparableConv(width, width), nn.BatchNorm2d(width))
+            )
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -111,10 +115,10 @@ class SeparableNetwork(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(1, first, 3, padding=1, bias=False),
             nn.BatchNorm2d(first),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(first, second, 3, padding=1, bias=False),
             nn.BatchNorm2d(second),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         widths = (second, *settings.widths)
         self.blocks = nn.Sequential(

@@ -11,7 +11,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 def make_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW over all weights."""
-    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True)
+    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def rate_factor(schedule: Schedule, warm_up: float, step: int, n_steps: int) -> float:

@@ -29,7 +29,7 @@ from diagnet.network import create_network
 N_THREADS = 2
 PEERS = ("eager", "onnxruntime", "openvino")
 OWN_PRECISION = "openvino_own_precision"
-ROUNDS = {("small", 1): 200, ("small", 32): 40, ("paper", 1): 20, ("paper", 32): 3}
+ROUNDS = {("small", 1): 200, ("small", 32): 40, ("paper", 1): 12, ("paper", 32): 3}
 
 
 def make_model(preset):

@@ -36,7 +36,8 @@ from diagnet.network import NetworkSettings, create_network
 from diagnet.points import Points
 from diagnet.run_folder import write_table
 from diagnet.scoring import embeddings_and_logits
-from diagnet.training import start, train
+from diagnet.training import train
+from diagnet.training_state import start
 
 HERE = Path(__file__).resolve().parents[1]
 BATCHINGS = ("bank", "packed", "exact")
@@ -187,14 +188,15 @@ def paper_figures(data, quick):
 
 
 def memory_figures(quick):
-    """Peak memory of training on a mapped file, ten times the data over once the data."""
+    """Peak memory of training on a mapped file, ten times the data over once the data, the same number of steps."""
     sizes = (1_000, 10_000) if quick else (10_000, 100_000)
-    peaks = [float(subprocess.check_output([sys.executable, __file__, "--memory-of", str(n)])) for n in sizes]
+    command = [sys.executable, __file__, "--memory-steps", str(2 * sizes[1] // 256), "--memory-of"]
+    peaks = [float(subprocess.check_output([*command, str(n)])) for n in sizes]
     return {"memory_growth": peaks[1] / peaks[0], "memory_gb": dict(zip(map(str, sizes), peaks, strict=True))}
 
 
-def measured_memory(n):
-    """Train one epoch on a mapped file of n regions; the peak of resident memory, GB."""
+def measured_memory(n, n_steps):
+    """Train on a mapped file of n regions; the peak of resident memory, GB."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rois.npy"
         rng = np.random.default_rng(0)
@@ -209,7 +211,7 @@ def measured_memory(n):
         )
         config = Config.from_preset("small")
         network = NetworkSettings(stem_widths=(4, 8), widths=(8, 16, 32), n_middle=0, n_hidden=32)
-        settings = config.training.model_copy(update={"epochs": 2, "batch_size": 256, "batching": "bank"})
+        settings = config.training.model_copy(update={"epochs": round(n_steps * 256 / n), "batch_size": 256})
         if hasattr(os, "posix_fadvise"):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
         state = start(points, network, config.graph, settings, seed=0)
@@ -297,9 +299,10 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-steps", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print(measured_memory(arguments.memory_of))
+        print(measured_memory(arguments.memory_of, arguments.memory_steps))
         return
     has_data = arguments.data.exists()
     if not has_data:

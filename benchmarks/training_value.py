@@ -27,7 +27,8 @@ from diagnet.data.splits import make_folds
 from diagnet.points import Points
 from diagnet.run_folder import write_table
 from diagnet.scoring import embeddings_and_logits
-from diagnet.training import start, train
+from diagnet.training import train
+from diagnet.training_state import start
 
 HERE = Path(__file__).resolve().parents[1]
 FOLDS, SEEDS = 5, 3

@@ -7,7 +7,8 @@ from diagnet.errors import RunFolderError
 from diagnet.graph import GraphSettings
 from diagnet.network import NetworkSettings, create_network
 from diagnet.points import Points
-from diagnet.training import TrainingSettings, start, train
+from diagnet.training import train
+from diagnet.training_state import TrainingSettings, start
 
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=0, n_hidden=8)
 FACTS = {"seed": 0}

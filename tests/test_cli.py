@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,25 @@ def test_every_verb_has_help_with_an_example(in_process):
     for verb in ("demo", "prepare", "augment", "train", "evaluate", "export", "doctor"):
         assert verb in listed
         assert f"Example: diagnet {verb}" in in_process(verb, "--help").stdout
+
+
+def test_help_takes_little_longer_than_importing_typer():
+    def fastest(*command):
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    diagnet_help = fastest(Path(sys.executable).with_name("diagnet"), "--help")
+    assert diagnet_help < 2.5 * fastest(sys.executable, "-c", "import typer")
+
+
+def test_nothing_is_ever_unpickled():
+    sources = Path(__file__).parents[1].joinpath("src").rglob("*.py")
+    for text in (path.read_text() for path in sources):
+        assert not re.search(r"torch\.load|pickle\.load|allow_pickle=True|joblib\.load", text)
 
 
 def test_help_and_import_load_no_torch():

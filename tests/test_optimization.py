@@ -31,3 +31,19 @@ def test_average_moves_towards_the_weights():
     assert average["weight"].tolist() == [1.5, 1.5]
     assert average["num_batches_tracked"] == 7
     assert make_optimizer(network, 0.1, 0.2).param_groups[0]["weight_decay"] == 0.2
+
+
+def test_the_fused_optimizer_walks_weights_of_any_memory_format():
+    torch.manual_seed(0)
+    networks = [nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain = torch.optim.AdamW(networks[0].parameters(), lr=0.1, weight_decay=0.2, foreach=False)
+    ours = make_optimizer(networks[1], 0.1, 0.2)
+    for _ in range(3):
+        images = torch.rand(2, 3, 8, 8)
+        for network, optimizer in zip(networks, (plain, ours), strict=True):
+            optimizer.zero_grad()
+            network(images).square().mean().backward()
+            optimizer.step()
+    assert networks[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(networks[0].weight, networks[1].weight, atol=1e-5)

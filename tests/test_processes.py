@@ -13,7 +13,8 @@ from diagnet.graph import GraphSettings
 from diagnet.network import NetworkSettings
 from diagnet.points import Points
 from diagnet.processes import Processes, SharedBatchNorm2d, with_shared_batch_norm
-from diagnet.training import TrainingSettings, start, train
+from diagnet.training import train
+from diagnet.training_state import TrainingSettings, start
 
 STEPS = """
 import json, sys
@@ -22,7 +23,8 @@ from diagnet.graph import GraphSettings
 from diagnet.network import NetworkSettings
 from diagnet.points import Points
 from diagnet.processes import joined
-from diagnet.training import TrainingSettings, start, train
+from diagnet.training import train
+from diagnet.training_state import TrainingSettings, start
 
 batching = sys.argv[1]
 rng = np.random.default_rng(0)

@@ -12,7 +12,8 @@ from diagnet.losses import signed_graph_loss
 from diagnet.network import NetworkSettings
 from diagnet.points import Points
 from diagnet.scoring import embeddings_and_logits
-from diagnet.training import TrainingSettings, start, train
+from diagnet.training import train
+from diagnet.training_state import TrainingSettings, start
 
 IN_IMAGES = GraphSettings()
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8, 16), n_middle=1, n_hidden=16, dropout=0.2)

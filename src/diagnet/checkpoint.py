@@ -17,7 +17,7 @@ from diagnet.atomic import atomic_path, write_text
 from diagnet.errors import RunFolderError
 from diagnet.graph import SignedGraph
 from diagnet.network import NetworkSettings, SeparableNetwork
-from diagnet.training import TrainingState
+from diagnet.training_state import TrainingState
 
 SCHEMA_VERSION = 1
 _KEPT = 2

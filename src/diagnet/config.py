@@ -18,7 +18,7 @@ from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
 from diagnet.tracking import TrackingSettings
-from diagnet.training import TrainingSettings
+from diagnet.training_state import TrainingSettings
 
 # `small` is what works on a laptop: each file's defaults, and the graph where it costs least (reading 4). `paper`
 # follows the letter where the paper speaks.

@@ -24,7 +24,8 @@ from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
 from diagnet.points import Points
 from diagnet.scoring import embeddings_and_logits
-from diagnet.training import TrainingSettings, start, train
+from diagnet.training import train
+from diagnet.training_state import TrainingSettings, start
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

@@ -27,7 +27,8 @@ from diagnet.processes import Processes
 from diagnet.progress import Progress
 from diagnet.scoring import embeddings_and_logits
 from diagnet.tracking import Tracker, open_trackers
-from diagnet.training import TrainingState, start, train
+from diagnet.training import train
+from diagnet.training_state import TrainingState, start
 
 PARTS = ("train", "validation", "test")
 _SEARCH, _TRAINING = 1, 2  # each step draws from a stream of its own; 0 and 3 are the experiment's

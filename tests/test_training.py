@@ -259,3 +259,11 @@ def test_progress_tells_images_per_second_and_the_losses_parts(points):
     train(state, points, IN_IMAGES, settings, seed=0, progress=lambda *step: notes.append(step))
     assert re.fullmatch(r"\d+ images/s, J_l \d\.\d+, J_g \d\.\d+", notes[-1][3])
     assert notes[-1][1:3] == (9, 9)
+
+
+def test_j_g_of_an_epoch_is_eq_4_whatever_the_size_of_its_blocks(points, monkeypatch):
+    whole = trained(points, epochs=2).history[-1]["signed_graph_loss"]
+    monkeypatch.setattr("diagnet.training._EDGES", 7)
+    state = trained(points, epochs=2)
+    assert state.history[-1]["signed_graph_loss"] == pytest.approx(whole, rel=1e-5)
+    assert signed_graph_loss(state.bank, state.graph.signs).item() == pytest.approx(whole, rel=1e-5)

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diagnet.batches import Edges, Neighborhoods, epoch_batches
 from diagnet.errors import TrainingError
-from diagnet.graph import GraphSettings, signed_graph
-from diagnet.losses import classification_loss, edge_loss, signed_graph_loss
+from diagnet.graph import GraphSettings, SignedGraph, signed_graph
+from diagnet.losses import classification_loss, edge_loss
 from diagnet.network import SeparableNetwork
 from diagnet.optimization import rate_factor, update_average
 from diagnet.points import Points
@@ -22,6 +22,7 @@ from diagnet.progress import Progress, silent
 from diagnet.training_state import TrainingSettings, TrainingState, copied_weights, random_state
 from diagnet.transforms import draw_transforms
 
+_EDGES = 65_536  # looked at together where all are needed
 _DIVERGED = 50.0  # nats a point in J_l: nothing comes back from there
 
 
@@ -189,14 +190,7 @@ class _Run:
         classification = state.sums[0] / len(self.points)
         graph = None
         if settings.graph_weight > 0 and state.graph is not None:
-            # J_g of all points (Eq. 4), by their embeddings of this epoch.
-            graph = signed_graph_loss(
-                state.bank,
-                state.graph.signs,
-                margin=settings.margin,
-                distance=settings.distance,
-                reduction=settings.reduction,
-            ).item()
+            graph = self._whole_graph_term(state.graph)
         state.sums = (0.0, 0.0)
         state.history.append(
             {
@@ -240,6 +234,19 @@ class _Run:
             return total
         # The batch's share of the anchors: an epoch's steps then average to J_g over the number of anchors.
         return total * (len(bank) / (n_batch * max(1, n_anchors)))
+
+    def _whole_graph_term(self, graph: SignedGraph) -> float:
+        """J_g of all points (Eq. 4), by their embeddings of this epoch; in blocks of edges."""
+        bank, settings = self.state.bank, self.settings
+        edges = graph.signs.tocoo()
+        anchors, others, signs = (torch.from_numpy(part.astype(np.int64)) for part in (*edges.coords, edges.data))
+        total = 0.0
+        for left in range(0, len(signs), _EDGES):
+            block = slice(left, left + _EDGES)
+            ends = (part[block].to(bank.device) for part in (anchors, others, signs))
+            terms = edge_loss(bank, bank, *ends, margin=settings.margin, distance=settings.distance, reduction="sum")
+            total += terms.item()
+        return total if settings.reduction == "sum" else total / max(1, len(graph.anchors))
 
     def _move_weights(self, loss: Float[Tensor, ""]) -> None:
         """Take an optimizer step down the loss."""

@@ -68,15 +68,14 @@ def train(
             points.
     """
     run = _Run(state, points, graph_settings, settings, seed, processes)
-    n_steps = run.n_batches * settings.epochs
     first, began, told = state.epoch * run.n_batches + state.step, time.perf_counter(), 0
-    progress(stage, first, n_steps)
+    progress(stage, first, run.n_steps)
     while state.epoch < settings.epochs and not _has_stalled(state.history, settings.early_stopping):
         epoch_began = time.perf_counter()
         for n_points in run.steps():
             told += n_points
             rate = told / (time.perf_counter() - began)
-            progress(stage, state.epoch * run.n_batches + state.step, n_steps, f"{rate:.0f} images/s{_told(state)}")
+            progress(stage, state.epoch * run.n_batches + state.step, run.n_steps, f"{rate:.0f} images/s{_told(state)}")
             if on_step is not None and state.step < run.n_batches:
                 on_step(state)
         run.end_epoch(time.perf_counter() - epoch_began)

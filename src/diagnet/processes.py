@@ -1,5 +1,6 @@
 """Training in several processes (`torchrun`): each step's points shared out, their results put together again."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,9 @@ def joined() -> Iterator[Processes]:
     try:
         yield Processes(distributed.get_rank(), size)
     finally:
+        # What still holds the group (DistributedDataParallel, in reference cycles) goes first: else the group's
+        # threads live on into the interpreter's end, where a tensor they let go of can abort the process.
+        gc.collect()
         distributed.destroy_process_group()
 
 

@@ -22,6 +22,8 @@ from diagnet.progress import Progress, silent
 from diagnet.training_state import TrainingSettings, TrainingState, copied_weights, random_state
 from diagnet.transforms import draw_transforms
 
+ExtraLoss = Callable[[Float[Tensor, "point feature"], Int[Tensor, "point"]], Float[Tensor, ""]]
+
 _EDGES = 65_536  # looked at together where all are needed
 _DIVERGED = 50.0  # nats a point in J_l: nothing comes back from there
 
@@ -39,6 +41,7 @@ def train(
     progress: Progress = silent,
     stage: str = "train",
     processes: Processes = Processes(),  # noqa: B008 -- frozen, so sharing it is safe
+    extra_loss: ExtraLoss | None = None,
 ) -> TrainingState:
     """Train from where `state` is to `settings.epochs` by Eq. 6.
 
@@ -57,6 +60,7 @@ def train(
         progress: told after each batch.
         stage: what `progress` calls this.
         processes: those that share each step's points; losses and weights are those of one process.
+        extra_loss: of a step's embeddings and targets, added to J; a rival of the signed graph, say.
 
     Returns:
         The same state, at its last epoch; its network has the weights to score with (the average, or those of the
@@ -67,7 +71,7 @@ def train(
         ValueError: early stopping without a `validation_loss` from `validate`, or more processes than a batch has
             points.
     """
-    run = _Run(state, points, graph_settings, settings, seed, processes)
+    run = _Run(state, points, graph_settings, settings, seed, processes, extra_loss)
     first, began, told = state.epoch * run.n_batches + state.step, time.perf_counter(), 0
     progress(stage, first, run.n_steps)
     while state.epoch < settings.epochs and not _has_stalled(state.history, settings.early_stopping):
@@ -101,7 +105,9 @@ class _Run:
         settings: TrainingSettings,
         seed: int,
         processes: Processes,
+        extra_loss: ExtraLoss | None,
     ) -> None:
+        self.extra_loss = extra_loss
         self.state, self.points, self.settings, self.processes = state, points, settings, processes
         self.graph_settings, self.seed = graph_settings, seed
         self.compute = settings.compute(state.network.settings)
@@ -160,16 +166,26 @@ class _Run:
         own = processes.share(np.arange(len(seen)))
         images = torch.from_numpy(self.points.take(seen[own]))[:, None].to(self.compute.device)
         images = transforms.of(slice(int(own[0]), int(own[-1]) + 1))(images)
+        share, partners = 1.0, np.arange(len(batch))
+        if settings.mixup > 0:
+            share = float(rng.beta(settings.mixup, settings.mixup))
+            partners = np.concatenate([part[::-1] for part in np.array_split(partners, processes.size)])
+            images = share * images + (1 - share) * images.flip(0)
         images = images.contiguous(memory_format=self.compute.layout)
         with random_state(self.seed, state.epoch + 1, state.step, processes.rank), self.compute.autocast():
             own_embeddings, own_logits = self.model(images)
         embeddings = processes.together(own_embeddings.float(), len(seen))
         logits = processes.together(own_logits.float(), len(seen))
         classification = classification_loss(logits[: len(batch)], self.targets[batch])  # Eq. 5
+        if settings.mixup > 0:
+            mixed = classification_loss(logits, self.targets[batch[partners]])
+            classification = share * classification + (1 - share) * mixed
         graph = embeddings.new_zeros(())
         if edges is not None and neighborhoods is not None:
             graph = self._graph_term(embeddings, edges, len(batch), neighborhoods.n_anchors)
         loss = classification + settings.graph_weight * graph  # Eq. 6
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(embeddings[: len(batch)], self.targets[batch])
         parts = float(classification.item()), float(graph.item())
         if not (np.isfinite(loss.item()) and parts[0] < _DIVERGED):
             raise TrainingError(

@@ -1,7 +1,7 @@
 """What a training is: its settings, and the state that a later step depends on."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from diagnet.batches import Batching
@@ -44,6 +44,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     )
     rotation: float = Field(20.0, ge=0, le=180, description="largest random rotation, degrees")
     zoom: float = Field(0.15, ge=0, lt=1, description="largest random change of scale")
+    mixup: float = Field(
+        0.0, ge=0, description="mixup's alpha: images of a batch, and their labels, are blended; without a graph only"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at the top")
     schedule: Schedule = Field("cosine", description="of the learning rate: cosine or linear to zero, or constant")
     warm_up: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
@@ -61,6 +64,12 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     precision: Precision = Field("auto", description="auto: bfloat16 where the device multiplies it natively")
     memory_format: MemoryFormat = "auto"
     checkpoint_minutes: float = Field(5.0, gt=0, description="between checkpoints inside a long epoch")
+
+    @model_validator(mode="after")
+    def _mixed_or_graph(self) -> "TrainingSettings":
+        if self.mixup > 0 and self.needs_graph:
+            raise ValueError("`mixup` blends what a graph tells apart: it must be 0 where `graph_weight` is above 0")
+        return self
 
     @property
     def needs_graph(self) -> bool:
@@ -117,11 +126,12 @@ def start(
     settings: TrainingSettings,
     *,
     seed: int,
+    make_network: Callable[[NetworkSettings], SeparableNetwork] = create_network,
 ) -> TrainingState:
     """Make a fresh network, its optimizer and, in image space, the signed graph (Eq. 3)."""
     compute = settings.compute(network_settings)
     with random_state(seed, 0):
-        network = create_network(network_settings)
+        network = make_network(network_settings)
     mean, spread = points.intensity()
     network.intensity = torch.tensor([mean, max(spread, 1e-6)])
     network.to(compute.device)

@@ -1,0 +1,42 @@
+"""The command line: one verb per job; imports late so that --help is instant."""
+
+import os
+import sys
+import warnings
+
+import typer
+
+from diagnet.cli import doctor, masses, runs, study
+from diagnet.errors import DiagNetError
+
+app = typer.Typer(
+    name="diagnet",
+    help="Benign or malignant? DiagNet for breast masses in mammograms. Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog="Example: diagnet demo --out demo")(runs.demo)
+app.command(epilog="Example: diagnet prepare inbreast 'INbreast Release 1.0' --out data/inbreast")(masses.prepare)
+app.command(epilog="Example: diagnet augment data/inbreast --out neighbors --seed 0 --budget 200")(masses.augment)
+app.command(epilog="Example: diagnet train data/inbreast --out runs/first --seed 0 --set training.epochs=30")(
+    runs.train
+)
+app.command(epilog="Example: diagnet evaluate runs/first --data other/masses.csv --json")(runs.evaluate)
+app.command(epilog="Example: diagnet export runs/first --onnx --out first.onnx")(runs.export)
+app.add_typer(study.app, name="study")
+app.command(epilog="Example: diagnet doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one line and an exit code."""
+    warnings.showwarning = lambda message, *_, **__: print(f"diagnet: warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except DiagNetError as error:
+        print(f"diagnet: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `diagnet ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

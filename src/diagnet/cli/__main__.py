@@ -1,0 +1,5 @@
+"""`python -m diagnet.cli` is `diagnet`."""
+
+from diagnet.cli import main
+
+main()

@@ -1,0 +1,177 @@
+"""Verbs that make a run, or use a finished one: demo, train, evaluate, export."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diagnet.cli.shared import (
+    Assignments,
+    ConfigFile,
+    Data,
+    Json,
+    Out,
+    Preset,
+    Quiet,
+    Resume,
+    Seed,
+    Workers,
+    command,
+    print_json,
+    print_run,
+    read_data,
+)
+
+
+class Engine(StrEnum):
+    """What runs the networks of a finished run."""
+
+    auto = "auto"
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+def demo(
+    out: Out = Path("demo"),
+    patients: Annotated[int, typer.Option(help="Synthetic patients.", min=12)] = 100,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run the main job on a synthetic INbreast release: write it, prepare, augment, train, evaluate, report."""
+    import numpy as np
+
+    from diagnet.atomic import require_empty
+    from diagnet.config import read_config
+    from diagnet.data.inbreast import read_inbreast
+    from diagnet.data.phantom import make_inbreast_release
+    from diagnet.data.prepared import describe, write_prepared
+    from diagnet.experiment import run_experiment
+    from diagnet.report import require_report
+    from diagnet.terminal import shown_progress
+
+    require_report()
+    require_empty(out)
+    config = read_config(None, "small", _DEMO_SETTINGS, seed)
+    with shown_progress(quiet=quiet) as progress:
+        rng = np.random.default_rng(config.seed)
+        release = make_inbreast_release(out / "release", n_patients=patients, rng=rng, progress=progress)
+        found = read_inbreast(release, config.inbreast)
+        prepared = write_prepared(found, out / "data", config.roi, progress=progress)
+        run = run_experiment(config, prepared, out / "run", command=command(), progress=progress)
+    if not as_json and not quiet:
+        print("\n".join(describe(found)))
+        print("These masses are synthetic: the figures say that the parts work together, nothing about patients.")
+    print_run(run.folder, run.metrics, as_json)
+
+
+_DEMO_SETTINGS = ("training.epochs=40", "training.batch_size=24")
+
+
+def train(
+    data: Data,
+    out: Out,
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Split, augment, build the graph, train, evaluate and report (Fig. 1a)."""
+    from diagnet.config import read_config
+    from diagnet.experiment import run_experiment
+    from diagnet.processes import joined
+    from diagnet.terminal import shown_progress
+
+    config = read_config(config_file, preset, assignments or (), seed)
+    try:
+        with joined() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
+            run = run_experiment(
+                config,
+                read_data(data, config),
+                out,
+                resume=resume,
+                with_report=report,
+                workers=workers,
+                command=command(),
+                progress=progress,
+                processes=processes,
+            )
+    except KeyboardInterrupt:
+        print("diagnet: interrupted. Fix: --resume goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if processes.is_first:
+        print_run(run.folder, run.metrics, as_json)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: Annotated[Path, typer.Option(help="A manifest (.csv) or a prepared folder.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. [default: RUN/evaluations/NAME]", show_default=False)
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(case_sensitive=False, help="What scores; auto: the fastest installed.")
+    ] = Engine.auto,
+    seed: Seed = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score masses the run never saw: predictions.csv and metrics.json of their own."""
+    from diagnet.config import read_config
+    from diagnet.external import evaluate_run
+    from diagnet.run_folder import read_json
+    from diagnet.terminal import shown_progress
+
+    read_json(run / "run.json")  # says so where this is no run
+    config = read_config(run / "config.toml")
+    target = out or _unused(run / "evaluations" / (data.stem or "data"))
+    with shown_progress(quiet=quiet) as progress:
+        metrics = evaluate_run(
+            run,
+            read_data(data, config),
+            target,
+            settings=config.evaluation,
+            engine=engine.value,
+            seed=config.seed if seed is None else seed,
+            workers=workers,
+            progress=progress,
+        )
+    print_run(target, metrics, as_json)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with the first free number behind its name: evaluating again overwrites nothing."""
+    number, found = 2, folder
+    while found.exists():
+        number, found = number + 1, folder.with_name(f"{folder.name}-{number}")
+    return found
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="File to write: a new .onnx file.", show_default=False)],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format there is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the run's model as one file, and beside it how well the file agrees with the run."""
+    from diagnet.export import export_onnx
+
+    if not onnx:
+        raise typer.BadParameter("must be given, got no format. Fix: add --onnx.", param_hint="--onnx")
+    report = export_onnx(run, out)
+    if as_json:
+        print_json({"out": str(out), **report})
+        return
+    print(f"Largest difference of a probability: {report['largest_difference']:.1e}", end=" ")
+    print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {out}.parity.json)")
+    print(report["notice"])
+    print(f"Model: {out}")

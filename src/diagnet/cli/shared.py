@@ -1,0 +1,72 @@
+"""What the verbs share: their options, reading data, printing results."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diagnet.errors import DataError
+
+if TYPE_CHECKING:
+    from diagnet.config import Config
+    from diagnet.data.mass import MassSet
+    from diagnet.data.prepared import Prepared
+
+Out = Annotated[Path, typer.Option(help="Folder to write: new or empty.", show_default=False)]
+Preset = Annotated[str | None, typer.Option(help="small (a laptop) or paper (the letter; slow). [default: small]")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with any subset of the settings.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be given again.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random draw. [default: 0]", min=0)]
+Workers = Annotated[int | None, typer.Option(help="Processes; never changes a result.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and print results only.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")]
+Data = Annotated[Path, typer.Argument(help="A manifest (.csv) or a folder made by `diagnet prepare`.")]
+
+
+def read_data(data: Path, config: "Config") -> "MassSet | Prepared":
+    """Read a prepared folder or a manifest."""
+    from diagnet.data.manifest import read_manifest
+    from diagnet.data.prepared import is_prepared, read_prepared
+
+    if is_prepared(data):
+        return read_prepared(data)
+    if data.is_dir():
+        raise DataError(f"`DATA` must be a manifest or a prepared folder, got {data}. Fix: diagnet prepare --help")
+    return read_manifest(data, classes=config.classes)
+
+
+def command() -> str:
+    """What the user typed, for the record."""
+    return shlex.join(["diagnet", *sys.argv[1:]])
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object."""
+    print(json.dumps(value, allow_nan=False))
+
+
+def print_run(folder: Path, metrics: Any, as_json: bool) -> None:
+    """The last lines: what was found, and where."""
+    from diagnet.notice import NOTICE
+
+    if as_json:
+        print_json({"out": str(folder), "notice": NOTICE, **metrics})
+        return
+    mass = metrics["test"]["units"]["mass"]
+    print(f"{mass['n']} test masses:")
+    for name in ("auc", "accuracy", "sensitivity", "specificity"):
+        figure = mass[name]
+        if figure["value"] is not None:
+            interval = "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
+            print(f"  {name:<12} {figure['value']:.3f}{interval}")
+    for reason, count in metrics.get("left_out", {}).items():
+        print(f"left out: {count} ({reason})")
+    print(NOTICE)
+    report = folder / "report.html"
+    print(f"Report: {report}" if report.exists() else f"Results: {folder}")

@@ -1,0 +1,179 @@
+"""Verbs that run and compare many trainings: study."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diagnet.cli.shared import Assignments, ConfigFile, Data, Json, Preset, Quiet, Workers, print_json, read_data
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    help="Train many times on patient folds and compare: tables with intervals, in resumable shards.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Folder = Annotated[Path, typer.Option(help="Folder of the study's rows and tables.", show_default=False)]
+Folds = Annotated[int, typer.Option(help="Patient folds, the same for every repeat.", min=2)]
+Repeats = Annotated[int, typer.Option(help="Seeds of each arm on each fold.", min=1)]
+Shard = Annotated[str, typer.Option(help="i/n: run the i-th of n shares of the runs, from 0.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers see DATA.")]
+Only = Annotated[str | None, typer.Option(help="Arms to run, separated by commas. [default: all]")]
+Interrupted = "diagnet: interrupted. Fix: --resume keeps the runs done so far"
+
+
+def _verb(name: str, what: str) -> None:
+    """Add a verb that runs one of the studies there are."""
+
+    def run(
+        data: Data,
+        out: Folder,
+        folds: Folds = 5,
+        repeats: Repeats = 3,
+        shard: Shard = "0/1",
+        resume: Resume = False,
+        scheduler: Scheduler = None,
+        only: Only = None,
+        preset: Preset = None,
+        config_file: ConfigFile = None,
+        assignments: Assignments = None,
+        workers: Workers = None,
+        quiet: Quiet = False,
+        as_json: Json = False,
+    ) -> None:
+        given = locals() | {"name": name}
+        _run(**given)
+
+    app.command(name, help=what, epilog=f"Example: diagnet study {name} data/inbreast --out studies/{name}")(run)
+
+
+_verb("ablation", "Plain cross-entropy, then the method's parts and readings one by one.")
+_verb("comparators", "Plain cross-entropy and DiagNet beside rivals: mixup, metric losses, hand-crafted features.")
+_verb("curve", "DiagNet and plain cross-entropy on 43, 86, 172, 344 and all training masses.")
+_verb("neighbors", "Fig. 3a: attracting (0-4) and repelling (0-6) neighbors, lambda 1; inner folds are scored too.")
+_verb("lambda", "Fig. 3b: lambda from 0 to 3; inner folds are scored too.")
+
+
+@app.command(epilog="Example: diagnet study designs data/inbreast --arms designs.toml --out studies/designs")
+def designs(
+    data: Data,
+    out: Folder,
+    arms: Annotated[
+        Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
+    ],
+    folds: Folds = 5,
+    repeats: Repeats = 3,
+    shard: Shard = "0/1",
+    resume: Resume = False,
+    scheduler: Scheduler = None,
+    only: Only = None,
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    assignments: Assignments = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Arms of your own."""
+    _run("designs", **locals())
+
+
+@app.command(
+    epilog="Example: diagnet study compare studies/ablation/plain studies/ablation/diagnet --data data/inbreast"
+)
+def compare(
+    arms: Annotated[list[Path], typer.Argument(help="Folders of arms; the others are compared with the first.")],
+    data: Annotated[Path, typer.Option(help="The studies' data.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
+    from diagnet.config import read_config
+    from diagnet.study.tables import compare_arms
+
+    found = compare_arms(arms, _mass_set(data, read_config()))
+    if as_json:
+        print_json({"differences": found})
+    else:
+        _print_differences(found)
+
+
+def _mass_set(data: Path, config: Any) -> Any:
+    from diagnet.data.prepared import Prepared
+
+    found = read_data(data, config)
+    return found.mass_set if isinstance(found, Prepared) else found
+
+
+def _run(
+    name: str,
+    data: Path,
+    out: Path,
+    folds: int,
+    repeats: int,
+    shard: str,
+    resume: bool,
+    scheduler: str | None,
+    only: str | None,
+    preset: str | None,
+    config_file: Path | None,
+    assignments: list[str] | None,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+    arms: Path | None = None,
+) -> None:
+    """Run a study's share of jobs, then write and print its tables as far as they go."""
+    import os
+    import sys
+
+    from diagnet.config import read_config
+    from diagnet.study.arms import STUDIES, chosen_arms, read_arms
+    from diagnet.study.running import Study, claim_study, parse_shard, run_study
+    from diagnet.study.tables import write_tables
+    from diagnet.terminal import shown_progress
+
+    share = parse_shard(shard)
+    base = read_config(config_file, preset, assignments or ())
+    known = STUDIES[name] if arms is None else read_arms(arms, base)
+    study = Study(name, chosen_arms(known, only), data.absolute(), base, folds, repeats)
+    mass_set = _mass_set(data, base)
+    claim_study(study, mass_set, out, joins=resume or share[1] > 1)
+    n_jobs = len(study.jobs())
+    if not quiet:
+        n_workers = workers or os.cpu_count()
+        print(
+            f"{n_jobs} runs: {len(study.arms)} arms on {folds} folds, {repeats} times; shard {shard}, "
+            f"{scheduler or f'{n_workers} workers'}; the time is estimated after the first run",
+            file=sys.stderr,
+        )
+    try:
+        with shown_progress(quiet=quiet) as progress:
+            run_study(study, out, workers=workers, shard=share, scheduler=scheduler, progress=progress)
+    except KeyboardInterrupt:
+        print(Interrupted, file=sys.stderr)
+        raise typer.Exit(130) from None
+    figures, minus = write_tables(out, mass_set)
+    if as_json:
+        print_json({"out": str(out), "arms": figures, "differences": minus})
+        return
+    for row in figures:
+        print(f"{row['arm']:<18} AUC {_told(row['auc'])}  {row['jobs']}/{row['of']} runs, {row['minutes']} min each")
+    _print_differences(minus)
+    print(f"Tables: {out}")
+
+
+def _print_differences(found: Any) -> None:
+    for row in found:
+        p = "" if row["p_holm"] is None else f"  p {row['p_holm']:.3f} (Holm, bootstrap)"
+        p += "" if row["delong_p_holm"] is None else f", {row['delong_p_holm']:.3f} (DeLong)"
+        print(f"{row['arm']} minus {row['against']}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs")
+
+
+def _told(interval: Any, sign: str = "") -> str:
+    if interval["value"] is None:
+        return "-"
+    return "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*(interval[k] for k in ("value", "low", "high")), s=sign)

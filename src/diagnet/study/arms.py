@@ -1,0 +1,182 @@
+"""What the studies compare: each arm is one way to train, named, with what it changes in the settings."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from diagnet.config import Config
+from diagnet.errors import SettingsError
+
+Method = Literal[
+    "network", "multi-instance", "supcon", "triplet", "contrastive", "features-svm", "features-logistic", "size"
+]
+
+NO_NEIGHBORS: Mapping[str, Any] = {"neighbors": {"positive_share": 0.0, "negative_share": 0.0}}
+NO_GRAPH: Mapping[str, Any] = {"training": {"graph_weight": 0.0}}
+PLAIN: Mapping[str, Any] = {**NO_NEIGHBORS, **NO_GRAPH}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: of its folder: letters, digits, "-", "_" and ".".
+        what: in a few words, for the tables.
+        changes: settings that differ from the study's own, `{"training": {"epochs": 3}}`.
+        method: what is trained.
+        n_train: training masses, drawn by patient; None: all there are.
+        holdout: keep an inner fold of the training patients out of training and score it too, so that a choice, a
+            temperature or a threshold can be made on it.
+    """
+
+    name: str
+    what: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    method: Method = "network"
+    n_train: int | None = None
+    holdout: bool = False
+
+    def config(self, base: Config) -> Config:
+        """The study's settings with this arm's changes."""
+        return Config.from_preset(base.preset, merged(base.model_dump(mode="json", exclude={"preset"}), self.changes))
+
+
+def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
+    """Read arms of the user's own: a TOML table for each, of the settings that differ and `what` it is.
+
+    Raises:
+        SettingsError: the file cannot be read, a name makes no folder, or a setting does not exist.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"`--arms` must be a readable TOML file, got {path}: {error}") from error
+    arms = []
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise SettingsError(f"`{name}` must be a table, [{name}], got a value in {path}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", name):
+            raise SettingsError(f"an arm's name must be up to 64 letters, digits, `_.+-`, got {name!r} in {path}")
+        arm = Arm(name, str(table.pop("what", name)), n_train=table.pop("n_train", None), changes=table)
+        arm.config(base)  # says what is wrong with it
+        arms.append(arm)
+    if not arms:
+        raise SettingsError(f"`--arms` must hold at least one arm, got none in {path}")
+    return tuple(arms)
+
+
+def chosen_arms(arms: Sequence[Arm], names: str | None) -> tuple[Arm, ...]:
+    """Those of the arms that are asked for by name, separated by commas.
+
+    Raises:
+        SettingsError: there is no arm of a name.
+    """
+    if names is None:
+        return tuple(arms)
+    known = {arm.name: arm for arm in arms}
+    for name in names.split(","):
+        if name.strip() not in known:
+            raise SettingsError(f"`--only` must name arms among {', '.join(known)}, got {name.strip()!r}")
+    return tuple(known[name.strip()] for name in names.split(","))
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with others laid over them."""
+    result = dict(base)
+    for key, value in changes.items():
+        is_section = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if is_section else value
+    return result
+
+
+def _grid() -> tuple[Arm, ...]:
+    """Fig. 3a: attracting and repelling neighbors at lambda = 1; 0 and 0 is no graph at all."""
+    return tuple(
+        Arm(
+            f"n+{positive}n-{negative}",
+            f"{positive} attracting, {negative} repelling neighbors",
+            {
+                "graph": {"n_attracting": positive, "n_repelling": negative},
+                "training": {"graph_weight": 1.0 if positive + negative else 0.0},
+            },
+            holdout=True,
+        )
+        for positive in range(5)
+        for negative in range(7)
+    )
+
+
+def _sweep() -> tuple[Arm, ...]:
+    """Fig. 3b: lambda."""
+    weights = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    return tuple(
+        Arm(f"lambda{weight:g}", f"lambda {weight:g}", {"training": {"graph_weight": weight}}, holdout=True)
+        for weight in weights
+    )
+
+
+_PLAIN = Arm("plain", "plain cross-entropy", PLAIN)
+_DIAGNET = Arm("diagnet", "signed graph, positive and negative neighbors")
+_LETTER = {
+    "graph": {"space": "image", "skip_relatives": False},
+    "training": {"graph_weight": 1.0, "negative_label": "own"},
+}
+_ABLATION = (
+    _PLAIN,
+    Arm(
+        "plain-72",
+        "plain cross-entropy, 72 epochs: as many steps as with neighbors",
+        merged(PLAIN, {"training": {"epochs": 72}}),
+    ),
+    Arm("graph", "signed graph of originals alone", NO_NEIGHBORS),
+    Arm("graph+positives", "signed graph, positive neighbors", {"neighbors": {"negative_share": 0.0}}),
+    Arm("graph+negatives", "signed graph, negative neighbors", {"neighbors": {"positive_share": 0.0}}),
+    _DIAGNET,
+    Arm("positives", "positive neighbors, no graph", {**NO_GRAPH, "neighbors": {"negative_share": 0.0}}),
+    Arm("image-space", "graph in image space (reading 4)", {"graph": {"space": "image"}}),
+    Arm("relatives", "attraction to the same patient's too (reading 5)", {"graph": {"skip_relatives": False}}),
+    Arm("negatives-own", "negative neighbors keep their class (reading 7)", {"training": {"negative_label": "own"}}),
+    Arm("negatives-other", "negative neighbors take the other class", {"training": {"negative_label": "other"}}),
+    Arm("pooled", "H is the pooled features (reading 2)", {"network": {"embedding": "pooled"}}),
+    Arm("angular", "angular distance (reading 3)", {"training": {"distance": "angular"}}),
+    Arm("lambda-1", "lambda 1 (reading 24)", {"training": {"graph_weight": 1.0}}),
+    Arm("pixel", "neighbors searched in pixels (reading 10)", {"neighbors": {"search_space": "pixel"}}),
+    Arm("letter", "image space, lambda 1, neighbors keep their class", _LETTER),
+)
+_COMPARATORS = (
+    _PLAIN,
+    _DIAGNET,
+    Arm(
+        "geometry",
+        "plain, rotation by any angle, 30 % zoom",
+        merged(PLAIN, {"training": {"rotation": 180, "zoom": 0.3}}),
+    ),
+    Arm("mixup", "plain, mixup (alpha 0.2)", merged(PLAIN, {"training": {"mixup": 0.2}})),
+    Arm("supcon", "plain, supervised contrastive loss x 0.3", PLAIN, "supcon"),
+    Arm("triplet", "plain, triplet loss x 0.3", PLAIN, "triplet"),
+    Arm("contrastive", "plain, contrastive loss x 0.3", PLAIN, "contrastive"),
+    Arm("multi-instance", "sparse multi-instance network (Zhu et al. 2017)", PLAIN, "multi-instance"),
+    Arm("features-svm", "hand-crafted features, SVM", method="features-svm"),
+    Arm("features-logistic", "hand-crafted features, logistic regression", method="features-logistic"),
+    Arm("size", "the box's sides alone, logistic regression", method="size"),
+)
+_CURVE = (
+    *(
+        Arm(f"{arm.name}-{n}", f"{arm.what}; {n} training masses", arm.changes, n_train=n)
+        for n in (43, 86, 172, 344)
+        for arm in (_PLAIN, _DIAGNET)
+    ),
+    _PLAIN,
+    _DIAGNET,
+)
+STUDIES: Mapping[str, tuple[Arm, ...]] = {
+    "neighbors": _grid(),
+    "lambda": _sweep(),
+    "ablation": _ABLATION,
+    "comparators": _COMPARATORS,
+    "curve": _CURVE,
+}

@@ -1,0 +1,140 @@
+"""What an arm trains: the network, with the signed graph or a rival of it, or a classical classifier."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, Float64, Int, Int64
+from torch import Tensor
+
+from diagnet.arrays import Images, Labels
+from diagnet.augmentation import augment
+from diagnet.config import Config
+from diagnet.data.mass import Mass
+from diagnet.errors import MissingExtraError
+from diagnet.network import SeparableNetwork, create_network
+from diagnet.scoring import embeddings_and_logits
+from diagnet.study.features import hand_crafted, sizes
+from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
+from diagnet.training import ExtraLoss, train
+from diagnet.training_state import start
+
+_RIVAL_WEIGHT = 0.3  # of an embedding loss beside cross-entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Masses to learn from, or to score.
+
+    Attributes:
+        images: their regions, in [0, 1].
+        masses: what else is known of them.
+        labels: 1 where malignant, class index in general.
+        patients: as numbers.
+    """
+
+    images: Images
+    masses: tuple[Mass, ...]
+    labels: Labels
+    patients: Int64[np.ndarray, "case"]
+
+    def part(self, rows: Int[np.ndarray, "row"]) -> "Cases":
+        """Some of them."""
+        chosen = tuple(self.masses[row] for row in rows)
+        return Cases(np.asarray(self.images[rows]), chosen, self.labels[rows], self.patients[rows])
+
+
+Score = Callable[[Cases], Float64[np.ndarray, "case"]]  # log-odds of malignancy
+Fit = Callable[[Cases, Config, int, int], Score]  # training cases, settings, fold, repeat
+
+
+def fit_network(
+    cases: Cases,
+    config: Config,
+    fold: int,
+    repeat: int,
+    *,
+    make_network: Callable[..., SeparableNetwork] = create_network,
+    extra_loss: ExtraLoss | None = None,
+) -> Score:
+    """Neighbors, graph and network as the settings say."""
+    points, _, _ = augment(
+        config,
+        cases.images,
+        np.arange(len(cases.labels)),
+        cases.labels,
+        cases.patients,
+        rng=np.random.default_rng([repeat, fold]),
+        workers=1,
+    )
+    state = start(points, config.network, config.graph, config.training, seed=repeat, make_network=make_network)
+    train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss)
+    malignant = config.classes.index("malignant") if "malignant" in config.classes else len(config.classes) - 1
+
+    def score(others: Cases) -> Float64[np.ndarray, "case"]:
+        logits = embeddings_and_logits(state.network, others.images)[1].astype(np.float64)
+        rest = np.delete(logits, malignant, axis=1)
+        return np.asarray(logits[:, malignant] - np.logaddexp.reduce(rest, axis=1))
+
+    return score
+
+
+def fit_with_metric_loss(cases: Cases, config: Config, fold: int, repeat: int, *, name: str) -> Score:
+    """Cross-entropy and a loss of pytorch-metric-learning on the embeddings of a batch.
+
+    Raises:
+        MissingExtraError: pytorch-metric-learning is not installed.
+    """
+    try:
+        from pytorch_metric_learning import distances, losses
+    except ImportError:
+        raise MissingExtraError("pytorch-metric-learning", "study") from None
+    cosine = distances.CosineSimilarity()
+    loss = {
+        "supcon": lambda: losses.SupConLoss(temperature=0.1),
+        "triplet": lambda: losses.TripletMarginLoss(margin=0.2, distance=cosine),
+        "contrastive": lambda: losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=cosine),
+    }[name]()
+
+    def extra(embeddings: Float[Tensor, "point feature"], targets: Int[Tensor, "point"]) -> Float[Tensor, ""]:
+        counted = targets >= 0
+        value: Tensor = loss(embeddings[counted].float(), targets[counted])
+        return _RIVAL_WEIGHT * value
+
+    return fit_network(cases, config, fold, repeat, extra_loss=extra)
+
+
+def fit_features(cases: Cases, config: Config, fold: int, repeat: int, *, classifier: str, features: str) -> Score:
+    """Standardized features and a classifier whose strength is chosen on inner folds by patient."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    del config, fold
+    described = {"hand-crafted": hand_crafted, "size": sizes}[features]
+    model = {
+        "svm": SVC(class_weight="balanced"),
+        "logistic": LogisticRegression(class_weight="balanced", max_iter=5000),
+    }[classifier]
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=repeat)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), model),
+        {f"{type(model).__name__.lower()}__C": np.logspace(-3, 2, 6)},
+        scoring="roc_auc",
+        cv=folds,
+    )
+    search.fit(described(cases.images, cases.masses), cases.labels, groups=cases.patients)
+    return lambda others: np.asarray(search.decision_function(described(others.images, others.masses)))
+
+
+METHODS: Mapping[str, Fit] = {
+    "network": fit_network,
+    "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
+    **{name: partial(fit_with_metric_loss, name=name) for name in ("supcon", "triplet", "contrastive")},
+    "features-svm": partial(fit_features, classifier="svm", features="hand-crafted"),
+    "features-logistic": partial(fit_features, classifier="logistic", features="hand-crafted"),
+    "size": partial(fit_features, classifier="logistic", features="size"),
+}

@@ -1,0 +1,234 @@
+"""Runs the jobs of a study: in a plain folder, by any number of workers and machines, none of them twice."""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from diagnet.config import Config
+from diagnet.data.mass import MassSet
+from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
+from diagnet.progress import Progress, silent
+from diagnet.run_folder import git_revision, read_json, versions, write_json, write_table
+from diagnet.study.arms import Arm, merged
+from diagnet.study.jobs import Job, Rows, run_job
+from diagnet.study.tables import RECORD, identity
+
+_COLUMNS = ("part", "index", "score", "seconds")
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study: arms, each trained on every fold in every repeat.
+
+    Attributes:
+        name: of the study.
+        arms: what is compared.
+        data: a manifest or a prepared folder.
+        base: settings all arms share.
+        folds: outer folds.
+        repeats: seeds.
+    """
+
+    name: str
+    arms: Sequence[Arm]
+    data: Path
+    base: Config
+    folds: int = 5
+    repeats: int = 3
+
+    def jobs(self) -> list[Job]:
+        """All jobs; a whole repeat of every arm before the next, so that an unfinished study is a balanced one."""
+        return [
+            Job(arm, fold, repeat) for repeat in range(self.repeats) for fold in range(self.folds) for arm in self.arms
+        ]
+
+
+def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> None:
+    """Begin a study's folder, or join the one that is there.
+
+    Args:
+        study: what to run.
+        masses: its data.
+        out: the folder.
+        joins: a study may be there already (`--resume`, or a shard); arms may be added to it.
+
+    Raises:
+        RunFolderError: another study is there, or an arm of the same name with other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(_lock_folder(out) / "study.lock"):
+        record = out / RECORD
+        own: dict[str, Any] = {
+            "folds": study.folds,
+            "data": identity(masses),
+            "settings": study.base.model_dump(mode="json"),
+        }
+        arms = {arm.name: _described(arm) for arm in study.arms}
+        before = read_json(record) if record.exists() else None
+        if before is None and any(path.name != _LOCKS for path in out.iterdir()):
+            raise RunFolderError(f"`--out` must be an empty or new folder, or a study's, got {out} with other files")
+        if before is not None:
+            if not joins:
+                raise RunFolderError(f"`--out` must be a new folder, got a study in {out}. Fix: add --resume to go on")
+            # A setting that came with a later version has its default in a study from before.
+            known = merged(Config.from_preset(study.base.preset).model_dump(mode="json"), before["settings"])
+            for key, value in {**before, "settings": known}.items():
+                if key in own and own[key] != value:
+                    raise RunFolderError(f"`--out` must keep the {key} the study in {out} began with, got others")
+            for name, described in arms.items():
+                if before["arms"].get(name, described) != described:
+                    raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
+            arms = {**before["arms"], **arms}
+        facts = {"git_revision": git_revision(), "versions": versions()} if before is None else before
+        repeats = max(study.repeats, before["repeats"]) if before else study.repeats
+        write_json(
+            record,
+            {**facts, "schema_version": SCHEMA_VERSION, "study": study.name, **own, "repeats": repeats, "arms": arms},
+        )
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    workers: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    scheduler: str | None = None,
+    progress: Progress = silent,
+) -> int:
+    """Run the jobs that are not done yet and that nobody else is at; each leaves a small CSV file.
+
+    A job whose worker was killed is free again at once: locks belong to processes, not to files.
+
+    Args:
+        study: what to run; its folder is claimed.
+        out: the study's folder; with several machines, one that all see.
+        workers: processes here, by default one a core; results do not depend on it.
+        shard: (i, n): the i-th of n shares of the jobs.
+        scheduler: address of a Dask scheduler whose workers run the jobs (`[dask]`); they must see the data.
+        progress: told after each job.
+
+    Returns:
+        How many jobs were run.
+
+    Raises:
+        MissingExtraError: `scheduler` is given and dask is not installed.
+    """
+    jobs = study.jobs()[shard[0] :: shard[1]]
+    waiting = [job for job in jobs if not job.path(out).exists()]
+    n_done = len(jobs) - len(waiting)
+    progress("runs", n_done, len(jobs))
+    held: dict[Future[Rows], tuple[Job, FileLock]] = {}
+    n_run, began = 0, time.monotonic()
+    with _executor(workers, scheduler) as (executor, n_at_once):
+        try:
+            while waiting or held:
+                while waiting and len(held) < n_at_once:
+                    job = waiting.pop(0)
+                    lock = _lock_of(job, out)
+                    try:
+                        lock.acquire(blocking=False)
+                    except Timeout:  # another worker is at it
+                        continue
+                    if job.path(out).exists():
+                        lock.release()
+                        continue
+                    held[executor.submit(run_job, job, study.data, study.base, study.folds)] = job, lock
+                finished = wait(held, return_when=FIRST_COMPLETED).done if held else set()
+                for future in finished:
+                    job, lock = held.pop(future)
+                    rows = future.result()
+                    write_rows(job.path(out), rows)
+                    lock.release()
+                    n_run += 1
+                    left = sum(not each.path(out).exists() for each in jobs)
+                    pace = (time.monotonic() - began) / n_run
+                    note = f"{job.arm.name} fold {job.fold} repeat {job.repeat} took {rows.seconds:.0f} s"
+                    progress("runs", len(jobs) - left, len(jobs), f"{note}; about {duration(left * pace)} left")
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            for _, lock in held.values():
+                lock.release()
+    return n_run
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write a job's rows, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(
+        path,
+        _COLUMNS,
+        (
+            (part, int(index), f"{score:.5f}", f"{rows.seconds:.0f}")
+            for part, index, score in zip(rows.parts, rows.index, rows.scores, strict=True)
+        ),
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time people can read: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`1/4` -> (1, 4).
+
+    Raises:
+        SettingsError: it is not i/n with 0 <= i < n.
+    """
+    first, _, n = text.partition("/")
+    if not (first.isdecimal() and n.isdecimal() and int(first) < int(n)):
+        raise SettingsError(f"`--shard` must be i/n with i from 0 to n - 1, got {text!r}")
+    return int(first), int(n)
+
+
+_LOCKS = ".locks"
+
+
+def _lock_folder(out: Path) -> Path:
+    folder = out / _LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n", encoding="ascii")
+    return folder
+
+
+def _lock_of(job: Job, out: Path) -> FileLock:
+    return FileLock(_lock_folder(out) / f"{job.arm.name}-fold{job.fold}-repeat{job.repeat}.lock")
+
+
+@contextmanager
+def _executor(workers: int | None, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
+    """Local processes or a Dask cluster behind one interface, and how many jobs to hold at once."""
+    if scheduler is not None:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise MissingExtraError("dask", "dask") from None
+        with Client(scheduler) as client, client.get_executor(pure=False) as executor:
+            yield executor, max(1, sum(client.nthreads().values()))
+        return
+    n = workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield executor, n
+
+
+def _described(arm: Arm) -> dict[str, Any]:
+    """What is kept about an arm, and tells it from another of its name."""
+    return dict(json.loads(json.dumps(asdict(arm))))

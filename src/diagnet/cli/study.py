@@ -54,8 +54,8 @@ def _verb(name: str, what: str) -> None:
 _verb("ablation", "Plain cross-entropy, then the method's parts and readings one by one.")
 _verb("comparators", "Plain cross-entropy and DiagNet beside rivals: mixup, metric losses, hand-crafted features.")
 _verb("curve", "DiagNet and plain cross-entropy on 43, 86, 172, 344 and all training masses.")
-_verb("neighbors", "Fig. 3a: attracting (0-4) and repelling (0-6) neighbors, lambda 1; inner folds are scored too.")
-_verb("lambda", "Fig. 3b: lambda from 0 to 3; inner folds are scored too.")
+_verb("neighbors", "Attracting (0-4) and repelling (0-6) neighbors, lambda 1 (Fig. 3a).")
+_verb("lambda", "Values of lambda from 0 to 3 (Fig. 3b).")
 
 
 @app.command(epilog="Example: diagnet study designs data/inbreast --arms designs.toml --out studies/designs")

@@ -116,7 +116,7 @@ def _drawn(
     order = rng.permutation(np.unique(patients[own]))
     place = np.argsort(order)[np.searchsorted(np.sort(order), patients[own])]
     last = np.sort(place)[min(n, len(own)) - 1]
-    return own[place <= last]
+    return np.asarray(own[place <= last])
 
 
 @lru_cache(maxsize=2)

@@ -225,7 +225,7 @@ def auc_job(masses, images, fold, seed, epochs, out):
     """AUC of one fold's test masses at lambda = 0, for each way of batching (packed is shuffled by the graph)."""
     split = folds_of(masses)[fold]
     own = np.sort(np.concatenate([split.train, split.validation]))
-    patients = np.unique(masses.patients, return_inverse=True)[1].astype(np.int64)
+    patients = masses.patient_numbers
     points = Points(images[own], masses.labels[own], np.zeros(len(own), np.int8), patients[own])
     scores = {}
     for batching in ("bank", "packed"):  # at lambda = 0, exact is bank: shuffled batches and no graph
@@ -244,7 +244,7 @@ def folds_of(masses):
 
 def auc_figures(masses, out):
     """Mean AUC over the jobs that are there, and packed minus shuffled with a patient-bootstrap interval."""
-    patients = np.unique(masses.patients, return_inverse=True)[1]
+    patients = masses.patient_numbers
     draws = draw_patients(patients.max() + 1, 2000, rng=np.random.default_rng(0))
     weights = np.concatenate([np.ones((1, len(patients))), draws[:, patients]]).astype(np.float64)
     areas = {"bank": [], "packed": []}

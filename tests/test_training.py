@@ -267,3 +267,30 @@ def test_j_g_of_an_epoch_is_eq_4_whatever_the_size_of_its_blocks(points, monkeyp
     state = trained(points, epochs=2)
     assert state.history[-1]["signed_graph_loss"] == pytest.approx(whole, rel=1e-5)
     assert signed_graph_loss(state.bank, state.graph.signs).item() == pytest.approx(whole, rel=1e-5)
+
+
+def test_mixup_learns_and_is_not_for_a_graph(points):
+    state = trained(points, epochs=15, graph_weight=0.0, mixup=0.2, precision="float32")
+    _, logits = embeddings_and_logits(state.network, points.images[:40])
+    assert (logits.argmax(1) == points.labels[:40]).mean() > 0.9
+    with pytest.raises(ValueError, match="must be 0 where `graph_weight` is above 0"):
+        TrainingSettings(mixup=0.2)
+
+
+def test_an_extra_loss_is_added_to_j(points):
+    settings = TrainingSettings(epochs=1, batch_size=48, graph_weight=0.0, weight_decay=0.0)
+    seen = []
+
+    def watching(embeddings, targets):
+        seen.append((tuple(embeddings.shape), targets.tolist()))
+        return 0 * embeddings.sum()
+
+    plain, same = (start(points, TINY, IN_IMAGES, settings, seed=0) for _ in range(2))
+    train(plain, points, IN_IMAGES, settings, seed=0)
+    train(same, points, IN_IMAGES, settings, seed=0, extra_loss=watching)
+    assert torch.equal(weights(plain), weights(same))
+    assert seen[0][0] == (48, 16)
+    assert sorted(seen[0][1]) == sorted(points.targets("none", 2).tolist())
+    moved = start(points, TINY, IN_IMAGES, settings, seed=0)
+    train(moved, points, IN_IMAGES, settings, seed=0, extra_loss=lambda h, _: h.square().mean())
+    assert not torch.equal(weights(plain), weights(moved))

@@ -178,7 +178,7 @@ def write_augmentation(
     claim(out, binding, resume=resume)
     write_json(out / "run.json", {"status": "running", "binding": binding})
     finished = _read_batches(out / "search")
-    patients = np.unique(mass_set.patients, return_inverse=True)[1].astype(np.int64)
+    patients = mass_set.patient_numbers
 
     def on_batch(key: tuple[int, int], batch: Sequence[Found]) -> None:
         finished.setdefault(key, []).extend(batch)

@@ -75,8 +75,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         preset = preset.lower()
         if preset not in _PRESETS:
             raise SettingsError(f"`preset` must be one of {', '.join(_PRESETS)}, got {preset!r}")
-        given: dict[str, Any] = {key: dict(section) for key, section in _PRESETS[preset].items()}
-        _merge(given, changes or {})
+        given = merged(_PRESETS[preset], changes or {})
         classes = given.get("classes", CLASSES)
         given.setdefault("network", {}).setdefault("n_classes", len(classes))
         try:
@@ -114,16 +113,25 @@ def read_config(
     """
     changes: dict[str, Any] = {}
     if path is not None:
-        try:
-            changes = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SettingsError(f"`--config` must be a readable TOML file, got {path}: {error}") from error
+        changes = read_toml(path, "--config")
     for assignment in assignments:
-        _merge(changes, _parsed(assignment))
+        changes = merged(changes, _parsed(assignment))
     if seed is not None:
         changes["seed"] = seed
     from_file = changes.pop("preset", "small")
     return Config.from_preset(preset or str(from_file), changes)
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """Read the TOML file given to an option.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"`{option}` must be a readable TOML file, got {path}: {error}") from error
 
 
 def _parsed(assignment: str) -> dict[str, Any]:
@@ -141,16 +149,22 @@ def _parsed(assignment: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Lay `changes` over `base`, section by section."""
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `changes` over `base`, section by section; neither is changed.
+
+    Raises:
+        SettingsError: a section is laid over a value.
+    """
+    result = dict(base)
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            section = base.setdefault(key, {})
-            if not isinstance(section, dict):
+            section = result.get(key, {})
+            if not isinstance(section, Mapping):
                 raise SettingsError(f"`{key}` must be a value, got a section")
-            _merge(section, value)
+            result[key] = merged(section, value)
         else:
-            base[key] = value.lower() if isinstance(value, str) else value
+            result[key] = value.lower() if isinstance(value, str) else value
+    return result
 
 
 def _toml_line(key: str, value: Any) -> str:

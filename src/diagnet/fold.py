@@ -149,7 +149,7 @@ def _trained(
 ) -> TrainingState:
     """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
     folder = out if config.evaluation.folds == 1 else out / f"fold-{number}"
-    patients = np.unique(data.patients, return_inverse=True)[1].astype(np.int64)
+    patients = data.mass_set.patient_numbers
     points, neighbors, origin = augment(
         config,
         data.images,

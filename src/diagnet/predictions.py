@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from diagnet.arrays import Labels
 from diagnet.calibration import Probabilities, Scores
+from diagnet.data.mass import malignant_class
 
 Groups = Int[np.ndarray, "point"]  # which group (a patient) each point belongs to
 
@@ -56,7 +57,7 @@ class Predictions:
     @property
     def malignant_class(self) -> int:
         """Index of the class "malignant"; of the last class where none has that name."""
-        return self.classes.index("malignant") if "malignant" in self.classes else len(self.classes) - 1
+        return malignant_class(self.classes)
 
     @property
     def malignancy(self) -> Scores:

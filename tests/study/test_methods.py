@@ -3,12 +3,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from diagnet.config import Config
+from diagnet.config import Config, merged
 from diagnet.data.mass import Mass
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.errors import DataError
 from diagnet.network import NetworkSettings
-from diagnet.study.arms import PLAIN, merged
+from diagnet.study.arms import PLAIN
 from diagnet.study.features import hand_crafted, sizes
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.multi_instance import MultiInstanceNetwork

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diagnet.errors import DataError
-
 if TYPE_CHECKING:
     from diagnet.config import Config
     from diagnet.data.mass import MassSet
@@ -31,14 +29,9 @@ Data = Annotated[Path, typer.Argument(help="A manifest (.csv) or a folder made b
 
 def read_data(data: Path, config: "Config") -> "MassSet | Prepared":
     """Read a prepared folder or a manifest."""
-    from diagnet.data.manifest import read_manifest
-    from diagnet.data.prepared import is_prepared, read_prepared
+    from diagnet.data import prepared
 
-    if is_prepared(data):
-        return read_prepared(data)
-    if data.is_dir():
-        raise DataError(f"`DATA` must be a manifest or a prepared folder, got {data}. Fix: diagnet prepare --help")
-    return read_manifest(data, classes=config.classes)
+    return prepared.read_data(data, config.classes)
 
 
 def command() -> str:

@@ -5,12 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from diagnet.arrays import Image, Labels
 
 CLASSES = ("benign", "malignant")  # the index is the label
 
 Box = tuple[float, float, float, float]
+
+
+def malignant_class(classes: Sequence[str]) -> int:
+    """Index of the class "malignant"; of the last class where none has that name."""
+    return classes.index("malignant") if "malignant" in classes else len(classes) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,11 @@ class MassSet:
     def patients(self) -> list[str]:
         """Patient of each mass."""
         return [mass.patient_id for mass in self.masses]
+
+    @property
+    def patient_numbers(self) -> Int64[np.ndarray, "mass"]:
+        """Patient of each mass as a number from 0 up."""
+        return np.unique(self.patients, return_inverse=True)[1].astype(np.int64)
 
     @property
     def image_names(self) -> list[str]:

@@ -105,6 +105,19 @@ def is_prepared(path: Path) -> bool:
     return (path / ABOUT).is_file()
 
 
+def read_data(path: Path, classes: tuple[str, ...]) -> MassSet | Prepared:
+    """Read masses to train on or to score: a prepared folder or a manifest.
+
+    Raises:
+        DataError: it is neither, or cannot be read.
+    """
+    if is_prepared(path):
+        return read_prepared(path)
+    if path.is_dir():
+        raise DataError(f"`DATA` must be a manifest or a prepared folder, got {path}. Fix: diagnet prepare --help")
+    return read_manifest(path, classes=classes)
+
+
 def read_prepared(path: Path) -> Prepared:
     """Open a prepared folder; the images that it was made from are not needed.
 

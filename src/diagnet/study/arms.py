@@ -1,13 +1,12 @@
 """What the studies compare: each arm is one way to train, named, with what it changes in the settings."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from diagnet.config import Config
+from diagnet.config import Config, merged, read_toml
 from diagnet.errors import SettingsError
 
 Method = Literal[
@@ -51,12 +50,8 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
     Raises:
         SettingsError: the file cannot be read, a name makes no folder, or a setting does not exist.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"`--arms` must be a readable TOML file, got {path}: {error}") from error
     arms = []
-    for name, table in tables.items():
+    for name, table in read_toml(path, "--arms").items():
         if not isinstance(table, dict):
             raise SettingsError(f"`{name}` must be a table, [{name}], got a value in {path}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", name):
@@ -82,15 +77,6 @@ def chosen_arms(arms: Sequence[Arm], names: str | None) -> tuple[Arm, ...]:
         if name.strip() not in known:
             raise SettingsError(f"`--only` must name arms among {', '.join(known)}, got {name.strip()!r}")
     return tuple(known[name.strip()] for name in names.split(","))
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings with others laid over them."""
-    result = dict(base)
-    for key, value in changes.items():
-        is_section = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if is_section else value
-    return result
 
 
 def _grid() -> tuple[Arm, ...]:

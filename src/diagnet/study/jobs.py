@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 
 from diagnet.arrays import Images
 from diagnet.config import Config
-from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import MassSet
-from diagnet.data.prepared import is_prepared, read_prepared
+from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.data.splits import make_folds
 from diagnet.study.arms import Arm
@@ -70,8 +69,7 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
     config = job.arm.config(base)
     mass_set, images = _data(data, config.classes, config.roi)
     own, held_out, test = parts(mass_set, job, n_folds)
-    patients = np.unique(mass_set.patients, return_inverse=True)[1].astype(np.int64)
-    cases = Cases(images, tuple(mass_set.masses), mass_set.labels, patients)
+    cases = Cases(images, tuple(mass_set.masses), mass_set.labels, mass_set.patient_numbers)
     began = time.perf_counter()
     score = METHODS[job.arm.method](cases.part(own), config, job.fold, job.repeat)
     index = np.concatenate([test, held_out])
@@ -113,8 +111,8 @@ def _drawn(
     own: Int[np.ndarray, "mass"], patients: np.ndarray, n: int, *, rng: np.random.Generator
 ) -> Int[np.ndarray, "drawn"]:
     """At least `n` masses of whole patients in a random order: a larger draw holds the smaller ones."""
-    order = rng.permutation(np.unique(patients[own]))
-    place = np.argsort(order)[np.searchsorted(np.sort(order), patients[own])]
+    names, rows = np.unique(patients[own], return_inverse=True)
+    place = np.argsort(rng.permutation(len(names)))[rows]
     last = np.sort(place)[min(n, len(own)) - 1]
     return np.asarray(own[place <= last])
 
@@ -122,8 +120,7 @@ def _drawn(
 @lru_cache(maxsize=2)
 def _data(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> tuple[MassSet, Images]:
     """Masses and their regions, read once in each process."""
-    if is_prepared(path):
-        prepared = read_prepared(path)
-        return prepared.mass_set, prepared.images
-    mass_set = read_manifest(path, classes=classes)
-    return mass_set, read_rois(mass_set.masses, roi, workers=os.cpu_count())
+    found = read_data(path, classes)
+    if isinstance(found, Prepared):
+        return found.mass_set, found.images
+    return found, read_rois(found.masses, roi, workers=os.cpu_count())

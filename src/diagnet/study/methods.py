@@ -11,7 +11,7 @@ from torch import Tensor
 from diagnet.arrays import Images, Labels
 from diagnet.augmentation import augment
 from diagnet.config import Config
-from diagnet.data.mass import Mass
+from diagnet.data.mass import Mass, malignant_class
 from diagnet.errors import MissingExtraError
 from diagnet.network import SeparableNetwork, create_network
 from diagnet.scoring import embeddings_and_logits
@@ -70,7 +70,7 @@ def fit_network(
     )
     state = start(points, config.network, config.graph, config.training, seed=repeat, make_network=make_network)
     train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss)
-    malignant = config.classes.index("malignant") if "malignant" in config.classes else len(config.classes) - 1
+    malignant = malignant_class(config.classes)
 
     def score(others: Cases) -> Float64[np.ndarray, "case"]:
         logits = embeddings_and_logits(state.network, others.images)[1].astype(np.float64)

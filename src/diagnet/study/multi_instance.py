@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diagnet.network import NetworkSettings, SeparableNetwork
 
@@ -40,4 +39,4 @@ class MultiInstanceNetwork(SeparableNetwork):
 def sparsity(embeddings: Float[Tensor, "point 1"], targets: Int[Tensor, "point"]) -> Float[Tensor, ""]:
     """The sparse term, mean over the points: 1e-3 times the sum of each region's instance probabilities."""
     del targets
-    return _SPARSITY * functional.relu(embeddings).mean()
+    return _SPARSITY * embeddings.mean()

@@ -13,12 +13,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from diagnet.config import Config
+from diagnet.config import Config, merged
 from diagnet.data.mass import MassSet
 from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
 from diagnet.progress import Progress, silent
 from diagnet.run_folder import git_revision, read_json, versions, write_json, write_table
-from diagnet.study.arms import Arm, merged
+from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
 from diagnet.study.tables import RECORD, identity
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from diagnet.bootstrap import Interval, draw_patients, weighted_auc
-from diagnet.data.mass import MassSet
+from diagnet.data.mass import MassSet, malignant_class
 from diagnet.errors import DataError
 from diagnet.evaluation import Spread, across_folds
 from diagnet.paired import delong, holm, points_to_show
@@ -85,11 +85,7 @@ def truth_of(mass_set: MassSet, n_folds: int) -> Truth:
     folds = np.zeros(len(mass_set.labels), np.int64)
     for fold, test in enumerate(folds_of(mass_set, n_folds)):
         folds[test] = fold
-    classes = mass_set.classes
-    target = classes.index("malignant") if "malignant" in classes else len(classes) - 1
-    return Truth(
-        mass_set.labels == target, np.unique(mass_set.patients, return_inverse=True)[1].astype(np.int64), folds
-    )
+    return Truth(mass_set.labels == malignant_class(mass_set.classes), mass_set.patient_numbers, folds)
 
 
 def read_scores(folder: Path, n_masses: int, repeats: int) -> Scores:

@@ -14,7 +14,8 @@ from diagnet.errors import DataError, RunFolderError, SettingsError
 from diagnet.study.arms import PLAIN, STUDIES, Arm, chosen_arms, read_arms
 from diagnet.study.jobs import Job, parts
 from diagnet.study.running import Study, claim_study, duration, parse_shard, run_study
-from diagnet.study.tables import arm_figures, compare_arms, differences, read_scores, truth_of, write_tables
+from diagnet.study.scores import Scores, read_scores, truth_of
+from diagnet.study.tables import arm_figures, compare_arms, differences, write_tables
 
 TINY = {
     "roi": {"size": 16},
@@ -159,8 +160,6 @@ def test_parts_share_no_patient_and_draws_are_nested(manifest):
 def test_a_perfect_arm_against_one_that_guesses(manifest):
     truth = truth_of(read_manifest(manifest), 3)
     rng = np.random.default_rng(0)
-    from diagnet.study.tables import Scores
-
     good = Scores("good", np.tile(truth.targets.astype(float), (2, 1)) + 0.1 * rng.random((2, 60)), np.ones(6))
     bad = Scores("bad", rng.random((2, 60)), np.ones(6))
     better, same = differences([good, bad], bad, truth)
@@ -182,7 +181,10 @@ def test_tables_are_rebuilt_from_the_rows(study, manifest):
 
 def test_the_studies_of_the_issue_are_there():
     base = Config.from_preset("small")
-    assert set(STUDIES) == {"neighbors", "lambda", "ablation", "comparators", "curve"}
+    assert set(STUDIES) == {
+        *("neighbors", "lambda", "ablation", "comparators", "table1", "curve"),
+        *("robustness", "calibration", "shortcuts"),
+    }
     for arms in STUDIES.values():
         assert len({arm.name for arm in arms}) == len(arms)
         for arm in arms:

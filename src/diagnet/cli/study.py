@@ -1,14 +1,11 @@
 """Verbs that run and compare many trainings: study."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from diagnet.cli.shared import Assignments, ConfigFile, Data, Json, Preset, Quiet, Workers, print_json, read_data
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Train many times on patient folds and compare: tables with intervals, in resumable shards.",
@@ -53,9 +50,13 @@ def _verb(name: str, what: str) -> None:
 
 _verb("ablation", "Plain cross-entropy, then the method's parts and readings one by one.")
 _verb("comparators", "Plain cross-entropy and DiagNet beside rivals: mixup, metric losses, hand-crafted features.")
+_verb("table1", "The paper's Table 1: accuracy and AUC of the comparators' arms, beside what the paper prints.")
 _verb("curve", "DiagNet and plain cross-entropy on 43, 86, 172, 344 and all training masses.")
 _verb("neighbors", "Attracting (0-4) and repelling (0-6) neighbors, lambda 1 (Fig. 3a).")
 _verb("lambda", "Values of lambda from 0 to 3 (Fig. 3b).")
+_verb("calibration", "Calibration before and after the temperature, the operating point, abstention.")
+_verb("robustness", "AUC under noise, blur, rotation, scale, contrast and other boxes.")
+_verb("shortcuts", "What shuffled labels, and a mass's border, brightness or size alone, can tell.")
 
 
 @app.command(epilog="Example: diagnet study designs data/inbreast --arms designs.toml --out studies/designs")
@@ -80,6 +81,18 @@ def designs(
 ) -> None:
     """Arms of your own."""
     _run("designs", **locals())
+
+
+@app.command(epilog="Example: diagnet study tables studies/ablation --data data/inbreast")
+def tables(
+    out: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    data: Annotated[Path, typer.Option(help="The study's data.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Write a study's tables and pictures again from its rows."""
+    from diagnet.config import read_config
+
+    _print_tables(out, _mass_set(data, read_config()), as_json=as_json)
 
 
 @app.command(
@@ -133,7 +146,6 @@ def _run(
     from diagnet.config import read_config
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
-    from diagnet.study.tables import write_tables
     from diagnet.terminal import shown_progress
 
     share = parse_shard(shard)
@@ -156,6 +168,13 @@ def _run(
     except KeyboardInterrupt:
         print(Interrupted, file=sys.stderr)
         raise typer.Exit(130) from None
+    _print_tables(out, mass_set, as_json=as_json)
+
+
+def _print_tables(out: Path, mass_set: Any, *, as_json: bool) -> None:
+    """Write a study's tables and print the main ones."""
+    from diagnet.study.tables import write_tables
+
     figures, minus = write_tables(out, mass_set)
     if as_json:
         print_json({"out": str(out), "arms": figures, "differences": minus})

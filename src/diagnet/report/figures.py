@@ -21,10 +21,10 @@ from diagnet.evaluation import CalibrationBin, Roc
 from diagnet.report.page import Html
 
 # Okabe and Ito's colors; each class has a mark of its own too, each line a dash of its own.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKS = ("o", "^", "s", "D", "v", "P")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = ("o", "^", "s", "D", "v", "P")
 _GREY = "#8a949e"
-_STYLE: Any = {  # matplotlib's type of this lists every setting there is
+STYLE: Any = {  # matplotlib's type of this lists every setting there is
     "svg.fonttype": "none",
     "svg.hashsalt": "diagnet",  # the same run gives the same file
     "text.parse_math": False,  # a class name may hold a dollar sign
@@ -49,7 +49,7 @@ def _drawn(draw: Callable[Arguments, tuple[Figure, str]]) -> Callable[Arguments,
 
     @wraps(draw)
     def inner(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Html:
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             figure, label = draw(*args, **kwargs)
             file = io.StringIO()
             figure.savefig(file, format="svg", dpi=200, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -93,15 +93,15 @@ def roc_plot(roc: Roc, auc: Interval, sensitivity: Interval, specificity: Interv
     """ROC curve with its pointwise band and the operating point."""
     figure, axes = _axes("1 - specificity", "Sensitivity")
     if roc["low"]:
-        axes.fill_between(roc["grid"], roc["low"], roc["high"], color=_COLORS[0], alpha=0.18, linewidth=0)
+        axes.fill_between(roc["grid"], roc["low"], roc["high"], color=COLORS[0], alpha=0.18, linewidth=0)
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    axes.plot(roc["fpr"], roc["tpr"], color=_COLORS[0], linewidth=2)
+    axes.plot(roc["fpr"], roc["tpr"], color=COLORS[0], linewidth=2)
     if sensitivity["value"] is not None and specificity["value"] is not None:
         axes.plot(
             1 - specificity["value"],
             sensitivity["value"],
             "D",
-            color=_COLORS[1],
+            color=COLORS[1],
             markersize=8,
             markeredgecolor="white",
             label="at the threshold",
@@ -119,9 +119,9 @@ def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figur
     for each in bins:
         observed = each["observed"]
         if observed["low"] is not None and observed["high"] is not None:
-            axes.plot([each["mean_score"]] * 2, [observed["low"], observed["high"]], color=_COLORS[0], linewidth=1.2)
+            axes.plot([each["mean_score"]] * 2, [observed["low"], observed["high"]], color=COLORS[0], linewidth=1.2)
     scores, shares = [each["mean_score"] for each in bins], [each["observed"]["value"] or 0 for each in bins]
-    axes.plot(scores, shares, "o-", color=_COLORS[0], linewidth=1, markersize=6)
+    axes.plot(scores, shares, "o-", color=COLORS[0], linewidth=1, markersize=6)
     _square(axes)
     return figure, f"Calibration plot: share of {target} test masses against their mean score, {len(bins)} bins"
 
@@ -148,8 +148,8 @@ def embedding_map(
                 xy[chosen, 0],
                 xy[chosen, 1],
                 s=size,
-                marker=_MARKS[label % len(_MARKS)],
-                color=_COLORS[label % len(_COLORS)],
+                marker=MARKS[label % len(MARKS)],
+                color=COLORS[label % len(COLORS)],
                 alpha=alpha,
                 edgecolors="black" if is_test else "none",
                 linewidths=0.6 if is_test else 0,
@@ -191,7 +191,7 @@ def _lines(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, color: i
             [row["epoch"] for row in rows],
             [row[name] for row in rows],
             dash,
-            color=_COLORS[color],
+            color=COLORS[color],
             alpha=1 if len(folds) == 1 else 0.5,
             marker="o" if len(rows) == 1 else None,
             label=label if number == 0 else None,

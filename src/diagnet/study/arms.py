@@ -10,7 +10,18 @@ from diagnet.config import Config, merged, read_toml
 from diagnet.errors import SettingsError
 
 Method = Literal[
-    "network", "multi-instance", "supcon", "triplet", "contrastive", "features-svm", "features-logistic", "size"
+    "network",
+    "multi-instance",
+    "supcon",
+    "triplet",
+    "contrastive",
+    "features-svm",
+    "features-logistic",
+    "size",
+    "scale",
+    "brightness",
+    "border",
+    "permuted",
 ]
 
 NO_NEIGHBORS: Mapping[str, Any] = {"neighbors": {"positive_share": 0.0, "negative_share": 0.0}}
@@ -30,6 +41,7 @@ class Arm:
         n_train: training masses, drawn by patient; None: all there are.
         holdout: keep an inner fold of the training patients out of training and score it too, so that a choice, a
             temperature or a threshold can be made on it.
+        perturbed: score the test masses once more for each perturbation.
     """
 
     name: str
@@ -38,6 +50,7 @@ class Arm:
     method: Method = "network"
     n_train: int | None = None
     holdout: bool = False
+    perturbed: bool = False
 
     def config(self, base: Config) -> Config:
         """The study's settings with this arm's changes."""
@@ -56,7 +69,8 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
             raise SettingsError(f"`{name}` must be a table, [{name}], got a value in {path}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", name):
             raise SettingsError(f"an arm's name must be up to 64 letters, digits, `_.+-`, got {name!r} in {path}")
-        arm = Arm(name, str(table.pop("what", name)), n_train=table.pop("n_train", None), changes=table)
+        what, n_train, holdout = (table.pop(*each) for each in (("what", name), ("n_train", None), ("holdout", False)))
+        arm = Arm(name, str(what), n_train=n_train, holdout=bool(holdout), changes=table)
         arm.config(base)  # says what is wrong with it
         arms.append(arm)
     if not arms:
@@ -159,10 +173,29 @@ _CURVE = (
     _PLAIN,
     _DIAGNET,
 )
+_ROBUSTNESS = (
+    Arm("plain-perturbed", "plain cross-entropy; test masses perturbed", PLAIN, perturbed=True),
+    Arm("diagnet-perturbed", f"{_DIAGNET.what}; test masses perturbed", perturbed=True),
+)
+_CALIBRATION = (
+    Arm("plain-held-out", "plain cross-entropy; an inner fold held out", PLAIN, holdout=True),
+    Arm("diagnet-held-out", f"{_DIAGNET.what}; an inner fold held out", holdout=True),
+)
+_SHORTCUTS = (
+    Arm("permuted", "plain, the training masses' labels shuffled", PLAIN, "permuted"),
+    Arm("border", "plain, the marked box blanked: the border alone", PLAIN, "border"),
+    Arm("brightness", "mean and spread of the grey values, logistic regression", method="brightness"),
+    Arm("scale", "how much a crop was reduced, logistic regression", method="scale"),
+    Arm("size", "the box's sides alone, logistic regression", method="size"),
+)
 STUDIES: Mapping[str, tuple[Arm, ...]] = {
     "neighbors": _grid(),
     "lambda": _sweep(),
     "ablation": _ABLATION,
     "comparators": _COMPARATORS,
+    "table1": _COMPARATORS,
     "curve": _CURVE,
+    "robustness": _ROBUSTNESS,
+    "calibration": _CALIBRATION,
+    "shortcuts": _SHORTCUTS,
 }

@@ -1,6 +1,6 @@
 """Hand-crafted features of a mass, as before deep learning: shape, texture, gradient histograms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -8,6 +8,8 @@ from jaxtyping import Float64
 from diagnet.arrays import Image, Images
 from diagnet.data.mass import Mass
 from diagnet.errors import DataError, MissingExtraError
+
+Features = Callable[[Images, Sequence[Mass]], Float64[np.ndarray, "image feature"]]
 
 _LEVELS = 16  # grey levels of the co-occurrence matrix
 _SCALE = "original_px_per_px"  # column of a manifest of crops that says how much they were reduced
@@ -40,6 +42,20 @@ def sizes(_images: Images, masses: Sequence[Mass]) -> Float64[np.ndarray, "image
         scale = float(mass.extra.get(_SCALE) or 1)
         rows.append((np.log((x1 - x0) * scale), np.log((y1 - y0) * scale)))
     return np.array(rows)
+
+
+def scales(_images: Images, masses: Sequence[Mass]) -> Float64[np.ndarray, "image 1"]:
+    """Logarithm of how much each crop was reduced; 0 where the images are no crops.
+
+    Whoever makes crops of one size hides a mass's size in it.
+    """
+    return np.log([[float(mass.extra.get(_SCALE) or 1)] for mass in masses])
+
+
+def brightness(images: Images, _masses: Sequence[Mass]) -> Float64[np.ndarray, "image 2"]:
+    """Mean and spread of each region's grey values."""
+    flat = np.asarray(images, dtype=np.float64).reshape(len(images), -1)
+    return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
 
 
 def _shape(image: Image) -> Float64[np.ndarray, "feature"]:
@@ -91,3 +107,11 @@ def _gradients(image: Image) -> Float64[np.ndarray, "feature"]:
 
     side = max(2, image.shape[0] // 4)
     return np.asarray(hog(image, 9, (side, side), (2, 2), feature_vector=True), dtype=np.float64)
+
+
+FEATURES: Mapping[str, Features] = {
+    "hand-crafted": hand_crafted,
+    "size": sizes,
+    "scale": scales,
+    "brightness": brightness,
+}

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.data.splits import make_folds
+from diagnet.errors import SettingsError
 from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
+from diagnet.study.perturbations import PERTURBATIONS
 
 _INNER = 5  # inner folds; repeat r holds out the r-th
 
@@ -41,7 +43,7 @@ class Rows:
     """What a job leaves behind.
 
     Attributes:
-        parts: "test" or "validation", for each score.
+        parts: of each score: "test", "validation", or "test@" and the name of a perturbation.
         index: mass of each score.
         scores: log-odds of malignancy, not calibrated.
         seconds: the job took, reading the images not counted.
@@ -75,7 +77,15 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
     index = np.concatenate([test, held_out])
     scores = score(cases.part(index))
     names = ["test"] * len(test) + ["validation"] * len(held_out)
-    return Rows(names, index, scores, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    if job.arm.perturbed:
+        tested, roi = cases.part(test), config.roi
+        for number, (name, perturb) in enumerate(PERTURBATIONS.items()):
+            seen = perturb(tested, roi, np.random.default_rng([job.repeat, job.fold, 2, number]))
+            changed = [score(replace(tested, images=images)) for images in seen]
+            scores, index = np.concatenate([scores, np.mean(changed, axis=0)]), np.concatenate([index, test])
+            names += [f"test@{name}"] * len(test)
+    return Rows(names, index, scores, seconds)
 
 
 def parts(
@@ -122,5 +132,7 @@ def _data(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> tuple[MassS
     """Masses and their regions, read once in each process."""
     found = read_data(path, classes)
     if isinstance(found, Prepared):
+        if found.settings != roi:
+            raise SettingsError(f"`roi` must be the prepared folder's, {found.settings}, got {roi}")
         return found.mass_set, found.images
     return found, read_rois(found.masses, roi, workers=os.cpu_count())

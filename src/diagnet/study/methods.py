@@ -1,7 +1,7 @@
 """What an arm trains: the network, with the signed graph or a rival of it, or a classical classifier."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from diagnet.data.mass import Mass, malignant_class
 from diagnet.errors import MissingExtraError
 from diagnet.network import SeparableNetwork, create_network
 from diagnet.scoring import embeddings_and_logits
-from diagnet.study.features import hand_crafted, sizes
+from diagnet.study.features import FEATURES
 from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
 from diagnet.training import ExtraLoss, train
 from diagnet.training_state import start
@@ -114,7 +114,7 @@ def fit_features(cases: Cases, config: Config, fold: int, repeat: int, *, classi
     from sklearn.svm import SVC
 
     del config, fold
-    described = {"hand-crafted": hand_crafted, "size": sizes}[features]
+    described = FEATURES[features]
     model = {
         "svm": SVC(class_weight="balanced"),
         "logistic": LogisticRegression(class_weight="balanced", max_iter=5000),
@@ -130,11 +130,33 @@ def fit_features(cases: Cases, config: Config, fold: int, repeat: int, *, classi
     return lambda others: np.asarray(search.decision_function(described(others.images, others.masses)))
 
 
+def fit_permuted(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """The network on labels that mean nothing: what it scores above chance afterwards has leaked."""
+    labels = np.random.default_rng([repeat, fold, 3]).permutation(cases.labels)
+    return fit_network(replace(cases, labels=labels), config, fold, repeat)
+
+
+def fit_border(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """The network on what surrounds the marked box: the middle of each region is set to grey."""
+    score = fit_network(replace(cases, images=_border(cases.images, config)), config, fold, repeat)
+    return lambda others: score(replace(others, images=_border(others.images, config)))
+
+
+def _border(images: Images, config: Config) -> Images:
+    size = images.shape[1]
+    margin = round(size * (1 - 1 / config.roi.padding_factor) / 2)
+    blanked = np.array(images, dtype=np.float32)
+    blanked[:, margin : size - margin, margin : size - margin] = 0.5
+    return blanked
+
+
 METHODS: Mapping[str, Fit] = {
     "network": fit_network,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
     **{name: partial(fit_with_metric_loss, name=name) for name in ("supcon", "triplet", "contrastive")},
     "features-svm": partial(fit_features, classifier="svm", features="hand-crafted"),
     "features-logistic": partial(fit_features, classifier="logistic", features="hand-crafted"),
-    "size": partial(fit_features, classifier="logistic", features="size"),
+    **{name: partial(fit_features, classifier="logistic", features=name) for name in ("size", "scale", "brightness")},
+    "permuted": fit_permuted,
+    "border": fit_border,
 }

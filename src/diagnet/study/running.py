@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from diagnet.progress import Progress, silent
 from diagnet.run_folder import git_revision, read_json, versions, write_json, write_table
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
-from diagnet.study.tables import RECORD, identity
+from diagnet.study.scores import RECORD, identity
 
 _COLUMNS = ("part", "index", "score", "seconds")
 SCHEMA_VERSION = 1
@@ -85,10 +85,11 @@ def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> Non
             for key, value in {**before, "settings": known}.items():
                 if key in own and own[key] != value:
                     raise RunFolderError(f"`--out` must keep the {key} the study in {out} began with, got others")
+            defaults = {each.name: each.default for each in fields(Arm) if each.default is not MISSING}
             for name, described in arms.items():
-                if before["arms"].get(name, described) != described:
+                if {**defaults, **before["arms"].get(name, described)} != described:
                     raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
-            arms = {**before["arms"], **arms}
+            arms = {**{name: {**defaults, **arm} for name, arm in before["arms"].items()}, **arms}
         facts = {"git_revision": git_revision(), "versions": versions()} if before is None else before
         repeats = max(study.repeats, before["repeats"]) if before else study.repeats
         write_json(

@@ -1,67 +1,51 @@
-"""From the rows of a study to its tables: AUCs with intervals, paired differences, all by patient."""
+"""From the rows of a study to its tables: figures with intervals, paired differences, all by patient."""
 
-import csv
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
-from diagnet.bootstrap import Interval, draw_patients, weighted_auc
-from diagnet.data.mass import MassSet, malignant_class
+from diagnet.bootstrap import Interval
+from diagnet.data.mass import MassSet
 from diagnet.errors import DataError
 from diagnet.evaluation import Spread, across_folds
 from diagnet.paired import delong, holm, points_to_show
 from diagnet.run_folder import read_json, write_table
-from diagnet.study.jobs import folds_of
+from diagnet.study.calibration import abstention, calibration
+from diagnet.study.choice import choice
+from diagnet.study.perturbations import PERTURBATIONS
+from diagnet.study.pictures import write_pictures
+from diagnet.study.published import PROTOCOL, PUBLISHED
+from diagnet.study.scores import (
+    RECORD,
+    Scores,
+    Truth,
+    identity,
+    jobs_done,
+    per_job,
+    percentiles,
+    read_jobs,
+    read_scores,
+    resampled,
+    truth_of,
+    weighted_accuracy,
+)
 
-N_RESAMPLES = 2000
-RECORD = "study.json"
 WORTH_SHOWING = 0.02  # difference of AUC the power analysis is for
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What an arm's networks say of the masses they were tested on.
-
-    Attributes:
-        name: of the arm.
-        values: score of each mass in each repeat; NaN where that job is not done.
-        seconds: of each job done; NaN where it was not noted.
-    """
-
-    name: str
-    values: Float[np.ndarray, "repeat mass"]
-    seconds: Float[np.ndarray, "job"]
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What scores are measured against.
-
-    Attributes:
-        targets: which masses are malignant.
-        patients: of each mass, as a number.
-        folds: the fold each mass is tested in.
-    """
-
-    targets: Bool[np.ndarray, "mass"]
-    patients: Int[np.ndarray, "mass"]
-    folds: Int[np.ndarray, "mass"]
-
-
 class ArmFigures(TypedDict):
-    """An arm's line in the table; `auc` is the mean over folds and repeats, `over_jobs` their spread."""
+    """An arm's line: means over folds and repeats with their intervals, and the spread over jobs."""
 
     arm: str
     jobs: int
     of: int
     auc: Interval
-    over_jobs: Spread
+    auc_over_jobs: Spread
+    accuracy: Interval  # of the more probable class
+    accuracy_over_jobs: Spread
     minutes: float | None  # of a job, median
 
 
@@ -80,93 +64,17 @@ class Difference(TypedDict):
     masses_to_show: int | None  # with which a true difference of WORTH_SHOWING would be shown, power 0.8
 
 
-def truth_of(mass_set: MassSet, n_folds: int) -> Truth:
-    """Labels, patients and folds of a study's masses."""
-    folds = np.zeros(len(mass_set.labels), np.int64)
-    for fold, test in enumerate(folds_of(mass_set, n_folds)):
-        folds[test] = fold
-    return Truth(mass_set.labels == malignant_class(mass_set.classes), mass_set.patient_numbers, folds)
-
-
-def read_scores(folder: Path, n_masses: int, repeats: int) -> Scores:
-    """Read the rows of an arm.
-
-    Raises:
-        DataError: a row is not one of this study's.
-    """
-    values, seconds = np.full((repeats, n_masses), np.nan), []
-    for path in sorted(folder.glob("fold*-repeat*.csv")):
-        repeat = int(path.stem.rpartition("repeat")[2])
-        if repeat >= repeats:
-            continue
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            seconds.append(float(rows[0]["seconds"] or "nan"))
-            for row in rows:
-                if row["part"] == "test":
-                    values[repeat, int(row["index"])] = float(row["score"])
-        except (KeyError, ValueError, IndexError, OSError) as error:
-            raise DataError(f"`{path}` must hold a job's rows, got: {error!r}. Fix: delete it and --resume") from error
-    return Scores(folder.name, values, np.array(seconds))
-
-
-def resampled_auc(
-    scores: Scores, truth: Truth, *, n_resamples: int = N_RESAMPLES, jobs: Bool[np.ndarray, "fold repeat"] | None = None
-) -> Float[np.ndarray, "resample"]:
-    """Mean AUC over folds and repeats: first as it is, then in each resample of patients and of repeats.
-
-    Each fold's repeats are drawn with replacement too, so that the luck of a training is in the interval. The draws
-    are the same for every arm: differences of two results are paired.
-
-    Args:
-        scores: of an arm.
-        truth: of the same masses.
-        n_resamples: of the patients.
-        jobs: which folds and repeats count, those that are done by default.
-    """
-    rng = np.random.default_rng(0)
-    draws = draw_patients(int(truth.patients.max()) + 1, n_resamples, rng=rng)
-    weights = np.concatenate([np.ones((1, len(truth.targets))), draws[:, truth.patients]]).astype(np.float64)
-    done = jobs_done(scores, truth) if jobs is None else jobs
-    areas = []
-    for fold in range(done.shape[0]):
-        drawn = rng.multinomial(done.shape[1], np.full(done.shape[1], 1 / done.shape[1]), size=n_resamples)
-        repeats = np.flatnonzero(done[fold])
-        if len(repeats) == 0:
-            continue
-        here = truth.folds == fold
-        per_repeat = np.stack(
-            [weighted_auc(scores.values[r, here], truth.targets[here], weights[:, here]) for r in repeats], axis=1
-        )
-        odds = np.concatenate([np.ones((1, len(repeats))), drawn[:, repeats]]).astype(np.float64)
-        odds[odds.sum(axis=1) == 0] = 1
-        areas.append((per_repeat * odds).sum(axis=1) / odds.sum(axis=1))
-    return np.mean(areas, axis=0) if areas else np.full(n_resamples + 1, np.nan)
-
-
-def jobs_done(scores: Scores, truth: Truth) -> Bool[np.ndarray, "fold repeat"]:
-    """Which jobs have scores of all their masses."""
-    n_folds = int(truth.folds.max()) + 1
-    return np.stack([~np.isnan(scores.values[:, truth.folds == fold]).any(axis=1) for fold in range(n_folds)])
-
-
 def arm_figures(scores: Scores, truth: Truth) -> ArmFigures:
-    """An arm's AUC: mean, spread over jobs, and interval by patients and repeats."""
+    """An arm's figures: mean, spread over jobs, and interval by patients and repeats."""
     done = jobs_done(scores, truth)
-    resampled = resampled_auc(scores, truth)
-    ones = np.ones((1, len(truth.targets)))
-    per_job = [
-        float(weighted_auc(scores.values[r, here], truth.targets[here], ones[:, here])[0])
-        for f, r in zip(*np.nonzero(done), strict=True)
-        for here in [truth.folds == f]
-    ]
     return {
         "arm": scores.name,
         "jobs": int(done.sum()),
         "of": done.size,
-        "auc": _percentiles(resampled),
-        "over_jobs": across_folds(per_job),
+        "auc": percentiles(resampled(scores, truth)),
+        "auc_over_jobs": across_folds(per_job(scores, truth)),
+        "accuracy": percentiles(resampled(scores, truth, measure=weighted_accuracy)),
+        "accuracy_over_jobs": across_folds(per_job(scores, truth, weighted_accuracy)),
         "minutes": None if np.isnan(scores.seconds).all() else round(float(np.nanmedian(scores.seconds)) / 60, 2),
     }
 
@@ -176,7 +84,7 @@ def differences(arms: Sequence[Scores], against: Scores, truth: Truth) -> list[D
     found: list[Difference] = []
     for arm in arms:
         both = jobs_done(arm, truth) & jobs_done(against, truth)
-        first, second = (resampled_auc(each, truth, jobs=both) for each in (arm, against))
+        first, second = (resampled(each, truth, jobs=both) for each in (arm, against))
         minus = first - second
         exact = _delong(arm, against, truth, both)
         known = minus[1:][~np.isnan(minus[1:])]
@@ -187,7 +95,7 @@ def differences(arms: Sequence[Scores], against: Scores, truth: Truth) -> list[D
                 "arm": arm.name,
                 "against": against.name,
                 "jobs": int(both.sum()),
-                "auc": _percentiles(minus),
+                "auc": percentiles(minus),
                 "p": None if np.isnan(tail) else float(min(1.0, 2 * max(tail, 1 / (len(known) + 1)))),
                 "p_holm": None,
                 "delong_se": exact[0],
@@ -203,7 +111,10 @@ def differences(arms: Sequence[Scores], against: Scores, truth: Truth) -> list[D
     return found
 
 
-def as_table(rows: Sequence[ArmFigures] | Sequence[Difference]) -> tuple[list[str], list[list[object]]]:
+Line = Mapping[str, Any] | ArmFigures | Difference
+
+
+def as_table(rows: Sequence[Line]) -> tuple[list[str], list[list[object]]]:
     """Columns and cells of figures: an interval or a spread takes a column for each of its parts."""
     columns: list[str] = []
     table: list[list[object]] = []
@@ -238,30 +149,96 @@ def _delong(
     return result["se"], result["p"]
 
 
-def _percentiles(resampled: Float[np.ndarray, "resample"]) -> Interval:
-    """Figure and percentile interval of what `resampled_auc` gives; a flawless AUC has no width here."""
-    if np.isnan(resampled[0]):
-        return {"value": None, "low": None, "high": None}
-    low, high = np.nanquantile(resampled[1:], [0.025, 0.975])
-    return {"value": float(resampled[0]), "low": float(low), "high": float(high)}
-
-
 def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[Difference]]:
-    """Write `arms.csv` and `differences.csv` of a study from its rows, finished or not.
+    """Write the tables and pictures of a study from its rows, finished or not.
 
-    Differences are against the arm "plain", or the first one where there is none.
+    `arms.csv`, `differences.csv` (against the arm "plain", or the first where there is none) and `table1.csv`; of
+    arms that hold out an inner fold `calibration.csv` and `abstention.csv`, and of two or more of them `choice.csv`;
+    of arms whose test masses were perturbed `robustness.csv`.
     """
     record = read_json(out / RECORD)
-    truth = truth_of(mass_set, record["folds"])
-    arms = [read_scores(out / name, len(truth.targets), record["repeats"]) for name in record["arms"]]
+    truth, repeats = truth_of(mass_set, record["folds"]), record["repeats"]
+    arms = [read_scores(out / name, len(truth.targets), repeats) for name in record["arms"]]
     figures = [arm_figures(arm, truth) for arm in arms]
+    write_table(out / "arms.csv", *as_table(figures))
+    write_table(out / "table1.csv", *as_table(_table1(figures)))
     against = next((arm for arm in arms if arm.name == "plain"), arms[0])
     others = [arm for arm in arms if arm is not against and len(arm.seconds)]
     minus = differences(others, against, truth) if len(against.seconds) else []
-    write_table(out / "arms.csv", *as_table(figures))
     if minus:
         write_table(out / "differences.csv", *as_table(minus))
+    for name, rows in _further(out, record, truth).items():
+        if rows:
+            write_table(out / f"{name}.csv", *as_table(rows))
+    n_all = round(len(truth.targets) * (1 - 1 / record["folds"]))
+    write_pictures(out, figures, {name: arm["n_train"] or n_all for name, arm in record["arms"].items()})
     return figures, minus
+
+
+def _table1(figures: Sequence[ArmFigures]) -> list[dict[str, Any]]:
+    """The arms' figures beside what the paper prints for the same or the nearest method."""
+    measured = {row["arm"]: row for row in figures}
+    nothing: Interval = {"value": None, "low": None, "high": None}
+    none: Spread = {"n": 0, "mean": None, "sd": None, "se": None}
+    rows = []
+    for name in [*measured, *(name for name in PUBLISHED if name not in measured)]:
+        row, printed = measured.get(name), PUBLISHED.get(name)
+        rows.append(
+            {
+                "method": name,
+                "jobs": row["jobs"] if row else 0,
+                **{
+                    key: row[key] if row else empty  # type: ignore[literal-required]  # keys of ArmFigures
+                    for key, empty in (
+                        ("accuracy", nothing),
+                        ("accuracy_over_jobs", none),
+                        ("auc", nothing),
+                        ("auc_over_jobs", none),
+                    )
+                },
+                **{f"paper_{key}": printed[key] if printed else None for key in ("method", "accuracy", "auc")},
+                "protocol": PROTOCOL if printed else None,
+            }
+        )
+    return rows
+
+
+def _further(out: Path, record: Mapping[str, Any], truth: Truth) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Tables of what some arms alone have: an inner fold, perturbed test masses."""
+    held_out = {
+        name: jobs
+        for name, arm in record["arms"].items()
+        if arm["holdout"] and (jobs := read_jobs(out / name, record["repeats"]))
+    }
+    perturbed = [name for name, arm in record["arms"].items() if arm.get("perturbed")]
+    return {
+        "choice": choice(held_out, truth, record["repeats"]),
+        "calibration": [row for name, jobs in held_out.items() for row in calibration(name, jobs, truth)],
+        "abstention": [row for name, jobs in held_out.items() for row in abstention(name, jobs, truth)],
+        "robustness": [row for name in perturbed for row in _robustness(out / name, truth, record["repeats"])],
+    }
+
+
+def _robustness(folder: Path, truth: Truth, repeats: int) -> list[dict[str, Any]]:
+    """AUC of an arm's perturbed test masses, and how much that is below the masses as they are."""
+    clean = read_scores(folder, len(truth.targets), repeats)
+    rows: list[dict[str, Any]] = []
+    for name in ("", *PERTURBATIONS):
+        scores = read_scores(folder, len(truth.targets), repeats, f"test@{name}") if name else clean
+        both = jobs_done(scores, truth) & jobs_done(clean, truth)
+        if not both.any():
+            continue
+        areas, before = (resampled(each, truth, jobs=both) for each in (scores, clean))
+        rows.append(
+            {
+                "arm": folder.name,
+                "perturbation": name or "none",
+                "jobs": int(both.sum()),
+                "auc": percentiles(areas),
+                "change": percentiles(areas - before),
+            }
+        )
+    return rows
 
 
 def compare_arms(folders: Sequence[Path], mass_set: MassSet) -> list[Difference]:
@@ -285,9 +262,3 @@ def compare_arms(folders: Sequence[Path], mass_set: MassSet) -> list[Difference]
         if not len(arm.seconds):
             raise DataError(f"`{arm.name}` must have rows of finished runs, got none")
     return differences(arms[1:], arms[0], truth)
-
-
-def identity(mass_set: MassSet) -> str:
-    """Hash of what masses a study is on: images' names, patients and labels."""
-    parts = [mass_set.image_names, mass_set.patients, mass_set.labels.tolist()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,60 @@
+"""Which arm inner folds would choose, and what outer folds then say of it (Fig. 3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diagnet.bootstrap import weighted_auc
+from diagnet.study.scores import Row, Scores, Truth, part_of, percentiles, resampled
+
+Jobs = Mapping[tuple[int, int], list[Row]]
+
+
+def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int) -> list[dict[str, Any]]:
+    """Choose an arm for each outer fold by its inner folds, and score the fold with it.
+
+    An arm's merit in an outer fold is the mean AUC of the masses its jobs held out of training, which are of that
+    fold's training patients: the test masses have no part in the choice. The last line is the AUC of the whole
+    procedure; its interval takes the choices as they fell.
+
+    Args:
+        arms: rows of arms that hold out an inner fold, by (fold, repeat).
+        truth: of the masses.
+        repeats: of the study.
+
+    Returns:
+        A line for each outer fold that all arms have done in at least one repeat; nothing for fewer than two arms.
+    """
+    if len(arms) < 2:
+        return []
+    lines: list[dict[str, Any]] = []
+    values = np.full((repeats, len(truth.targets)), np.nan)
+    for fold in range(int(truth.folds.max()) + 1):
+        shared = [r for r in range(repeats) if all((fold, r) in jobs for jobs in arms.values())]
+        if not shared:
+            continue
+        merits = {
+            name: float(np.mean([_auc(jobs[fold, r], "validation", truth) for r in shared]))
+            for name, jobs in arms.items()
+        }
+        best = max(merits, key=lambda name: merits[name])
+        for r in shared:
+            index, scores = part_of(arms[best][fold, r], "test")
+            values[r, index] = scores
+        tested = float(np.mean([_auc(arms[best][fold, r], "test", truth) for r in shared]))
+        lines.append(
+            {
+                "fold": str(fold),
+                "chosen": best,
+                "inner_auc": merits[best],
+                "auc": {"value": tested, "low": None, "high": None},
+            }
+        )
+    whole = percentiles(resampled(Scores("chosen", values, np.zeros(0)), truth))
+    return [*lines, {"fold": "all", "chosen": "", "inner_auc": None, "auc": whole}] if lines else []
+
+
+def _auc(rows: list[Row], part: str, truth: Truth) -> float:
+    index, scores = part_of(rows, part)
+    return float(weighted_auc(scores, truth.targets[index], np.ones((1, len(index))))[0])

@@ -1,0 +1,122 @@
+"""Pictures of a study: Fig. 3's heat map and curve, and the learning curve, from the figures of its arms."""
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diagnet.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CELL, _LAMBDA = r"n\+(\d+)n-(\d+)", r"lambda([\d.e-]+)"
+
+
+def write_pictures(out: Path, figures: Sequence[Any], n_train: Mapping[str, int]) -> None:
+    """Draw what a study's arms allow: nothing where there is nothing to draw, or no matplotlib (extra `report`).
+
+    Args:
+        out: the study's folder; `neighbors.svg`, `lambda.svg` and `curve.svg` are written there.
+        figures: of the arms (`ArmFigures`).
+        n_train: training masses of each arm; the arms of a line in the learning curve are `<line>-<n>` and `<line>`.
+    """
+    if find_spec("matplotlib") is None:
+        return
+    import matplotlib as mpl
+
+    from diagnet.report.figures import STYLE
+
+    known = [row for row in figures if row["auc"]["value"] is not None]
+    with mpl.rc_context(STYLE):
+        drawn = {"neighbors": _heat_map(known), "lambda": _sweep(known), "curve": _learning_curve(known, n_train)}
+        for name, figure in drawn.items():
+            if figure is not None:
+                with atomic_path(out / f"{name}.svg") as path:
+                    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _heat_map(figures: Sequence[Any]) -> "Figure | None":
+    """Fig. 3a: AUC over attracting and repelling neighbors."""
+    found = {(int(at[1]), int(at[2])): row["auc"] for row in figures if (at := re.fullmatch(_CELL, row["arm"]))}
+    if not found:
+        return None
+    height, width = (max(cell[axis] for cell in found) + 1 for axis in (0, 1))
+    table = np.full((height, width), np.nan)
+    for cell, auc in found.items():
+        table[cell] = auc["value"]
+    figure, axes = _axes("Repelling neighbors n-", "Attracting neighbors n+", (1.2 * width + 1.6, 0.8 * height + 1.4))
+    shown = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for cell, auc in found.items():
+        axes.text(
+            cell[1],
+            cell[0],
+            f"{auc['value']:.3f}\n{auc['low']:.3f}-{auc['high']:.3f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="black" if auc["value"] > middle else "white",
+        )
+    axes.set_xticks(range(width))
+    axes.set_yticks(range(height))
+    axes.grid(visible=False)
+    figure.colorbar(shown, label="AUC of outer folds")
+    return figure
+
+
+def _sweep(figures: Sequence[Any]) -> "Figure | None":
+    """Fig. 3b: AUC over lambda; 0 stands at the left of a logarithmic axis."""
+    found = sorted((float(at[1]), row["auc"]) for row in figures if (at := re.fullmatch(_LAMBDA, row["arm"])))
+    if len(found) < 2:
+        return None
+    figure, axes = _axes("lambda (leftmost: 0)", "AUC of outer folds", (5.6, 3.8))
+    above = [weight for weight, _ in found if weight > 0]
+    places = [weight or min(above) / 4 for weight, _ in found]
+    _with_intervals(axes, places, [auc for _, auc in found], 0, "AUC")
+    axes.set_xscale("log")
+    axes.set_xticks(places, [f"{weight:g}" for weight, _ in found])
+    axes.minorticks_off()
+    return figure
+
+
+def _learning_curve(figures: Sequence[Any], n_train: Mapping[str, int]) -> "Figure | None":
+    """AUC over the number of training masses, a line for each way to train."""
+    found = {row["arm"]: row["auc"] for row in figures}
+    names = {name.removesuffix(f"-{n_train[name]}") for name in found if name.endswith(f"-{n_train[name]}")}
+    if not names:
+        return None
+    figure, axes = _axes("Training masses", "AUC of outer folds", (5.6, 3.8))
+    for number, line in enumerate(sorted(names, reverse=True)):
+        points = sorted((n_train[name], found[name]) for name in found if name in (line, f"{line}-{n_train[name]}"))
+        # A little to the side, so that the intervals of two lines can be told apart.
+        _with_intervals(axes, [n * (1 + 0.03 * number) for n, _ in points], [auc for _, auc in points], number, line)
+    ticks = sorted({n_train[name] for name in found if name.removesuffix(f"-{n_train[name]}") in names})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _axes(x: str, y: str, size: tuple[float, float]) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _with_intervals(axes: "Axes", x: Sequence[float], aucs: Sequence[Any], number: int, label: str) -> None:
+    """A line with a bar for each interval."""
+    from diagnet.report.figures import COLORS, MARKS
+
+    values = np.array([auc["value"] for auc in aucs])
+    ends = np.array([[auc["value"] - auc["low"], auc["high"] - auc["value"]] for auc in aucs]).T
+    axes.errorbar(x, values, np.abs(ends), fmt=f"{MARKS[number]}-", color=COLORS[number], capsize=3, label=label)

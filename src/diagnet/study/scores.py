@@ -1,0 +1,181 @@
+"""The rows a study leaves, read back: scores by repeat and mass, and what is resampled from them."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from diagnet.bootstrap import Interval, Resampled, Weights, draw_patients, weighted_auc
+from diagnet.data.mass import MassSet, malignant_class
+from diagnet.errors import DataError
+from diagnet.study.jobs import folds_of
+
+N_RESAMPLES = 2000
+RECORD = "study.json"
+
+Row = dict[str, str]
+Measure = Callable[[Float[np.ndarray, "point"], Bool[np.ndarray, "point"], Weights], Resampled]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What an arm's networks say of the masses they were tested on.
+
+    Attributes:
+        name: of the arm.
+        values: score of each mass in each repeat; NaN where that job is not done.
+        seconds: of each job done; NaN where it was not noted.
+    """
+
+    name: str
+    values: Float[np.ndarray, "repeat mass"]
+    seconds: Float[np.ndarray, "job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What scores are measured against.
+
+    Attributes:
+        targets: which masses are malignant.
+        patients: of each mass, as a number.
+        folds: the fold each mass is tested in.
+    """
+
+    targets: Bool[np.ndarray, "mass"]
+    patients: Int[np.ndarray, "mass"]
+    folds: Int[np.ndarray, "mass"]
+
+
+def truth_of(mass_set: MassSet, n_folds: int) -> Truth:
+    """Labels, patients and folds of a study's masses."""
+    folds = np.zeros(len(mass_set.labels), np.int64)
+    for fold, test in enumerate(folds_of(mass_set, n_folds)):
+        folds[test] = fold
+    return Truth(mass_set.labels == malignant_class(mass_set.classes), mass_set.patient_numbers, folds)
+
+
+def identity(mass_set: MassSet) -> str:
+    """Hash of what masses a study is on: images' names, patients and labels."""
+    parts = [mass_set.image_names, mass_set.patients, mass_set.labels.tolist()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_jobs(folder: Path, repeats: int) -> dict[tuple[int, int], list[Row]]:
+    """Read an arm's rows, by (fold, repeat).
+
+    Raises:
+        DataError: a file is not a job's.
+    """
+    found = {}
+    for path in sorted(folder.glob("fold*-repeat*.csv")):
+        try:
+            fold, repeat = (int(part) for part in path.stem.removeprefix("fold").split("-repeat"))
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            float(rows[0]["seconds"] or "nan")
+            for row in rows:
+                float(row["score"]), int(row["index"]), row["part"]
+        except (KeyError, ValueError, IndexError, OSError) as error:
+            raise DataError(f"`{path}` must hold a job's rows, got: {error!r}. Fix: delete it and --resume") from error
+        if repeat < repeats:
+            found[fold, repeat] = rows
+    return found
+
+
+def read_scores(folder: Path, n_masses: int, repeats: int, part: str = "test") -> Scores:
+    """Read what an arm says of the masses it was tested on, as they are or (`part`) as a perturbation left them.
+
+    Raises:
+        DataError: a file is not a job's.
+    """
+    values, seconds = np.full((repeats, n_masses), np.nan), []
+    for (_, repeat), rows in read_jobs(folder, repeats).items():
+        seconds.append(float(rows[0]["seconds"] or "nan"))
+        index, scores = part_of(rows, part)
+        values[repeat, index] = scores
+    return Scores(folder.name, values, np.array(seconds))
+
+
+def part_of(rows: list[Row], part: str) -> tuple[Int[np.ndarray, "score"], Float[np.ndarray, "score"]]:
+    """Masses and scores of one part of a job's rows."""
+    chosen = [row for row in rows if row["part"] == part]
+    return (
+        np.array([int(row["index"]) for row in chosen], dtype=np.int64),
+        np.array([float(row["score"]) for row in chosen]),
+    )
+
+
+def weighted_accuracy(
+    scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"], weights: Weights
+) -> Resampled:
+    """Share of the points whose more probable class is their own: log-odds of at least 0 where malignant."""
+    return np.asarray((weights @ ((scores >= 0) == targets)) / weights.sum(axis=1))
+
+
+def resampled(
+    scores: Scores,
+    truth: Truth,
+    *,
+    measure: Measure = weighted_auc,
+    n_resamples: int = N_RESAMPLES,
+    jobs: Bool[np.ndarray, "fold repeat"] | None = None,
+) -> Float[np.ndarray, "resample"]:
+    """Mean of a figure over folds and repeats: first as it is, then in each resample of patients and of repeats.
+
+    Each fold's repeats are drawn with replacement too, so that the luck of a training is in the interval. The draws
+    are the same for every arm: differences of two results are paired.
+
+    Args:
+        scores: of an arm.
+        truth: of the same masses.
+        measure: the figure of weighted points.
+        n_resamples: of the patients.
+        jobs: which folds and repeats count, those that are done by default.
+    """
+    rng = np.random.default_rng(0)
+    draws = draw_patients(int(truth.patients.max()) + 1, n_resamples, rng=rng)
+    weights = np.concatenate([np.ones((1, len(truth.targets))), draws[:, truth.patients]]).astype(np.float64)
+    done = jobs_done(scores, truth) if jobs is None else jobs
+    figures = []
+    for fold in range(done.shape[0]):
+        drawn = rng.multinomial(done.shape[1], np.full(done.shape[1], 1 / done.shape[1]), size=n_resamples)
+        repeats = np.flatnonzero(done[fold])
+        if len(repeats) == 0:
+            continue
+        here = truth.folds == fold
+        per_repeat = np.stack(
+            [measure(scores.values[r, here], truth.targets[here], weights[:, here]) for r in repeats], axis=1
+        )
+        odds = np.concatenate([np.ones((1, len(repeats))), drawn[:, repeats]]).astype(np.float64)
+        odds[odds.sum(axis=1) == 0] = 1
+        figures.append((per_repeat * odds).sum(axis=1) / odds.sum(axis=1))
+    return np.mean(figures, axis=0) if figures else np.full(n_resamples + 1, np.nan)
+
+
+def per_job(scores: Scores, truth: Truth, measure: Measure = weighted_auc) -> list[float]:
+    """A figure of each job done."""
+    return [
+        float(measure(scores.values[repeat, here], truth.targets[here], np.ones((1, here.sum())))[0])
+        for fold, repeat in zip(*np.nonzero(jobs_done(scores, truth)), strict=True)
+        for here in [truth.folds == fold]
+    ]
+
+
+def jobs_done(scores: Scores, truth: Truth) -> Bool[np.ndarray, "fold repeat"]:
+    """Which jobs have scores of all their masses."""
+    n_folds = int(truth.folds.max()) + 1
+    return np.stack([~np.isnan(scores.values[:, truth.folds == fold]).any(axis=1) for fold in range(n_folds)])
+
+
+def percentiles(figures: Float[np.ndarray, "resample"]) -> Interval:
+    """Figure and percentile interval of what `resampled` gives; a flawless AUC has no width here."""
+    if np.isnan(figures[0]):
+        return {"value": None, "low": None, "high": None}
+    low, high = np.nanquantile(figures[1:], [0.025, 0.975])
+    return {"value": float(figures[0]), "low": float(low), "high": float(high)}

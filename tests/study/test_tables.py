@@ -1,0 +1,195 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+from diagnet.config import Config
+from diagnet.data.manifest import read_manifest
+from diagnet.data.prepared import write_prepared
+from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.errors import DataError, SettingsError
+from diagnet.study.arms import PLAIN, Arm
+from diagnet.study.calibration import abstention, calibration, calibration_error
+from diagnet.study.choice import choice
+from diagnet.study.jobs import Job, Rows, run_job
+from diagnet.study.methods import Cases
+from diagnet.study.perturbations import PERTURBATIONS
+from diagnet.study.pictures import write_pictures
+from diagnet.study.published import PUBLISHED
+from diagnet.study.running import Study, claim_study, run_study, write_rows
+from diagnet.study.scores import Scores, Truth, per_job, read_jobs, read_scores, truth_of, weighted_accuracy
+from diagnet.study.tables import write_tables
+
+TINY = {
+    "roi": {"size": 16},
+    "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 0, "n_hidden": 8},
+    "training": {"epochs": 1, "batch_size": 16, "precision": "float32"},
+    "neighbors": {"budget": 2},
+}
+
+
+def rows(validation, test):
+    """Rows of a job from (index, score) pairs."""
+    parts = [("validation", *each) for each in validation] + [("test", *each) for each in test]
+    return [{"part": part, "index": str(index), "score": str(score), "seconds": "1"} for part, index, score in parts]
+
+
+@pytest.fixture
+def truth():
+    rng = np.random.default_rng(0)
+    return Truth(rng.random(400) < 0.5, np.arange(400) // 2, np.arange(400) // 100)
+
+
+def jobs_from(scores, folds):
+    """One repeat: each fold tested, the next fold held out."""
+    return {
+        (fold, 0): rows(
+            [(k, scores[k]) for k in np.flatnonzero(folds == (fold + 1) % 4)],
+            [(k, scores[k]) for k in np.flatnonzero(folds == fold)],
+        )
+        for fold in range(4)
+    }
+
+
+def test_the_arm_inner_folds_prefer_is_the_one_reported(truth):
+    rng = np.random.default_rng(1)
+    good, bad = truth.targets + rng.normal(0, 0.7, 400), rng.normal(0, 1, 400)
+    lines = choice({"bad": jobs_from(bad, truth.folds), "good": jobs_from(good, truth.folds)}, truth, 1)
+    assert [line["chosen"] for line in lines] == ["good"] * 4 + [""]
+    aucs = [roc_auc_score(truth.targets[truth.folds == f], good[truth.folds == f]) for f in range(4)]
+    assert [line["auc"]["value"] for line in lines] == pytest.approx([*aucs, np.mean(aucs)])
+    assert lines[-1]["auc"]["low"] < lines[-1]["auc"]["value"] < lines[-1]["auc"]["high"]
+
+
+def test_test_masses_have_no_part_in_the_choice(truth):
+    """An arm that is right on test masses alone is not chosen."""
+    rng = np.random.default_rng(1)
+    good, bad = truth.targets + rng.normal(0, 0.7, 400), rng.normal(0, 1, 400)
+    honest, cheat = jobs_from(good, truth.folds), {}
+    for fold, repeat in honest:
+        own = np.flatnonzero(truth.folds == fold)
+        inner = np.flatnonzero(truth.folds == (fold + 1) % 4)
+        cheat[fold, repeat] = rows([(k, bad[k]) for k in inner], [(k, float(truth.targets[k])) for k in own])
+    assert {line["chosen"] for line in choice({"cheat": cheat, "honest": honest}, truth, 1)[:-1]} == {"honest"}
+    assert choice({"honest": honest}, truth, 1) == []
+
+
+def test_calibration_error_is_that_of_a_slow_loop():
+    rng = np.random.default_rng(0)
+    chances, targets = rng.random(97), rng.random(97) < 0.4
+    edges = [97 * k // 10 for k in range(11)]
+    order = np.argsort(chances)
+    gaps = [abs(sum(float(chances[k]) - targets[k] for k in order[a:b])) for a, b in itertools.pairwise(edges)]
+    assert calibration_error(chances, targets, np.ones((1, 97)))[0] == pytest.approx(sum(gaps) / 97)
+
+
+def test_a_temperature_repairs_what_is_too_sure(truth):
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 1.5, 400)
+    told = Truth(rng.random(400) < expit(logits), truth.patients, truth.folds)
+    figures = {row["figure"]: row["value"] for row in calibration("a", jobs_from(4 * logits, told.folds), told)}
+    before, after = figures["expected calibration error"], figures["expected calibration error, with temperature"]
+    assert after["high"] < before["low"]
+    assert figures["Brier score, with temperature"]["value"] < figures["Brier score"]["value"]
+    assert 0.8 < figures["sensitivity where 90 % was asked for"]["value"] < 0.98
+    assert all(each["low"] <= each["value"] <= each["high"] for each in figures.values())
+
+
+def test_masses_far_from_the_threshold_are_decided_better(truth):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1.5, 400)
+    told = Truth(rng.random(400) < expit(logits), truth.patients, truth.folds)
+    lines = abstention("a", jobs_from(logits, told.folds), told)
+    assert [line["decided"] for line in lines] == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert lines[-1]["accuracy"]["value"] > lines[0]["accuracy"]["value"]
+
+
+def test_accuracy_is_of_the_more_probable_class(truth):
+    scores = Scores("a", np.where(truth.targets, 0.1, -0.1)[None] * np.where(np.arange(400) < 40, -1, 1), np.ones(4))
+    assert per_job(scores, truth, weighted_accuracy) == pytest.approx([0.6, 1, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def cases(manifest):
+    masses = read_manifest(manifest)
+    images = read_rois(masses.masses[:12], RoiSettings(size=16))
+    return Cases(images, tuple(masses.masses[:12]), masses.labels[:12], masses.patient_numbers[:12])
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_perturbations_change_a_little_and_keep_the_range(name, cases):
+    settings = Config.from_preset("small", TINY).roi
+    first, again = (PERTURBATIONS[name](cases, settings, np.random.default_rng(0)) for _ in range(2))
+    for images, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(images, same)
+        assert images.shape == cases.images.shape
+        assert images.dtype == np.float32
+        assert 0 <= images.min() <= images.max() <= 1
+    changed = np.abs(np.mean(first, axis=0) - cases.images).mean()
+    assert 1e-4 < changed < 0.3
+
+
+def test_a_box_is_not_moved_where_there_is_no_image(cases):
+    alone = Cases(cases.images, (), cases.labels, cases.patients).part(np.arange(0))
+    assert PERTURBATIONS["noise-0.02"](alone, Config().roi, np.random.default_rng(0))[0].shape[0] == 0
+    regions = replace(cases, masses=tuple(replace(mass, image=cases.images[0]) for mass in cases.masses))
+    with pytest.raises(DataError, match="must be a manifest of images with boxes"):
+        PERTURBATIONS["box-0.1"](regions, Config().roi, np.random.default_rng(0))
+
+
+def test_every_table_of_a_study_is_written_from_its_rows(manifest, tmp_path):
+    arms = (
+        Arm("plain", "", PLAIN),
+        Arm("n+0n-0", "", PLAIN, holdout=True),
+        Arm("n+1n-4", "", holdout=True),
+        Arm("plain-20", "", PLAIN, n_train=20),
+        Arm("seen", "", PLAIN, perturbed=True),
+        Arm("border", "", PLAIN, "border"),
+        Arm("permuted", "", PLAIN, "permuted"),
+    )
+    study = Study("all", arms, manifest, Config.from_preset("small", TINY), folds=2, repeats=1)
+    out, masses = tmp_path / "all", read_manifest(manifest)
+    claim_study(study, masses, out, joins=False)
+    assert run_study(study, out, workers=1) == 14
+    write_tables(out, masses)
+    names = ("arms", "differences", "table1", "choice", "calibration", "abstention", "robustness")
+    tables = {name: (out / f"{name}.csv").read_text().splitlines() for name in names}
+    assert len(tables["choice"]) == 1 + 2 + 1
+    assert len(tables["calibration"]) == 1 + 2 * 6
+    assert len(tables["robustness"]) == 1 + 1 + len(PERTURBATIONS)
+    assert sum(name in line for line in tables["table1"] for name in PUBLISHED) >= 6
+    assert {path.name for path in out.glob("*.svg")} == {"neighbors.svg", "curve.svg"}
+    # Perturbed rows are no test rows.
+    truth = truth_of(masses, 2)
+    assert not np.isnan(read_scores(out / "seen", 60, 1).values).any()
+    assert read_jobs(out / "seen", 1)[0, 0][-1]["part"] == "test@flips-averaged"
+    assert len(per_job(read_scores(out / "seen", 60, 1), truth)) == 2
+    # A study from before an arm could be perturbed is joined.
+    record = out / "study.json"
+    record.write_text(record.read_text().replace('"perturbed": false', '"n_train": null'))
+    claim_study(Study("all", arms[:1], manifest, study.base, 2, 1), masses, out, joins=True)
+
+
+def test_regions_cut_otherwise_are_refused(manifest, tmp_path):
+    masses = read_manifest(manifest)
+    config = Config.from_preset("small", TINY)
+    write_prepared(masses, tmp_path / "data", config.roi)
+    other = Arm("wide", "", {"roi": {"padding_factor": 2.0}})
+    with pytest.raises(SettingsError, match="`roi` must be the prepared folder's"):
+        run_job(Job(other, 0, 0), tmp_path / "data", config, 2)
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path):
+    write_pictures(tmp_path, [], {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    write_rows(tmp_path / "a" / "fold1-repeat2.csv", Rows(["test"], np.array([3]), np.array([0.5]), 7.0))
+    assert read_jobs(tmp_path / "a", 3) == {
+        (1, 2): [{"part": "test", "index": "3", "score": "0.50000", "seconds": "7"}]
+    }
+    assert read_jobs(tmp_path / "a", 2) == {}

@@ -83,6 +83,48 @@ def designs(
     _run("designs", **locals())
 
 
+@app.command(epilog="Example: diagnet study search data/inbreast --trials 30 --out studies/search")
+def search(
+    data: Data,
+    out: Folder,
+    trials: Annotated[int, typer.Option(help="Trials in each outer fold.", min=1)] = 20,
+    space: Annotated[
+        Path | None, typer.Option(help="TOML: a table of low, high, log or choices for each setting.")
+    ] = None,
+    folds: Folds = 5,
+    repeats: Repeats = 1,
+    resume: Resume = False,
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    assignments: Assignments = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Search settings on inner folds with Optuna, and say what outer folds make of them (choice.csv)."""
+    import sys
+
+    from diagnet.config import read_config
+    from diagnet.study import search as searching
+    from diagnet.study.running import Study, claim_study
+    from diagnet.terminal import shown_progress
+
+    base = read_config(config_file, preset, assignments or ())
+    searched = searching.SPACE if space is None else searching.read_space(space)
+    study = Study("search", (), data.absolute(), base, folds, repeats)
+    mass_set = _mass_set(data, base)
+    claim_study(study, mass_set, out, joins=resume)
+    if not quiet:
+        print(f"{trials} trials in each of {folds} folds, {trials * folds * repeats} runs in all", file=sys.stderr)
+    try:
+        with shown_progress(quiet=quiet) as progress:
+            searching.search(study, mass_set, out, searched, trials, workers=workers, progress=progress)
+    except KeyboardInterrupt:
+        print(Interrupted, file=sys.stderr)
+        raise typer.Exit(130) from None
+    _print_tables(out, mass_set, as_json=as_json)
+
+
 @app.command(epilog="Example: diagnet study tables studies/ablation --data data/inbreast")
 def tables(
     out: Annotated[Path, typer.Argument(help="Folder of a study.")],
@@ -159,7 +201,7 @@ def _run(
         n_workers = workers or os.cpu_count()
         print(
             f"{n_jobs} runs: {len(study.arms)} arms on {folds} folds, {repeats} times; shard {shard}, "
-            f"{scheduler or f'{n_workers} workers'}; the time is estimated after the first run",
+            f"{scheduler or f'{n_workers} workers'}",
             file=sys.stderr,
         )
     try:

@@ -24,19 +24,21 @@ def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int) -> list[dict[st
         repeats: of the study.
 
     Returns:
-        A line for each outer fold that all arms have done in at least one repeat; nothing for fewer than two arms.
+        A line for each outer fold that all arms begun in it have done in at least one repeat; nothing for fewer than
+        two arms.
     """
     if len(arms) < 2:
         return []
     lines: list[dict[str, Any]] = []
     values = np.full((repeats, len(truth.targets)), np.nan)
     for fold in range(int(truth.folds.max()) + 1):
-        shared = [r for r in range(repeats) if all((fold, r) in jobs for jobs in arms.values())]
-        if not shared:
+        begun = {name: jobs for name, jobs in arms.items() if any(at == fold for at, _ in jobs)}
+        shared = [r for r in range(repeats) if all((fold, r) in jobs for jobs in begun.values())]
+        if not begun or not shared:
             continue
         merits = {
             name: float(np.mean([_auc(jobs[fold, r], "validation", truth) for r in shared]))
-            for name, jobs in arms.items()
+            for name, jobs in begun.items()
         }
         best = max(merits, key=lambda name: merits[name])
         for r in shared:

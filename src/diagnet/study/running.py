@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from diagnet.config import Config, merged
@@ -20,7 +20,7 @@ from diagnet.progress import Progress, silent
 from diagnet.run_folder import git_revision, read_json, versions, write_json, write_table
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
-from diagnet.study.scores import RECORD, identity
+from diagnet.study.scores import RECORD, identity, seconds_of
 
 _COLUMNS = ("part", "index", "score", "seconds")
 SCHEMA_VERSION = 1
@@ -109,7 +109,8 @@ def run_study(
 ) -> int:
     """Run the jobs that are not done yet and that nobody else is at; each leaves a small CSV file.
 
-    A job whose worker was killed is free again at once: locks belong to processes, not to files.
+    A job whose worker was killed is free again at once: locks belong to processes, not to files. Where no job has been
+    measured yet, the first one runs alone, and tells how long the rest will take.
 
     Args:
         study: what to run; its folder is claimed.
@@ -128,13 +129,14 @@ def run_study(
     jobs = study.jobs()[shard[0] :: shard[1]]
     waiting = [job for job in jobs if not job.path(out).exists()]
     n_done = len(jobs) - len(waiting)
-    progress("runs", n_done, len(jobs))
+    measured = [seconds for arm in study.arms for seconds in seconds_of(out / arm.name, study.repeats)]
     held: dict[Future[Rows], tuple[Job, FileLock]] = {}
-    n_run, began = 0, time.monotonic()
+    n_run = 0
     with _executor(workers, scheduler) as (executor, n_at_once):
+        progress("runs", n_done, len(jobs), _left(measured, len(waiting), n_at_once))
         try:
             while waiting or held:
-                while waiting and len(held) < n_at_once:
+                while waiting and len(held) < (n_at_once if measured else 1):
                     job = waiting.pop(0)
                     lock = _lock_of(job, out)
                     try:
@@ -152,10 +154,10 @@ def run_study(
                     write_rows(job.path(out), rows)
                     lock.release()
                     n_run += 1
+                    measured.append(rows.seconds)
                     left = sum(not each.path(out).exists() for each in jobs)
-                    pace = (time.monotonic() - began) / n_run
                     note = f"{job.arm.name} fold {job.fold} repeat {job.repeat} took {rows.seconds:.0f} s"
-                    progress("runs", len(jobs) - left, len(jobs), f"{note}; about {duration(left * pace)} left")
+                    progress("runs", len(jobs) - left, len(jobs), f"{note}; {_left(measured, left, n_at_once)}")
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
@@ -196,6 +198,14 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and n.isdecimal() and int(first) < int(n)):
         raise SettingsError(f"`--shard` must be i/n with i from 0 to n - 1, got {text!r}")
     return int(first), int(n)
+
+
+def _left(measured: Sequence[float], n_jobs: int, n_at_once: int) -> str:
+    """How long the jobs that are left will take, by those measured."""
+    if not measured or n_jobs == 0:
+        return "the first run is measured alone" if n_jobs else ""
+    seconds = float(np.median(measured)) * -(-n_jobs // n_at_once)
+    return f"{n_jobs} runs left, about {duration(seconds)} with {n_at_once} at once"
 
 
 _LOCKS = ".locks"

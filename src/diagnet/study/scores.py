@@ -94,12 +94,16 @@ def read_scores(folder: Path, n_masses: int, repeats: int, part: str = "test") -
     Raises:
         DataError: a file is not a job's.
     """
-    values, seconds = np.full((repeats, n_masses), np.nan), []
-    for (_, repeat), rows in read_jobs(folder, repeats).items():
-        seconds.append(float(rows[0]["seconds"] or "nan"))
+    values, jobs = np.full((repeats, n_masses), np.nan), read_jobs(folder, repeats)
+    for (_, repeat), rows in jobs.items():
         index, scores = part_of(rows, part)
         values[repeat, index] = scores
-    return Scores(folder.name, values, np.array(seconds))
+    return Scores(folder.name, values, np.array([float(rows[0]["seconds"] or "nan") for rows in jobs.values()]))
+
+
+def seconds_of(folder: Path, repeats: int) -> list[float]:
+    """How long each job of an arm took, of those where it was noted."""
+    return [float(rows[0]["seconds"]) for rows in read_jobs(folder, repeats).values() if rows[0]["seconds"]]
 
 
 def part_of(rows: list[Row], part: str) -> tuple[Int[np.ndarray, "score"], Float[np.ndarray, "score"]]:

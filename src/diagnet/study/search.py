@@ -1,9 +1,9 @@
 """Looks for good settings with Optuna: on inner folds alone, a search of its own for each outer fold."""
 
 import multiprocessing
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +116,12 @@ def search(
     run = partial(_run_trial, study, masses, out, dict(space), n_trials)
     wanted = [fold for _ in range(n_trials) for fold in range(study.folds)]
     progress("trials", 0, len(wanted))
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as executor:
-        for n_done, told in enumerate(executor.map(run, wanted), 1):
+    with ExitStack() as stack:
+        runs: Iterator[str] = map(run, wanted)
+        if workers != 1:
+            context = multiprocessing.get_context("spawn")
+            runs = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map(run, wanted)
+        for n_done, told in enumerate(runs, 1):
             progress("trials", n_done, len(wanted), told)
 
 

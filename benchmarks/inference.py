@@ -5,13 +5,15 @@
 
 `default` is `load_model`'s own choice, from images in memory to calibrated probabilities. Its peers: the networks as
 they are in PyTorch (`eager`), and the file of `diagnet export` in ONNX Runtime and in OpenVINO, in float32. OpenVINO
-left to itself computes in bfloat16 where the processor can; it is `openvino_own_precision`, and counted apart.
+left to itself computes in bfloat16 where the processor can; it is `openvino_own_precision`, and counted apart, beside
+our own engines that do so when they are asked to by name.
 All take turns in one process with two threads; figures are medians and ratios of medians.
 """
 
 import argparse
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -29,6 +31,7 @@ from diagnet.network import create_network
 N_THREADS = 2
 PEERS = ("eager", "onnxruntime", "openvino")
 OWN_PRECISION = "openvino_own_precision"
+BFLOAT16 = ("torch-bfloat16", "openvino-bfloat16")
 ROUNDS = {("small", 1): 200, ("small", 32): 40, ("paper", 1): 12, ("paper", 32): 3}
 
 
@@ -75,6 +78,7 @@ def make_engines(model):
         "openvino": in_openvino(graph, INFERENCE_PRECISION_HINT="f32"),
         OWN_PRECISION: in_openvino(graph),
         "torch": lambda images: folded(images[:, None]),
+        **{name: replace(model, engine=name).probabilities for name in BFLOAT16},
     }
 
 
@@ -99,7 +103,7 @@ def rounds_of(engines, images, n_rounds):
 def figures(quick: bool) -> dict:
     """Every figure by preset and batch: inference_ms by engine, and `default` over the best of its peers."""
     torch.set_num_threads(N_THREADS)
-    result = {"inference_engine": {}}
+    result = {"inference_engine": {}, "inference_bfloat16_difference": {}}
     for name in ("ms", "of_best", "of_best_quiet", "of_best_own_precision"):
         result[f"inference_{name}"] = {"small": {}, "paper": {}}
     for (preset, batch), n_rounds in ROUNDS.items():
@@ -120,6 +124,9 @@ def figures(quick: bool) -> dict:
         for name, value in found.items():
             result[f"inference_{name}"][preset][str(batch)] = value
         result["inference_engine"][preset] = model.engine
+        result["inference_bfloat16_difference"][preset] = {
+            name: float(np.abs(engines[name](images) - engines["default"](images)).max()) for name in BFLOAT16
+        }
     result["inference_own_precision"] = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     return result
 

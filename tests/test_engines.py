@@ -59,6 +59,18 @@ def test_folding_leaves_no_norm_and_the_same_logits(networks, images):
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["torch-bfloat16", "openvino-bfloat16"])
+def test_bfloat16_by_name_changes_scores_a_little(images, name):
+    if name.startswith("openvino") and any(find_spec(each) is None for each in ("openvino", "onnx", "onnxscript")):
+        pytest.skip('the extra is missing: OpenVINO was not tested. Fix: pip install "diagnet[openvino]"')
+    wide = (make_network(3, NetworkSettings(stem_widths=(16, 16), widths=(16, 32), n_middle=1, n_hidden=16)),)
+    exact, rough = (
+        Model(wide, (4.0,), 0.5, ("benign", "malignant"), RoiSettings(size=16), engine).probabilities(images[:8])
+        for engine in ("torch", resolve_engine(name, wide))
+    )
+    assert 0 < np.abs(exact - rough).max() < 0.05
+
+
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
 def test_every_engine_scores_as_the_eager_networks_do(networks, images, name):
     if any(find_spec(package) is None for package in (name, "onnx", "onnxscript")):

@@ -1,4 +1,4 @@
-"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO, all in float32."""
+"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32, or in bfloat16 by name."""
 
 import copy
 import itertools
@@ -21,15 +21,16 @@ from diagnet.network import SeparableConv, SeparableNetwork
 if TYPE_CHECKING:
     import onnx
 
-EngineName = Literal["torch", "onnxruntime", "openvino"]
-EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
+EngineName = Literal["torch", "onnxruntime", "openvino", "torch-bfloat16", "openvino-bfloat16"]
+EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino", "torch-bfloat16", "openvino-bfloat16"]
 Engine = Callable[[Float32[np.ndarray, "b 1 h w"]], Float32[np.ndarray, "b ..."]]
 
-_EXTRAS: dict[str, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
+_EXTRAS: dict[str, str] = {"onnxruntime": "onnx", "openvino": "openvino", "openvino-bfloat16": "openvino"}
 # Parameters from which OpenVINO is preferred: it is the faster on `paper` (15 million). On `small` (0.2 million) ONNX
 # Runtime is the faster for single images; for batches of 32 that was so in some measurements and not in others
 # (benchmarks/inference.py).
 _LARGE = 1_000_000
+_BFLOAT16 = "-bfloat16"
 
 
 class Ensemble(nn.Module):
@@ -45,15 +46,15 @@ class Ensemble(nn.Module):
 
 
 def resolve_engine(wanted: EngineChoice, networks: Sequence[SeparableNetwork]) -> EngineName:
-    """Turn `auto` into the fastest engine that is installed; the choice depends on nothing else.
+    """Turn `auto` into the fastest float32 engine that is installed; the choice depends on nothing else.
 
     Raises:
         MissingExtraError: the engine asked for is not installed.
     """
-    if wanted == "torch":
-        return "torch"
+    if wanted in ("torch", "torch-bfloat16"):
+        return wanted
     if wanted != "auto":
-        _require(wanted, "onnx", "onnxscript", extra=_EXTRAS[wanted])
+        _require(wanted.removesuffix(_BFLOAT16), "onnx", "onnxscript", extra=_EXTRAS[wanted])
         return wanted
     is_large = sum(parameter.numel() for parameter in networks[0].parameters()) >= _LARGE
     order: tuple[EngineName, ...] = ("openvino", "onnxruntime") if is_large else ("onnxruntime", "openvino")
@@ -74,10 +75,11 @@ def make_engine(name: EngineName, networks: Sequence[SeparableNetwork], size: in
     Returns:
         A function from images to the logits of each network. Same images, same machine: same logits.
     """
-    if name == "torch":
-        return _torch_engine(networks)
+    precision = torch.bfloat16 if name.endswith(_BFLOAT16) else torch.float32
+    if name in ("torch", "torch-bfloat16"):
+        return _torch_engine(networks, precision)
     graph = onnx_model(Ensemble(networks), size, "logits").SerializeToString()
-    return onnxruntime_engine(graph) if name == "onnxruntime" else openvino_engine(graph)
+    return onnxruntime_engine(graph) if name == "onnxruntime" else openvino_engine(graph, precision)
 
 
 def folded(network: SeparableNetwork) -> SeparableNetwork:
@@ -140,14 +142,14 @@ def onnxruntime_engine(graph: bytes) -> Engine:
     return run
 
 
-def openvino_engine(graph: bytes) -> Engine:
-    """Run a graph's first output in OpenVINO, in float32, with as many threads as PyTorch has."""
+def openvino_engine(graph: bytes, precision: torch.dtype = torch.float32) -> Engine:
+    """Run a graph's first output in OpenVINO, with as many threads as PyTorch has."""
     import openvino  # an extra
 
     # Left to itself, OpenVINO computes in bfloat16 where the processor can.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == torch.float32 else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # a thread pinned to a busy processor waits for it
     }
@@ -160,14 +162,14 @@ def openvino_engine(graph: bytes) -> Engine:
     return run
 
 
-def _torch_engine(networks: Sequence[SeparableNetwork]) -> Engine:
+def _torch_engine(networks: Sequence[SeparableNetwork], precision: torch.dtype) -> Engine:
     """Run networks in PyTorch: batch norms folded, channels last."""
     ensemble = Ensemble([folded(network) for network in networks])
     ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
 
     def run(images: Float32[np.ndarray, "b 1 h w"]) -> Float32[np.ndarray, "b ..."]:
-        with torch.inference_mode():
-            return np.asarray(ensemble(torch.from_numpy(images)).numpy())
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            return np.asarray(ensemble(torch.from_numpy(images)).float().numpy())
 
     return run
 

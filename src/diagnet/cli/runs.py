@@ -32,6 +32,8 @@ class Engine(StrEnum):
     torch = "torch"
     onnxruntime = "onnxruntime"
     openvino = "openvino"
+    torch_bfloat16 = "torch-bfloat16"
+    openvino_bfloat16 = "openvino-bfloat16"
 
 
 def demo(

@@ -172,6 +172,17 @@ def test_points_without_a_label_are_left_out():
     assert classification_loss(logits, torch.full((4,), -1)).item() == 0
 
 
+def test_points_of_no_class_ask_for_even_odds():
+    logits = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, -2, 1, -1])
+    one_hot = torch.tensor([[1, 0], [0.5, 0.5], [0, 1], [0, 0]])
+    expected = -(one_hot * torch.log_softmax(logits.float(), dim=1)).sum() / 3
+    torch.testing.assert_close(classification_loss(logits, labels), expected)
+    even = torch.zeros(1, 2, requires_grad=True)
+    classification_loss(even, torch.tensor([-2])).backward()
+    assert even.grad.abs().max() == 0
+
+
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_refuses_what_it_cannot_read():
     with pytest.raises(ValueError, match=r"`signs` must be \(4, 4\), got \(3, 3\)"):

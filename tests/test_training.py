@@ -96,6 +96,17 @@ def test_graph_weight_zero_is_plain_cross_entropy(points, batching):
     assert plain.history[-1]["loss"] == plain.history[-1]["classification_loss"]
 
 
+def test_the_graph_counts_from_where_it_is_told_to(points):
+    plain = trained(points, epochs=4, graph_weight=0.0)
+    late = trained(points, epochs=4, graph_weight=1.0, graph_start=1.0)
+    half = trained(points, epochs=4, graph_weight=1.0, graph_start=0.5)
+    assert torch.equal(weights(late), weights(plain))
+    same = [
+        a["classification_loss"] == b["classification_loss"] for a, b in zip(half.history, plain.history, strict=True)
+    ]
+    assert same == [True, True, False, False]
+
+
 def test_the_graph_term_lowers_eq_4(points):
     signs = trained(points, epochs=1).graph.signs
 
@@ -111,6 +122,7 @@ def test_the_graph_term_lowers_eq_4(points):
 def test_readings_of_the_negative_neighbors_label(points):
     assert (points.targets("none", 2)[44:] == -1).all()
     assert (points.targets("own", 2) == points.labels).all()
+    assert (points.targets("even", 2)[44:] == -2).all()
     assert (points.targets("other", 2)[44:] == 1 - points.labels[44:]).all()
     assert (points.targets("none", 2)[:44] == points.labels[:44]).all()
 

@@ -68,9 +68,14 @@ def edge_loss(
 
 
 def classification_loss(logits: Float[Tensor, "point class"], labels: Int[Tensor, "point"]) -> Float[Tensor, ""]:
-    """Cross-entropy J_l (Eq. 5), mean over the points; a label of -1 leaves its point out (reading 7)."""
-    n_counted = (labels >= 0).sum().clamp_min(1)
-    return functional.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") / n_counted
+    """Cross-entropy J_l (Eq. 5), mean over the points.
+
+    A label of -1 leaves its point out; -2 asks for even odds of all classes (reading 7).
+    """
+    logits = logits.float()
+    total = functional.cross_entropy(logits, labels.clamp_min(-1), ignore_index=-1, reduction="sum")
+    total = total - (functional.log_softmax(logits, dim=1).mean(dim=1) * (labels == -2)).sum()
+    return total / (labels != -1).sum().clamp_min(1)
 
 
 def joint_loss(

@@ -56,11 +56,14 @@ class Points:
         return found
 
     def targets(self, negative_label: str, n_classes: int) -> Labels:
-        """Labels for Eq. 5, -1 for points that are left out of it (reading 7)."""
-        if negative_label == "own":
-            return self.labels
-        replaced = (self.labels + 1) % n_classes if negative_label == "other" else np.full_like(self.labels, -1)
-        return np.where(self.kinds < 0, replaced, self.labels)
+        """Labels for Eq. 5: -1 for points that are left out of it, -2 for those of no class (reading 7)."""
+        replaced = {
+            "none": np.full_like(self.labels, -1),
+            "even": np.full_like(self.labels, -2),
+            "own": self.labels,
+            "other": (self.labels + 1) % n_classes,
+        }
+        return np.where(self.kinds < 0, replaced[negative_label], self.labels)
 
     def intensity(self) -> tuple[float, float]:
         """Mean and standard deviation of the originals' grey values."""

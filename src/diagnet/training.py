@@ -143,6 +143,7 @@ class _Run:
             batches = epoch_batches(len(self.points), settings.batch_size, rng)
         # The bank is empty before the first epoch has filled it.
         has_term = settings.graph_weight > 0 and (settings.batching == "exact" or state.epoch > 0)
+        has_term &= state.epoch >= settings.graph_start * settings.epochs
         state.network.train()
         for batch in batches[state.step :]:
             classification, graph = self.step(batch, neighborhoods if has_term else None)

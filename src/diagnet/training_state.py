@@ -28,6 +28,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(64, ge=2)
     graph_weight: float = Field(0.05, ge=0, description="lambda of Eq. 6; 0 is plain cross-entropy")
+    graph_start: float = Field(0.0, ge=0, le=1, description="share of the epochs before J_g is added to J")
     margin: float = Field(1.0, gt=0, description="m of Eq. 4")
     distance: Distance = Field("cosine", description="dist of Eq. 4")
     reduction: Reduction = Field("mean", description="of J_g: over anchors, or summed (reading 8)")
@@ -36,8 +37,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         description="shuffled, the graph's far ends from a memory bank; the same with graph neighbors packed into a "
         "batch; or shuffled with all far ends in one forward pass (exact)",
     )
-    negative_label: Literal["none", "own", "other"] = Field(
-        "none", description="class of negative neighbors in Eq. 5: left out, their own, or another (reading 7)"
+    negative_label: Literal["none", "own", "other", "even"] = Field(
+        "none",
+        description="class of negative neighbors in Eq. 5: left out, their own, another, or even odds (reading 7)",
     )
     flips: Flips = Field(
         "random", description="flips drawn for each batch, or all four stored before augmentation (reading 13)"

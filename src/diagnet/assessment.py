@@ -89,7 +89,8 @@ def assess(
         original_size: (width, height) of the image before somebody stretched it.
 
     Returns:
-        One assessment a box, in their order. Where the file cannot be read, the box of a whole image is all 0.
+        One assessment a box, in their order; one refusal where there is no box. Where the file cannot be read, the
+        box of a whole image is all 0.
 
     Raises:
         RunFolderError: the model knows no class `malignant`.
@@ -107,7 +108,15 @@ def assess(
         taken = 1000 * (time.perf_counter() - began)
         return [
             replace(unscored, box=UNKNOWN_BOX if box is None else box, reason=_one_line(error), latency_ms=taken)
-            for box in boxes
+            for box in boxes or (None,)
+        ]
+    if not boxes:
+        return [
+            replace(
+                unscored,
+                reason=_one_line(f"`box` must be given, got no mass marked on {image}."),
+                flags=picture.warnings,
+            )
         ]
     pixels, breast = hashlib.sha256(_stable(picture.pixels)), find_breast(picture.pixels)
     read = time.perf_counter() - began
@@ -192,6 +201,6 @@ def _stable(pixels: Image) -> bytes:
     return repr(pixels.shape).encode() + np.rint(pixels * np.float32(65535)).astype("<u2").tobytes()
 
 
-def _one_line(error: DiagNetError) -> str:
+def _one_line(error: DiagNetError | str) -> str:
     """An error's text; a file's name may hold line ends and the like."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(error))

@@ -20,6 +20,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -28,6 +30,7 @@ from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
 MAX_BYTES = 512 * 2**20  # of a file, and of what a deflated one unpacks to
+_PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg-openjpeg", "gdcm": "python-gdcm"}
 _SURE_BYTES = 2**30  # what unpacks to no more is not counted first
 
 # Reading these alone keeps names and dates out of memory, and makes a header cheap.
@@ -104,11 +107,28 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise DataError(f"`image` must have a transfer syntax of images, got another one in {path}.") from None
-    if not decoder.is_available:
-        package = "pyjpegls" if "JPEG-LS" in syntax.name else "python-gdcm"
-        raise MissingExtraError("pylibjpeg-openjpeg" if "2000" in syntax.name else package, "dicom")
     _check_length(dataset, syntax, path)
-    return np.asarray(pixel_array(dataset))
+    if not syntax.is_encapsulated:
+        return np.asarray(pixel_array(dataset))
+    plugin = next((name for name in _plugins(syntax) if name in decoder.available_plugins), None)
+    if plugin is None:
+        raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
+    return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
+
+
+def _plugins(syntax: UID) -> tuple[str, ...]:
+    """Name pydicom's plugins for a compression, the best first; one alone is asked.
+
+    Left to itself, pydicom hands what one of them calls broken to the next: pylibjpeg-rle then panics in a way that no
+    `except Exception` sees, and others write to the terminal.
+    """
+    if syntax == RLELossless:
+        return ("pydicom",)
+    if syntax in (JPEGLSLossless, JPEGLSNearLossless):
+        return ("pyjpegls", "gdcm")
+    if "2000" in syntax.name:
+        return ("pylibjpeg", "gdcm", "pillow")
+    return ("gdcm", "pillow")  # never pylibjpeg, whose decoder of these is GPL
 
 
 def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:

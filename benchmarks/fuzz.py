@@ -40,6 +40,15 @@ LARGE = 2**20  # seeds above are taken once in so many inputs
 ONCE_IN = 40
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 _WEIGHTS = (0.2, 0.1, 0.03, 0.04, 0.04, 0.2, 0.05, 0.04, 0.3)  # of the mutations, in the order of `mutated`
+_LIBJPEG = (
+    "Corrupt JPEG data",
+    "Unsupported JPEG",
+    "Unsupported marker",
+    "Invalid",
+    "Warning",
+    "Inconsistent",
+    "Bogus",
+)
 TEXTS = ("", " ", "nan", "inf", "-1", "1e400", "9" * 64, "\\" * 9, "\0", "é" * 20, CANARY, "1\\2\\3", "\x1b[2J", "\n")
 
 
@@ -209,7 +218,8 @@ def run(n: int, seed: int, seconds: float, keep: Path | None, show: Callable[[st
     reasons: Counter[str] = Counter()
     findings: list[dict[str, object]] = []
     slowest, grown, done = {"seconds": 0.0}, 0.0, 0
-    n_lines, noise_sample = 0, ""
+    n_lines, n_libjpeg = 0, 0
+    strange: list[str] = []
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -255,7 +265,8 @@ def run(n: int, seed: int, seconds: float, keep: Path | None, show: Callable[[st
         "slowest": slowest,
         "limit_seconds": seconds,
         "lines_on_the_terminal": n_lines,
-        "the_first_of_them": noise_sample,
+        "lines_of_libjpeg": n_libjpeg,
+        "other_lines": strange,
         "largest_growth_mb": round(grown, 1),
         "total_seconds": round(time.perf_counter() - began, 1),
     }

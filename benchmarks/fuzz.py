@@ -255,8 +255,10 @@ def run(n: int, seed: int, seconds: float, keep: Path | None, show: Callable[[st
                 fault = f"the worker ended: {told[-200:].decode(errors='replace')}"
                 findings.append({"input": under_way["began"], "seed": under_way["seed"], "fault": fault})
                 _keep(keep, under_way)
-            n_lines += len(told.splitlines())
-            noise_sample = noise_sample or told[:300].decode(errors="replace")
+            lines = told.decode(errors="replace").splitlines()
+            n_lines += len(lines)
+            n_libjpeg += sum(line.startswith(_LIBJPEG) for line in lines)
+            strange += [line[:200] for line in lines if not line.startswith(_LIBJPEG)][:5]
     return {
         "inputs": done + sum("worker ended" in str(finding["fault"]) for finding in findings),
         "findings": findings,

@@ -184,9 +184,7 @@ def test_a_deep_tiff_whose_white_is_0_is_refused(tmp_path: Path) -> None:
     black_is_0 = b"\x06\x01\x03\x00\x01\x00\x00\x00\x01\x00"  # PhotometricInterpretation, one short number
     assert path.read_bytes().count(black_is_0) == 1
     path.write_bytes(path.read_bytes().replace(black_is_0, black_is_0[:8] + b"\x00\x00"))
-    with pytest.raises(
-        RefusedInputError, match=r"black as 0 .*, got a TIFF with white as 0: .*image\.tif\. Fix: save it"
-    ):
+    with pytest.raises(RefusedInputError, match=r"got a TIFF with white as 0: .*image\.tif\. Fix: save it"):
         read_image(path)
     shallow = save(tmp_path / "shallow.tif", (DEEP >> 8).astype(np.uint8))
     upright = read_image(shallow)

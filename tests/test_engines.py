@@ -7,6 +7,7 @@ from torch import nn
 
 from diagnet import engines
 from diagnet.calibration import probabilities
+from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.engines import folded, make_engine, resolve_engine
 from diagnet.errors import MissingExtraError
@@ -75,7 +76,7 @@ def test_bfloat16_by_name_changes_scores_a_little(images, name):
 def test_every_engine_scores_as_the_eager_networks_do(networks, images, name):
     if any(find_spec(package) is None for package in (name, "onnx", "onnxscript")):
         pytest.skip(f'the extra is missing: {name} was not tested. Fix: pip install "diagnet[onnx,openvino]"')
-    model = Model(networks, (0.5, 2.0), 0.5, ("benign", "malignant"), RoiSettings(size=16), name)
+    model = Model(networks, (0.5, 2.0), 0.5, ("benign", "malignant"), Preprocessing(roi=RoiSettings(size=16)), name)
     for calibrated, temperatures in ((True, (0.5, 2.0)), (False, (1.0, 1.0))):
         expected = np.mean(
             [

@@ -97,6 +97,7 @@ def evaluate_run(
         "evaluated": now(),
         "versions": versions(),
         "left_out": left_out,
+        "engine": model.engine,
         "threshold": {"value": model.threshold, "chosen_on": "the run's validation masses"},
         "test": test,
     }

@@ -21,6 +21,7 @@ from torch import nn
 
 from diagnet.config import Config
 from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.data.preprocessing import Preprocessing
 from diagnet.engines import make_engine, onnx_model, resolve_engine
 from diagnet.export import CalibratedScores
 from diagnet.inference import Model
@@ -43,7 +44,7 @@ def make_model(preset):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     networks = (network,)
-    return Model(networks, (1.5,), 0.5, config.classes, config.roi, resolve_engine("auto", networks))
+    return Model(networks, (1.5,), 0.5, config.classes, Preprocessing(roi=config.roi), resolve_engine("auto", networks))
 
 
 def in_openvino(graph, **settings):

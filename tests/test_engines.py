@@ -7,6 +7,7 @@ from torch import nn
 
 from diagnet import engines
 from diagnet.calibration import probabilities
+from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.engines import folded, make_engine, resolve_engine
 from diagnet.errors import MissingExtraError
@@ -63,7 +64,7 @@ def test_folding_leaves_no_norm_and_the_same_logits(networks, images):
 def test_every_engine_scores_as_the_eager_networks_do(networks, images, name):
     if any(find_spec(package) is None for package in (name, "onnx", "onnxscript")):
         pytest.skip(f'the extra is missing: {name} was not tested. Fix: pip install "diagnet[onnx,openvino]"')
-    model = Model(networks, (0.5, 2.0), 0.5, ("benign", "malignant"), RoiSettings(size=16), name)
+    model = Model(networks, (0.5, 2.0), 0.5, ("benign", "malignant"), Preprocessing(roi=RoiSettings(size=16)), name)
     for calibrated, temperatures in ((True, (0.5, 2.0)), (False, (1.0, 1.0))):
         expected = np.mean(
             [

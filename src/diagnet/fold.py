@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import save_npz
 
+from diagnet.abstention import Abstention, band_half_width
 from diagnet.arrays import Images, Labels
 from diagnet.atomic import atomic_path, write_text
 from diagnet.augmentation import augment, write_neighbors
@@ -18,6 +19,7 @@ from diagnet.calibration import choose_threshold, fit_temperature, probabilities
 from diagnet.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
+from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.splits import Split
 from diagnet.errors import TrainingError
 from diagnet.evaluation import point_auc
@@ -110,13 +112,16 @@ def run_fold(
         logits = embeddings_and_logits(state.network, data.images, rows=split.validation)[1].astype(np.float64)
         temperature = fit_temperature(labels, logits)
         validation = predictions_of(data, split.validation, probabilities(logits, temperature))
+        threshold = choose_threshold(validation.malignant, validation.malignancy, config.evaluation.operating_point)
+        preprocessing = Preprocessing(roi=config.roi)
         facts: dict[str, Any] = {
             "classes": list(data.classes),
             "roi": config.roi.model_dump(mode="json"),
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "preprocessing_sha256": preprocessing.sha256,
             "temperature": temperature,
-            "threshold": choose_threshold(
-                validation.malignant, validation.malignancy, config.evaluation.operating_point
-            ),
+            "threshold": threshold,
+            "abstention": Abstention(half_width=band_half_width(validation.malignancy, threshold)).model_dump(),
             "history": state.history,
         }
         if processes.is_first:

@@ -1,5 +1,7 @@
 """A finished run as a model: masses in, malignancy scores out."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diagnet.abstention import Abstention
 from diagnet.arrays import Images
 from diagnet.calibration import probabilities
 from diagnet.checkpoint import read_weights
+from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.engines import Engine, EngineChoice, EngineName, make_engine, resolve_engine
 from diagnet.errors import RunFolderError
@@ -30,16 +34,41 @@ class Model:
         temperatures: one a network, fitted on its validation masses.
         threshold: malignancy from which a mass is called malignant, the mean of the networks' own.
         classes: class names; the index is the label.
-        roi: how regions are cut; a region cut otherwise must not be scored.
+        preprocessing: how a file becomes a region; a region made otherwise must not be scored.
         engine: what runs the networks; it is prepared at the first score.
+        abstention: when a mass is not called.
     """
 
     networks: tuple[SeparableNetwork, ...]
     temperatures: tuple[float, ...]
     threshold: float
     classes: tuple[str, ...]
-    roi: RoiSettings
+    preprocessing: Preprocessing
     engine: EngineName = "torch"
+    abstention: Abstention = Abstention()  # noqa: RUF009 -- frozen, so sharing it is safe
+
+    @property
+    def roi(self) -> RoiSettings:
+        """How regions are cut."""
+        return self.preprocessing.roi
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights, the calibration, the limits and the preprocessing: same hash, same scores and calls."""
+        digest = hashlib.sha256()
+        for network in self.networks:
+            for name, tensor in network.state_dict().items():
+                digest.update(f"{name} {tuple(tensor.shape)}".encode())
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        facts = {
+            "temperatures": self.temperatures,
+            "threshold": self.threshold,
+            "classes": self.classes,
+            "abstention": self.abstention.model_dump(),
+            "preprocessing": self.preprocessing.sha256,
+        }
+        digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()
 
     def probabilities(self, images: Images, *, calibrated: bool = True) -> Float[np.ndarray, "image classes"]:
         """Class probabilities of regions cut with `roi`, in [0, 1]: the mean over the networks.
@@ -47,16 +76,26 @@ class Model:
         Raises:
             ValueError: the images are not of the size the networks were trained on.
         """
+        return np.asarray(self.probabilities_each(images, calibrated=calibrated).mean(axis=0))
+
+    def probabilities_each(
+        self, images: Images, *, calibrated: bool = True
+    ) -> Float[np.ndarray, "network image classes"]:
+        """Class probabilities by each network, see `probabilities`."""
         size = self.roi.size
         if images.shape[1:] != (size, size):
             raise ValueError(f"`images` must be {size} x {size} pixels, got {images.shape[1]} x {images.shape[2]}")
-        chances = np.zeros((len(images), len(self.classes)))
+        chances = np.zeros((len(self.networks), len(images), len(self.classes)))
         for left in range(0, len(images), _BATCH):
             part = slice(left, left + _BATCH)
             logits = self._run(np.array(images[part], dtype=np.float32)[:, None]).astype(np.float64)
             for k, temperature in enumerate(self.temperatures):
-                chances[part] += probabilities(logits[:, k], temperature if calibrated else 1.0)
-        return chances / len(self.networks)
+                chances[k, part] = probabilities(logits[:, k], temperature if calibrated else 1.0)
+        return chances
+
+    def prepare(self) -> None:
+        """Prepare the engine, which takes seconds for all but `torch`, before anything is timed."""
+        self.probabilities(np.zeros((1, self.roi.size, self.roi.size), dtype=np.float32))
 
     @cached_property
     def _run(self) -> Engine:
@@ -73,20 +112,28 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
 
     Raises:
         MissingExtraError: the engine asked for is not installed.
-        RunFolderError: it is not a finished run, or a file was edited.
+        RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
     """
     if read_json(run / "run.json").get("status") != "finished":
         raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
-    read = [read_weights(path) for path in sorted((run / "model").glob("fold-*.safetensors"))]
-    if not read:
+    paths = sorted((run / "model").glob("fold-*.safetensors"))
+    if not paths:
         raise RunFolderError(f"`RUN` must hold a model, got none in {run / 'model'}")
+    read = [read_weights(path) for path in paths]
     facts: Mapping[str, Any] = read[0][1]
     networks = tuple(network for network, _ in read)
+    preprocessing = [stored_preprocessing(each, path) for path, (_, each) in zip(paths, read, strict=True)]
+    if len(set(preprocessing)) > 1:
+        raise RunFolderError(f"`RUN` must hold networks of one preprocessing, got several in {run / 'model'}")
+    limits = [Abstention.model_validate(each.get("abstention", {})) for _, each in read]
     return Model(
         networks=networks,
         temperatures=tuple(float(each["temperature"]) for _, each in read),
         threshold=float(np.mean([each["threshold"] for _, each in read])),
         classes=tuple(facts["classes"]),
-        roi=RoiSettings.model_validate(facts["roi"]),
+        preprocessing=preprocessing[0],
         engine=resolve_engine(engine, networks),
+        abstention=Abstention(
+            half_width=float(np.mean([each.half_width for each in limits])), dissent=limits[0].dissent
+        ),
     )

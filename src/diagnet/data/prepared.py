@@ -14,8 +14,9 @@ from diagnet import __version__
 from diagnet.atomic import atomic_folder
 from diagnet.data.manifest import read_manifest, write_manifest
 from diagnet.data.mass import MassSet
+from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings, rois_in_turn
-from diagnet.errors import DataError, RefusedInputError
+from diagnet.errors import DataError, RefusedInputError, RunFolderError
 from diagnet.progress import Progress, silent
 
 SCHEMA_VERSION = 1
@@ -90,6 +91,7 @@ def write_prepared(
             "diagnet": __version__,
             "source": kept_set.source,
             "roi": settings.model_dump(),
+            "preprocessing": Preprocessing(roi=settings).model_dump(),
             "classes": kept_set.classes,
             "counts": counts(kept_set),
             "left_out": kept_set.left_out,
@@ -134,7 +136,8 @@ def read_prepared(path: Path) -> Prepared:
                 f"`schema_version` must be {SCHEMA_VERSION}, got {version} in {path / ABOUT}."
                 " Fix: prepare the masses again with this version of diagnet."
             )
-        settings = RoiSettings.model_validate(about["roi"])
+        RoiSettings.model_validate(about["roi"])  # one that lacks them was changed, whatever version wrote it
+        settings = stored_preprocessing(about, path / ABOUT).roi
         for name, expected in about["sha256"].items():
             if not (path / name).is_file() or _sha256(path / name) != expected:
                 raise _changed(path / name)
@@ -146,6 +149,11 @@ def read_prepared(path: Path) -> Prepared:
         )
         images = np.load(path / ARRAY, mmap_mode="r", allow_pickle=False)
         sha256 = about["sha256"][ARRAY]
+    except RunFolderError:
+        raise DataError(
+            f"`data` must be prepared by a version of diagnet that reads images as this one does, got another one's in"
+            f" {path / ABOUT}. Fix: prepare the masses again."
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise _changed(path / ABOUT) from error
     return Prepared(images, mass_set, settings, sha256)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import write_dicom
 from pydicom import dcmread
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, generate_uid
 
 from diagnet.assessment import Assessment
 from diagnet.clinic.report import write_structured_report
+from dicom_files import write_dicom
 
 BOX = (40.0, 60.0, 104.0, 116.0)
 CANARY = "CANARYNAME"

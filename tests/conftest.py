@@ -48,8 +48,7 @@ def unchecked_shapes() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run, trained for three epochs on synthetic masses."""
-    from test_experiment import phantoms, tiny  # after the hook
-
     from diagnet.experiment import run_experiment
+    from test_experiment import phantoms, tiny  # after the hook
 
     return run_experiment(tiny(), phantoms(), tmp_path_factory.mktemp("finished") / "run", with_report=False).folder

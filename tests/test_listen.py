@@ -1,12 +1,13 @@
 import pytest
 
-pytest.importorskip("highdicom", reason='the extra is missing: the clinic tests were not run. Fix: pip install "diagnet[pacs]"')
-pytest.importorskip("pynetdicom", reason='the extra is missing: the clinic tests were not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip(
+    "highdicom", reason='the extra is missing: the clinic tests were not run. Fix: pip install "diagnet[pacs]"'
+)
+pytest.importorskip(
+    "pynetdicom", reason='the extra is missing: the clinic tests were not run. Fix: pip install "diagnet[pacs]"'
+)
 
 from clinic_parts import Archive, listening, mammogram, marks, send, wait_until
-
-from diagnet.assessment import assess
-from diagnet.inference import load_model
 
 
 @pytest.fixture

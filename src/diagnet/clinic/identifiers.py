@@ -8,6 +8,7 @@ from pydicom.uid import UID
 
 from diagnet import __version__
 from diagnet.assessment import Assessment
+from diagnet.clinic.privacy import without_path
 from diagnet.notice import NOTICE
 
 MANUFACTURER = "diagnet"
@@ -37,7 +38,10 @@ def result_uid(kind: str, source: str, assessments: Sequence[Assessment]) -> UID
     """
     if not assessments:
         raise ValueError("`assessments` must hold at least one mass, got none")
-    said = [(a.input_sha256, a.model_sha256, a.box, a.decision, a.reason, f"{a.threshold:.6f}") for a in assessments]
+    said = [
+        (a.input_sha256, a.model_sha256, a.box, a.decision, without_path(a.reason, a.image), f"{a.threshold:.6f}")
+        for a in assessments
+    ]
     return stable_uid(kind, __version__, source, said)
 
 

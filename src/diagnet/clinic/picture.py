@@ -13,12 +13,13 @@ from diagnet.arrays import Image
 from diagnet.assessment import Assessment
 from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import result_uid, series_of
+from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.data.dicom import read_mammogram
 from diagnet.data.mass import Box
 from diagnet.notice import NOTICE
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "row column 3"]
 
 _HEIGHT = 2048  # of the mammogram in the picture; enough to find the mass, and 20 MB at most
 _SERIES_NUMBER = 9002
@@ -117,7 +118,7 @@ def score_text(found: Assessment) -> str:
 
 def _line(number: int, found: Assessment) -> str:
     line = f"{number}: {score_text(found)} (malignant from {100 * found.threshold:.1f} %)"
-    return f"{line}: {found.reason}" if found.reason else line
+    return f"{line}: {without_path(found.reason, found.image)}" if found.reason else line
 
 
 def _fitting(text: str, width: int, height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -27,11 +27,17 @@ def silenced() -> Iterator[None]:
     for name in _TALKERS:
         logger = logging.getLogger(name)
         logger.propagate = False  # for its children too, those that are not there yet among them
+        logger.setLevel(logging.CRITICAL + 1)
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
     with quiet():
         warnings.filterwarnings("ignore", module=rf"({'|'.join(_TALKERS)})(\.|$)")  # `quiet` takes it back with its own
         yield
+
+
+def without_path(text: str, path: Path) -> str:
+    """Leave a file's own path, whose name may be a patient's, out of a text that others will read."""
+    return text.replace(str(path), "the file")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from diagnet import __version__
 from diagnet.assessment import Assessment
 from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import MANUFACTURER, MODEL_NAME, mass_uid, result_uid, series_of, stable_uid
+from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.data.mass import Box
 from diagnet.notice import NOTICE
@@ -145,7 +146,7 @@ def _group(number: int, found: Assessment, header: Dataset) -> Any:
             )
         ],
     )
-    texts = [f"Reason: {found.reason}"] if found.reason else []
+    texts = [f"Reason: {without_path(found.reason, found.image)}"] if found.reason else []
     texts += [f"Note: {flag}" for flag in found.flags]
     texts += [f"Input sha256 {found.input_sha256}", NOTICE]
     group[0].ContentSequence.extend(_comment(text) for text in texts)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -48,6 +49,7 @@ def read_source(path: Path) -> Dataset:
             for keyword in _MAY_BE_EMPTY:
                 if keyword not in header or not _is_usable(header, keyword):
                     setattr(header, keyword, "")
+            _complete_display(header)
         except Exception:  # pydicom raises whatever a broken file makes it meet, with the file's text in it
             raise DataError(f"`source` must be a DICOM image, got a broken or other file: {path}.") from None
     if missing:
@@ -78,6 +80,18 @@ def require_pacs() -> None:
     for package in ("highdicom", "pynetdicom", "dicomweb_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package.replace("_", "-"), "pacs")
+
+
+def _complete_display(header: Dataset) -> None:
+    """Bring windows and look-up tables into the one form in which highdicom copies them."""
+    if ("WindowCenter" in header) != ("WindowWidth" in header):
+        for keyword in ("WindowCenter", "WindowWidth"):
+            if keyword in header:
+                delattr(header, keyword)
+    for sequence in ("ModalityLUTSequence", "VOILUTSequence"):
+        for item in header.get(sequence) or []:
+            if not isinstance(item.LUTData, bytes):  # VR US instead of OW: PS3.3, C.11.1 allows both
+                item.add_new("LUTData", "OW", np.asarray(item.LUTData, dtype="<u2").tobytes())
 
 
 def _is_usable(header: Dataset, keyword: str) -> bool:

@@ -16,6 +16,7 @@ from diagnet.clinic.forward import Destination
 from diagnet.clinic.marks import read_marks
 from diagnet.clinic.picture import write_secondary_capture
 from diagnet.clinic.presentation import write_presentation_state
+from diagnet.clinic.privacy import without_path
 from diagnet.clinic.queue import Queue
 from diagnet.clinic.report import write_structured_report
 from diagnet.clinic.source import read_source
@@ -85,7 +86,7 @@ class Worker:
             try:
                 marks = self._marks.get(path.name) or read_marks(path)
             except (DataError, RefusedInputError) as error:
-                self._fail_marks(path, _without_path(str(error), path))
+                self._fail_marks(path, without_path(str(error), path))
                 continue
             self._marks[path.name] = marks
             try:
@@ -132,7 +133,7 @@ class Worker:
                 self._score(job, image, uid, boxes)
             except (DataError, RefusedInputError) as error:
                 has_failed = True
-                self._fail(job, _without_path(str(error), image))
+                self._fail(job, without_path(str(error), image))
             else:
                 self.queue.set_scored(image)
         if is_waiting:
@@ -146,7 +147,7 @@ class Worker:
     def _score(self, job: str, image: Path, uid: str, boxes: list[Box]) -> None:
         header = read_source(image)
         found = [
-            replace(each, image=Path(image.name), reason=_without_path(each.reason, image))
+            replace(each, image=Path(image.name), reason=without_path(each.reason, image))
             for each in assess(self.model, image, boxes, self.policy)
         ]
         with atomic_folder(self.queue.place("outbox") / job) as folder:
@@ -240,8 +241,3 @@ def _record(found: list[Assessment], patient: str, image: str) -> dict[str, Any]
             for each in found
         ],
     }
-
-
-def _without_path(reason: str, path: Path) -> str:
-    """Leave the queue's own path out of a reason that is read elsewhere."""
-    return reason.replace(str(path), "the file")

@@ -67,8 +67,8 @@ def test_a_validator_finds_no_error(written, image, name):
     "elements",
     [
         dict.fromkeys(
-            ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"]
-            + ["AccessionNumber", "ReferringPhysicianName", "StudyDescription", "ImageLaterality", "WindowCenter"]
+            "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber"
+            " ReferringPhysicianName StudyDescription ImageLaterality WindowCenter".split()
         ),
         {"PatientBirthDate": "soon", "StudyTime": "noon", "PatientSex": "unknown", "PatientName": "OneName"},
         {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},

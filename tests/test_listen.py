@@ -1,10 +1,10 @@
 import pytest
 
 pytest.importorskip(
-    "highdicom", reason='the extra is missing: the clinic tests were not run. Fix: pip install "diagnet[pacs]"'
+    "highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"'
 )
 pytest.importorskip(
-    "pynetdicom", reason='the extra is missing: the clinic tests were not run. Fix: pip install "diagnet[pacs]"'
+    "pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"'
 )
 
 from clinic_parts import Archive, listening, mammogram, marks, send, wait_until

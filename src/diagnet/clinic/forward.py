@@ -4,7 +4,7 @@ import functools
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from pydicom import dcmread
@@ -20,6 +20,7 @@ _WARNINGS = (0xB000, 0xB006, 0xB007)  # stored, with a remark: PS3.4, table B.2-
 _PENDING = (0xFF00, 0xFF01)
 
 
+@runtime_checkable
 class Destination(Protocol):
     """Where results are sent."""
 

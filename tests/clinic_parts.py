@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,7 +168,7 @@ class Listening:
         self.folder, self.port = folder, free_port()
         self.command = [
             *(sys.executable, "-m", "diagnet.cli", "listen", str(run), "--forward", forward),
-            *("--port", str(self.port), "--queue", str(folder / "queue"), "--json", *options),
+            *("--port", str(self.port), "--queue", str(folder / "queue"), "--json", "--engine", "torch", *options),
         ]
         self.process, self.log = None, folder / "log.txt"
 
@@ -215,3 +216,52 @@ def wait_until(holds, seconds=60.0):
         if time.monotonic() > end:
             pytest.fail(f"not within {seconds} s")
         time.sleep(0.05)
+
+
+class Orthanc:
+    """Debian's Orthanc with its DICOMweb plugin, on free loopback ports, with a storage folder of its own."""
+
+    PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+    def __init__(self, folder, our_port):
+        self.dicom_port, self.http_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.address = f"127.0.0.1:{self.dicom_port}:ORTHANC"
+        folder.mkdir(parents=True)
+        settings = {
+            "Name": "test",
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "storage"),
+            "HttpPort": self.http_port,
+            "DicomPort": self.dicom_port,
+            "DicomAet": "ORTHANC",
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "DicomAlwaysAllowFind": True,
+            "DicomModalities": {"diagnet": ["DIAGNET", "127.0.0.1", our_port]},
+            "Plugins": [str(self.PLUGIN)],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        self.log = (folder / "log.txt").open("w")
+        self.process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=self.log, stderr=self.log)
+        wait_until(self.answers, 30)
+
+    def answers(self):
+        try:
+            return bool(self.get("/system"))
+        except OSError:
+            return False
+
+    def get(self, path, body=None):
+        request = urllib.request.Request(self.url + path, data=body)  # noqa: S310 -- a URL of our own
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.loads(answer.read())
+
+    def instances(self):
+        return {self.get(f"/instances/{each}/tags?simplify")["SOPInstanceUID"]: each for each in self.get("/instances")}
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()

@@ -3,13 +3,13 @@ import pytest
 
 pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
 
-from clinic_parts import BOX, CANARY, mammogram, marks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, generate_uid
 
+from clinic_parts import BOX, CANARY, mammogram, marks
 from diagnet.clinic.marks import MAX_MARKS, read_marks
 from diagnet.errors import DataError, RefusedInputError
 
@@ -132,13 +132,13 @@ def test_broken_files_never_quote_themselves(tmp_path):
             data[place] = int(rng.integers(256))
         path = tmp_path / "broken.dcm"
         path.write_bytes(bytes(data[: rng.integers(200, len(data) + 1)] if number % 2 else data))
+        said = ""
         try:
-            found = read_marks(path)
+            read_marks(path)
         except (DataError, RefusedInputError) as error:
-            assert CANARY not in str(error)
-            assert "\n" not in str(error)
-        else:
-            assert all(len(box) == 4 for boxes in found.values() for box in boxes)
+            said = str(error)
+        assert CANARY not in said
+        assert "\n" not in said
 
 
 def test_a_box_of_marks_is_the_box_that_is_scored(tmp_path):

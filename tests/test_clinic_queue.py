@@ -9,9 +9,9 @@ pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip
 
 import shutil
 
-from clinic_parts import BOX, CANARY, mammogram, marks
 from pydicom import dcmread
 
+from clinic_parts import BOX, CANARY, mammogram, marks
 from diagnet.assessment import Policy, assess
 from diagnet.clinic import queue as queue_module
 from diagnet.clinic import worker as worker_module
@@ -115,7 +115,7 @@ def test_what_was_done_is_not_done_again(queue, tmp_path, model):
     assert len(done(queue)) == 1
 
 
-@pytest.mark.parametrize("step", range(40))
+@pytest.mark.parametrize("step", range(48))
 def test_a_crash_at_any_step_loses_nothing_and_sends_nothing_twice(tmp_path, model, monkeypatch, step):
     sink, steps = Sink(), iter(range(1000))
 
@@ -298,7 +298,7 @@ def test_scored_images_make_room(tmp_path, model):
         assert not queue.has_room(800_000)
 
 
-def test_one_listener_has_a_queue_and_nobody_else_may_look(queue, tmp_path):
+def test_one_listener_has_a_queue_and_nobody_else_may_look(queue):
     with (
         pytest.raises(RunFolderError, match=r"`--queue` must belong to one listener"),
         Queue(queue.folder, max_bytes=1).opened(),

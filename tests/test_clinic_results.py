@@ -67,8 +67,20 @@ def test_a_validator_finds_no_error(written, image, name):
     "elements",
     [
         dict.fromkeys(
-            "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber"
-            " ReferringPhysicianName StudyDescription ImageLaterality WindowCenter".split()
+            [
+                "PatientName",
+                "PatientID",
+                "PatientBirthDate",
+                "PatientSex",
+                "StudyDate",
+                "StudyTime",
+                "StudyID",
+                "AccessionNumber",
+                "ReferringPhysicianName",
+                "StudyDescription",
+                "ImageLaterality",
+                "WindowCenter",
+            ]
         ),
         {"PatientBirthDate": "soon", "StudyTime": "noon", "PatientSex": "unknown", "PatientName": "OneName"},
         {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},

@@ -1,13 +1,25 @@
+"""`diagnet listen` as users run it: a process of its own, told by C-STORE, killed and started again."""
+
+import json
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+
 import pytest
 
-pytest.importorskip(
-    "highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"'
-)
-pytest.importorskip(
-    "pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"'
-)
+pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip("pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
 
-from clinic_parts import Archive, listening, mammogram, marks, send, wait_until
+from pydicom import dcmread
+from pydicom.uid import JPEG2000Lossless, RLELossless
+from pynetdicom import AE
+
+from clinic_parts import BOX, CANARY, Archive, Listening, listening, mammogram, marks, send, wait_until
+from diagnet.assessment import assess
+from diagnet.cli import main
+from diagnet.inference import load_model
 
 
 @pytest.fixture
@@ -17,12 +29,193 @@ def archive():
     found.close()
 
 
-def test_an_image_and_its_marks_come_back_scored(finished_run, tmp_path, archive):
-    image = mammogram(tmp_path / "image.dcm")
-    with listening(finished_run, tmp_path / "listen", archive.address) as node:
-        assert send(node.port, [image, marks(tmp_path / "marks.dcm", image)]) == [0, 0]
-        wait_until(lambda: len(node.done()) == 1)
+def pair(folder, seed, **elements):
+    image = mammogram(folder / f"{CANARY}-image-{seed}.dcm", seed, **elements)
+    return [image, marks(folder / f"{CANARY}-marks-{seed}.dcm", image)]
+
+
+def test_kill_9_loses_nothing_and_sends_nothing_twice(finished_run, tmp_path, archive):
+    node = Listening(finished_run, tmp_path / "listen", archive.address)
+    kill_at = iter((1, 5, 9, 10_000))  # within a report's sending, between two results, late
+    killed, due = threading.Event(), [next(kill_at)]
+
+    def on_store(number):
+        if number == due[0]:
+            node.kill()  # the archive has the object; the listener never hears of it
+            due[0] = next(kill_at)
+            killed.set()
+        return 0
+
+    archive.on_store = on_store
+    try:
+        node.start()
+        for seed in range(3):
+            assert send(node.port, pair(tmp_path, seed)) == [0, 0]
+            if seed == 0:
+                assert killed.wait(60)
+                node.start()
+                killed.clear()
+        assert killed.wait(60)
+        node.start()
+        killed.clear()
+        assert send(node.port, pair(tmp_path, 3)) == [0, 0]
+        node.kill()  # right after its promise
+        wait_until(lambda: node.process.poll() is not None)
+        node.start()
+        assert killed.wait(60)
+        node.start()
+        wait_until(lambda: len(node.done()) == 4)
+        assert list((node.folder / "queue" / "marks").iterdir()) == []
+        wait_until(lambda: not list((node.folder / "queue" / "outbox").iterdir()))
+    finally:
+        node.stop()
+    assert len(archive.taken) == 12
     assert set(archive.taken.values()) == {1}
-    assert len(archive.taken) == 3
-    (found,) = node.done()
-    print(found, node.log.read_text())
+
+
+def test_scores_limits_and_silence(finished_run, tmp_path, archive):
+    """One process for all that needs no restart, because a start takes seconds."""
+    options = ["--allow", "MODALITY,OTHER", "--max-object-mb", "1", "--max-associations", "3"]
+    model = load_model(finished_run, engine="torch")
+    with listening(finished_run, tmp_path / "listen", archive.address, *options) as node:
+        # Scores are those of `assess`, in any transfer syntax.
+        syntaxes = {0: None, 1: RLELossless, 2: JPEG2000Lossless}
+        expected = []
+        for seed, syntax in syntaxes.items():
+            paths = pair(tmp_path, seed)
+            if syntax is not None:
+                dataset = dcmread(paths[0])
+                dataset.compress(syntax, generate_instance_uid=False)
+                dataset.save_as(paths[0])
+            assert send(node.port, paths) == [0, 0]
+            expected += [each.malignancy for each in assess(model, paths[0], [BOX])]
+        wait_until(lambda: len(node.done()) == 3)
+        found = [mass["malignancy"] for record in node.done() for mass in record["masses"]]
+        assert sorted(found) == sorted(expected)
+        report = archive.of_class("ComprehensiveSRStorage")[0]
+        assert CANARY in str(report.PatientName)  # in the study of the patient, where it belongs
+
+        # Who may send.
+        assert send(node.port, paths, calling="STRANGER") == []
+        entity = AE("OTHER")
+        entity.add_requested_context("1.2.840.10008.1.1")
+        held = [entity.associate("127.0.0.1", node.port, ae_title="DIAGNET") for _ in range(4)]
+        assert [each.is_established for each in held] == [True, True, True, False]
+        assert held[0].send_c_echo().Status == 0
+        for each in held[:3]:
+            each.release()
+
+        # What is too large is aborted while it comes; what is broken is refused.
+        large = mammogram(tmp_path / "large.dcm", 7)
+        dataset = dcmread(large)
+        dataset.add_new((0x0009, 0x0010), "LO", "DIAGNET TEST")
+        dataset.add_new((0x0009, 0x1001), "OB", bytes(3_000_000))
+        dataset.save_as(large)
+        assert send(node.port, [large]) == [None]
+        other = mammogram(tmp_path / "other.dcm", 8)
+        bad = tmp_path / "bad.dcm"
+        shutil.copy(pair(tmp_path, 9)[1], bad)
+        bad.write_bytes(bad.read_bytes()[:-2000])
+        dataset = dcmread(other)
+        dataset.PatientName = f"{CANARY}^Raw"
+        dataset.PresentationIntentType = "FOR PROCESSING"
+        dataset.save_as(other)
+        assert send(node.port, [other, marks(tmp_path / "raw.dcm", other)]) == [0, 0]
+        send(node.port, [bad])
+        wait_until(lambda: len(node.done()) == 4)
+        wait_until(lambda: not list((node.folder / "queue" / "marks").iterdir()))
+    assert set(archive.taken.values()) == {1}
+    log = node.log.read_text()
+    assert "aborted an association: its object is too large" in log
+    assert "rejected an association" in log
+    assert re.search(r"scored 1 masses in \d+ ms: refused", log)
+    assert "Traceback" not in log
+    assert not list((node.folder / "queue" / "incoming").iterdir())
+
+    # Nobody's name or number is in a log, a record or a file's name.
+    uids = [str(dcmread(path).SOPInstanceUID) for path in tmp_path.glob("*.dcm")]
+    kept = log + json.dumps(node.done()) + " ".join(str(path.relative_to(tmp_path)) for path in node.folder.rglob("*"))
+    kept += "".join(path.read_text() for path in (node.folder / "queue").rglob("*.json"))
+    for secret in (CANARY, "19600102", "ACC7", *uids):
+        assert secret not in kept
+    assert len({record["patient"] for record in node.done()}) == 4
+
+
+def test_a_full_queue_takes_nothing_more(finished_run, tmp_path, archive):
+    with listening(finished_run, tmp_path / "listen", archive.address, "--max-queue-gb", "0.001") as node:
+        images = [mammogram(tmp_path / f"{seed}.dcm", seed) for seed in range(14)]
+        statuses = [send(node.port, [image])[0] for image in images]
+        assert statuses[:8] == [0] * 8
+        assert statuses[-1] == 0xA700
+        assert "no room" in node.log.read_text()
+
+
+def certificate(folder, name, issuer=None):
+    """A self-made certificate for 127.0.0.1, signed by itself or by `issuer`."""
+    key, cert, request = (folder / f"{name}.{suffix}" for suffix in ("key", "pem", "csr"))
+    subject = ["-subj", f"/CN={name}"]
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key)]
+    if issuer is None:
+        subprocess.run([*new, "-x509", "-days", "2", "-out", str(cert), *subject], check=True, capture_output=True)
+        return cert, key
+    subprocess.run([*new, "-out", str(request), *subject], check=True, capture_output=True)
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
+    signed = ["-CA", str(issuer[0]), "-CAkey", str(issuer[1]), "-CAcreateserial", "-extfile", str(folder / "san")]
+    command = ["openssl", "x509", "-req", "-in", str(request), "-days", "2", "-out", str(cert), *signed]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+# pynetdicom leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tls_when_certificates_are_given(finished_run, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not there: TLS was not tested")
+    authority = certificate(tmp_path, "authority")
+    ours, theirs = certificate(tmp_path, "ours", authority), certificate(tmp_path, "theirs", authority)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*theirs)
+    archive = Archive(ssl_context=server)
+    options = ["--cert", str(ours[0]), "--key", str(ours[1]), "--ca", str(authority[0]), "--forward-tls"]
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(authority[0])
+    try:
+        with listening(finished_run, tmp_path / "listen", archive.address, *options) as node:
+            paths = pair(tmp_path, 0)
+            assert send(node.port, paths) == []  # plain text
+            assert send(node.port, paths, tls_args=(client, "127.0.0.1")) in ([], [None, None])  # no certificate
+            client.load_cert_chain(*theirs)
+            assert send(node.port, paths, tls_args=(client, "127.0.0.1")) == [0, 0]
+            wait_until(lambda: len(archive.taken) == 3)
+    finally:
+        archive.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--forward", "nowhere"], 1, "`--forward` must be HOST:PORT:AE or an http(s) address, got 'nowhere'"),
+        (["--forward", "a:70000:B"], 1, "`--forward` must be HOST:PORT:AE"),
+        (["--forward", "a:1:B", "--cert", "absent.pem", "--key", "absent.key"], 1, "must be PEM files"),
+        (["--forward", "a:1:B", "--cert", "absent.pem"], 2, "--cert and --key must be given together"),
+        (["--forward", "a:1:B", "--ae", "LONGER THAN AN AE TITLE"], 2, "--ae must"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(finished_run, tmp_path, capsys, monkeypatch, options, code, text):
+    monkeypatch.setattr("sys.argv", ["diagnet", "listen", str(finished_run), "--queue", str(tmp_path / "q"), *options])
+    with pytest.raises(SystemExit, match=str(code)):
+        main()
+    assert text in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+
+
+def test_a_taken_port_and_a_used_queue_are_told(finished_run, tmp_path, archive):
+    with listening(finished_run, tmp_path / "listen", archive.address) as node:
+        other = [*node.command]
+        done = subprocess.run(other, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "`--queue` must belong to one listener" in done.stderr
+        other[other.index("--queue") + 1] = str(tmp_path / "another")
+        done = subprocess.run(other, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "`--port` must be free" in done.stderr
+        assert len(done.stderr.splitlines()) == 1

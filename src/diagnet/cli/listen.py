@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet
 
 
@@ -33,6 +34,9 @@ def listen(
     allow_for_processing: Annotated[
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(case_sensitive=False, help="What scores; auto: the fastest installed.")
+    ] = Engine.auto,
     max_associations: Annotated[int, typer.Option(help="Associations at one time.", min=1)] = 8,
     max_object_mb: Annotated[int, typer.Option(help="Size of one object.", min=1)] = 512,
     max_queue_gb: Annotated[float, typer.Option(help="Size of the queue.", min=0.001)] = 20.0,
@@ -56,6 +60,8 @@ def listen(
 
     if (cert is None) != (key is None):
         raise typer.BadParameter("--cert and --key must be given together.")
+    if not 0 < len(ae.strip()) <= 16:
+        raise typer.BadParameter("--ae must be an AE title of 1 to 16 characters.")
     if ca is not None and cert is None and not (forward_tls or forward.startswith("https://")):
         raise typer.BadParameter("--ca must come with --cert and --key, --forward-tls or an https address.")
 
@@ -78,7 +84,7 @@ def listen(
         max_object_bytes=1_000_000 * max_object_mb,
     )
     tls = server_tls(cert, key, ca) if cert is not None and key is not None else None
-    model = load_model(run)
+    model = load_model(run, engine=engine.value)
     if "malignant" not in model.classes:
         raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(model.classes)}")
     model.prepare()

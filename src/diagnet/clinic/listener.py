@@ -102,7 +102,7 @@ class Listener:
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_PDU_RECV, self._count),
                 (evt.EVT_DIMSE_RECV, self._forget),
-                (evt.EVT_CONN_CLOSE, self._forget),
+                (evt.EVT_CONN_CLOSE, self._closed),
                 (evt.EVT_REJECTED, lambda _: self.tell("rejected an association", "")),
             ]
             address = (self.settings.bind, self.settings.port)
@@ -163,6 +163,15 @@ class Listener:
 
     def _forget(self, event: Any) -> None:
         self._received.pop(event.assoc, None)
+
+    def _closed(self, event: Any) -> None:
+        """Remove what an ended association left half-sent; pynetdicom leaves its file."""
+        self._forget(event)
+        message = getattr(event.assoc.dimse, "message", None)
+        path = getattr(message, "_data_set_path", None)
+        if path is not None:
+            message._data_set_file.close()
+            path.unlink(missing_ok=True)
 
 
 def server_tls(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +12,16 @@ from pydantic import BaseModel, Field
 
 from diagnet.abstention import reason_to_abstain
 from diagnet.arrays import Image
-from diagnet.data.dicom import Mammogram, read_mammogram
-from diagnet.data.image import _is_dicom, read_image, scaled_over_breast
+from diagnet.data.breast import Breast, find_breast
+from diagnet.data.dicom import Mammogram
+from diagnet.data.image import read_picture
 from diagnet.data.mass import Box, Mass
 from diagnet.data.roi import cut_roi
+from diagnet.data.suitability import BoxLimits, check_box, clipped_box, shown
 from diagnet.errors import DiagNetError, RunFolderError
 from diagnet.inference import Model
+
+UNKNOWN_BOX: Box = (0.0, 0.0, 0.0, 0.0)  # of a whole image that could not be read
 
 
 class Policy(BaseModel, frozen=True, extra="forbid"):
@@ -25,6 +29,7 @@ class Policy(BaseModel, frozen=True, extra="forbid"):
 
     allow_for_processing: bool = Field(False, description="Score raw detector data, which no viewer shows as it is.")
     force: bool = Field(False, description="Read DICOM files that lack the preamble of PS3.10.")
+    box: BoxLimits = BoxLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +43,15 @@ class Assessment:
         raw_malignancy: before calibration.
         threshold: malignancy from which a mass is called malignant.
         decision: "abstained" has a score and no call, "refused" has neither.
-        reason: why abstained or refused, else "".
+        reason: why abstained or refused, in one line; else "".
         flags: what a reader of the score should know.
-        steps: display chain, in order.
+        steps: what was done to the stored values, in order.
         laterality: "L", "R" or "".
         view: "CC", "MLO", "ML", ... or "".
         spacing_mm: (row, column) size of a pixel, None where it is not known.
-        input_sha256: of the pixels as displayed and the box; "" where there are no pixels.
-        model_sha256: of the weights, the calibration and the preprocessing.
-        latency_ms: from opening the file to the score of its boxes.
+        input_sha256: of the displayed pixels and the box; "" where the file could not be read.
+        model_sha256: of the weights, the calibration, the limits and the preprocessing.
+        latency_ms: from opening the file to this score; several boxes of a file share its reading.
     """
 
     image: Path
@@ -66,85 +71,120 @@ class Assessment:
     latency_ms: float
 
 
-def assess(model: Model, image: Path, boxes: Sequence[Box], policy: Policy = Policy()) -> list[Assessment]:  # noqa: B008 -- frozen, so sharing it is safe
+def assess(
+    model: Model,
+    image: Path,
+    boxes: Sequence[Box | None],
+    policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
+    *,
+    original_size: tuple[float, float] | None = None,
+) -> list[Assessment]:
     """Score the marked masses of one file; a file or box that must not be scored is refused with the reason.
 
     Args:
         model: from `load_model`.
         image: a DICOM, PNG, JPEG or TIFF file.
-        boxes: one for each mass, in pixels of the file.
+        boxes: one for each mass, in pixels of the file; None for the whole image, which must then be a crop.
         policy: which files and boxes may be scored.
+        original_size: (width, height) of the image before somebody stretched it.
 
     Returns:
-        One assessment a box, in their order.
+        One assessment a box, in their order; one refusal where there is no box. Where the file cannot be read, the
+        box of a whole image is all 0.
 
     Raises:
         RunFolderError: the model knows no class `malignant`.
     """
     if "malignant" not in model.classes:
         raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(model.classes)}")
+    model.prepare()
     began = time.perf_counter()
+    unscored = _unscored(model, image)
     try:
-        mammogram = _read(image, policy)
-    except DiagNetError as error:
-        return [_refused(model, image, box, str(error), began) for box in boxes]
-    return [_assessed(model, image, mammogram, box, began) for box in boxes]
-
-
-def _read(image: Path, policy: Policy) -> Mammogram:
-    if _is_dicom(image):
-        shown = read_mammogram(image, allow_for_processing=policy.allow_for_processing)
-        return Mammogram(
-            scaled_over_breast(shown.pixels),
-            shown.steps,
-            shown.warnings,
-            shown.spacing_mm,
-            shown.laterality,
-            shown.view,
-            shown.intent,
+        picture = read_picture(
+            image, allow_for_processing=policy.allow_for_processing, require_preamble=not policy.force
         )
-    return Mammogram(read_image(image), (), (), None, "", "", "")
-
-
-def _assessed(model: Model, image: Path, mammogram: Mammogram, box: Box, began: float) -> Assessment:
-    try:
-        region = cut_roi(mammogram.pixels, Mass(image, box, None, ""), model.roi)[None]
     except DiagNetError as error:
-        return _refused(model, image, box, str(error), began)
+        taken = 1000 * (time.perf_counter() - began)
+        return [
+            replace(unscored, box=UNKNOWN_BOX if box is None else box, reason=_one_line(error), latency_ms=taken)
+            for box in boxes or (None,)
+        ]
+    if not boxes:
+        return [
+            replace(
+                unscored,
+                reason=_one_line(f"`box` must be given, got no mass marked on {image}."),
+                flags=picture.warnings,
+            )
+        ]
+    pixels, breast = hashlib.sha256(_stable(picture.pixels)), find_breast(picture.pixels)
+    read = time.perf_counter() - began
+    found = []
+    for box in boxes:
+        began = time.perf_counter()
+        height, width = picture.pixels.shape
+        marked = (0.0, 0.0, float(width), float(height)) if box is None else box
+        digest = pixels.copy()
+        digest.update(repr(tuple(map(float, marked))).encode())
+        start = replace(
+            unscored,
+            box=marked,
+            flags=picture.warnings,
+            steps=picture.steps,
+            laterality=picture.laterality,
+            view=picture.view,
+            spacing_mm=picture.spacing_mm,
+            input_sha256=digest.hexdigest(),
+        )
+        try:
+            assessment = _scored(model, picture, breast, start, policy, original_size)
+        except DiagNetError as error:
+            assessment = replace(start, reason=_one_line(error))
+        found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
+    return found
+
+
+def _scored(
+    model: Model,
+    picture: Mammogram,
+    breast: Breast,
+    start: Assessment,
+    policy: Policy,
+    original_size: tuple[float, float] | None,
+) -> Assessment:
+    height, width = picture.pixels.shape
+    box = clipped_box(start.box, width, height)
+    doubts = check_box(box, picture.pixels, breast, picture.spacing_mm, model.roi, policy.box)
+    mass = Mass(start.image, box, None, "", original_size=original_size)
+    region = cut_roi(picture.pixels, mass, model.roi)[None]
     column = model.classes.index("malignant")
-    each = model.probabilities_each(region)[:, 0, column]
+    logits = model.logits(region)
+    each = model.chances(logits)[:, 0, column]
     malignancy = float(each.mean())
-    raw = float(model.probabilities(region, calibrated=False)[0, column])
     reason = reason_to_abstain(malignancy, each, model.threshold, model.abstention)
     called: Literal["malignant", "benign"] = "malignant" if malignancy >= model.threshold else "benign"
-    return Assessment(
-        image=image,
-        box=box,
+    cut = f"region: box {shown(box)} grown {model.roi.padding_factor:g} times, {model.roi.size} x {model.roi.size}"
+    return replace(
+        start,
         malignancy=malignancy,
-        raw_malignancy=raw,
-        threshold=model.threshold,
+        raw_malignancy=float(model.chances(logits, calibrated=False)[:, 0, column].mean()),
         decision="abstained" if reason else called,
         reason=reason,
-        flags=mammogram.warnings,
-        steps=mammogram.steps,
-        laterality=mammogram.laterality,
-        view=mammogram.view,
-        spacing_mm=mammogram.spacing_mm,
-        input_sha256=_input_sha256(mammogram.pixels, box),
-        model_sha256=model.sha256,
-        latency_ms=1000 * (time.perf_counter() - began),
+        flags=(*start.flags, *doubts),
+        steps=(*start.steps, cut),
     )
 
 
-def _refused(model: Model, image: Path, box: Box, reason: str, began: float) -> Assessment:
+def _unscored(model: Model, image: Path) -> Assessment:
     return Assessment(
         image=image,
-        box=box,
+        box=UNKNOWN_BOX,
         malignancy=None,
         raw_malignancy=None,
         threshold=model.threshold,
         decision="refused",
-        reason=reason,
+        reason="",
         flags=(),
         steps=(),
         laterality="",
@@ -152,12 +192,15 @@ def _refused(model: Model, image: Path, box: Box, reason: str, began: float) -> 
         spacing_mm=None,
         input_sha256="",
         model_sha256=model.sha256,
-        latency_ms=1000 * (time.perf_counter() - began),
+        latency_ms=0.0,
     )
 
 
-def _input_sha256(pixels: Image, box: Box) -> str:
-    """Hash of the displayed pixels in 16 bits and the box: alike for one image in any compression."""
-    digest = hashlib.sha256(repr((pixels.shape, tuple(map(float, box)))).encode())
-    digest.update(np.rint(pixels * np.float32(65535)).astype("<u2").data)
-    return digest.hexdigest()
+def _stable(pixels: Image) -> bytes:
+    """Displayed pixels in 16 bits behind their shape: alike for one image in any compression."""
+    return repr(pixels.shape).encode() + np.rint(pixels * np.float32(65535)).astype("<u2").tobytes()
+
+
+def _one_line(error: DiagNetError | str) -> str:
+    """An error's text; a file's name may hold line ends and the like."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(error))

@@ -70,32 +70,41 @@ class Model:
         digest.update(json.dumps(facts).encode())
         return digest.hexdigest()
 
+    def logits(self, images: Images) -> Float[np.ndarray, "network image classes"]:
+        """What each network says of regions cut with `roi`.
+
+        Raises:
+            ValueError: the images are not of the size the networks were trained on.
+        """
+        size = self.roi.size
+        if images.shape[1:] != (size, size):
+            raise ValueError(f"`images` must be {size} x {size} pixels, got {images.shape[1]} x {images.shape[2]}")
+        found = np.zeros((len(self.networks), len(images), len(self.classes)))
+        for left in range(0, len(images), _BATCH):
+            part = slice(left, left + _BATCH)
+            found[:, part] = self._run(np.array(images[part], dtype=np.float32)[:, None]).swapaxes(0, 1)
+        return found
+
+    def chances(
+        self, logits: Float[np.ndarray, "network image classes"], *, calibrated: bool = True
+    ) -> Float[np.ndarray, "network image classes"]:
+        """Class probabilities by each network, in [0, 1]."""
+        temperatures = self.temperatures if calibrated else (1.0,) * len(self.networks)
+        return np.stack(
+            [probabilities(each, temperature) for each, temperature in zip(logits, temperatures, strict=True)]
+        )
+
     def probabilities(self, images: Images, *, calibrated: bool = True) -> Float[np.ndarray, "image classes"]:
         """Class probabilities of regions cut with `roi`, in [0, 1]: the mean over the networks.
 
         Raises:
             ValueError: the images are not of the size the networks were trained on.
         """
-        return np.asarray(self.probabilities_each(images, calibrated=calibrated).mean(axis=0))
-
-    def probabilities_each(
-        self, images: Images, *, calibrated: bool = True
-    ) -> Float[np.ndarray, "network image classes"]:
-        """Class probabilities by each network, see `probabilities`."""
-        size = self.roi.size
-        if images.shape[1:] != (size, size):
-            raise ValueError(f"`images` must be {size} x {size} pixels, got {images.shape[1]} x {images.shape[2]}")
-        chances = np.zeros((len(self.networks), len(images), len(self.classes)))
-        for left in range(0, len(images), _BATCH):
-            part = slice(left, left + _BATCH)
-            logits = self._run(np.array(images[part], dtype=np.float32)[:, None]).astype(np.float64)
-            for k, temperature in enumerate(self.temperatures):
-                chances[k, part] = probabilities(logits[:, k], temperature if calibrated else 1.0)
-        return chances
+        return np.asarray(self.chances(self.logits(images), calibrated=calibrated).mean(axis=0))
 
     def prepare(self) -> None:
         """Prepare the engine, which takes seconds for all but `torch`, before anything is timed."""
-        self.probabilities(np.zeros((1, self.roi.size, self.roi.size), dtype=np.float32))
+        self.logits(np.zeros((1, self.roi.size, self.roi.size), dtype=np.float32))
 
     @cached_property
     def _run(self) -> Engine:

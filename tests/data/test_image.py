@@ -132,7 +132,7 @@ def test_other_files_and_missing_files_are_told(tmp_path: Path, reader: object) 
         reader(tmp_path / "image.png")
     with pytest.raises(DataError, match=r"got No such file or directory: .*none\.png"):
         reader(tmp_path / "none.png")
-    with pytest.raises(DataError, match="got Is a directory"):
+    with pytest.raises(DataError, match="got a folder"):
         reader(tmp_path)
     PIL.Image.new("L", (3, 3)).save(tmp_path / "image.gif")
     with pytest.raises(DataError, match="must be a whole PNG, JPEG, TIFF or DICOM file"):

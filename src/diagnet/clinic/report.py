@@ -93,10 +93,7 @@ def _content(assessments: Sequence[Assessment], header: Dataset) -> Dataset:
         title=codes.DCM.ImagingMeasurementReport,
     )
     root: Dataset = report[0]
-    comments = [NOTICE]
-    if assessments[0].steps:
-        comments.append("Display chain: " + " | ".join(assessments[0].steps))
-    root.ContentSequence.extend(_comment(text) for text in comments)
+    root.ContentSequence.append(_comment(NOTICE))
     return root
 
 
@@ -148,6 +145,7 @@ def _group(number: int, found: Assessment, header: Dataset) -> Any:
     )
     texts = [f"Reason: {without_path(found.reason, found.image)}"] if found.reason else []
     texts += [f"Note: {flag}" for flag in found.flags]
+    texts += [f"Step: {step}" for step in found.steps]
     texts += [f"Input sha256 {found.input_sha256}", NOTICE]
     group[0].ContentSequence.extend(_comment(text) for text in texts)
     return group

@@ -1,53 +1,20 @@
 """One DICOM file -> a mammogram as a viewer shows it: the whole display chain, every step recorded."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import (
-    UID,
-    BreastTomosynthesisImageStorage,
-    DigitalMammographyXRayImageStorageForProcessing,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import BreastTomosynthesisImageStorage, DigitalMammographyXRayImageStorageForProcessing
 
 from diagnet.arrays import Image
+from diagnet.data.breast import find_breast
+from diagnet.data.dicom_file import broken, decoded, read_elements
 from diagnet.data.lut import displayed_values, modality_values, numbers
 from diagnet.data.quiet import quiet
-from diagnet.errors import DataError, DiagNetError, MissingExtraError, RefusedInputError
-
-MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
-
-# Reading these alone keeps names and dates out of memory, and makes a header cheap.
-_TAGS = [
-    "SOPClassUID", "Modality", "PresentationIntentType", "ImageLaterality", "Laterality", "ViewPosition",
-    "ViewCodeSequence", "PatientOrientation", "LossyImageCompression", "PixelSpacing", "ImagerPixelSpacing",
-    "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
-    "VOILUTFunction", "PresentationLUTShape", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-]  # fmt: skip
-
-# PS3.16, CID 4014, in SNOMED CT and in the older SNOMED RT codes; the names are those of ViewPosition.
-_VIEW_CODES = {
-    "399162004": "CC", "R-10242": "CC", "399368009": "MLO", "R-10226": "MLO", "399260004": "ML", "R-10224": "ML",
-    "399352003": "LM", "R-10228": "LM", "399099002": "LMO", "R-10230": "LMO", "399196006": "FB", "R-10244": "FB",
-    "399192008": "XCCL", "R-1024A": "XCCL", "399101009": "XCCM", "R-1024B": "XCCM",
-    "399188001": "SIO", "R-102D0": "SIO", "441555000": "ISO", "R-40AAA": "ISO",
-}  # fmt: skip
-# PS3.16, CID 4015: views whose scale or compression differs from what a model is trained on.
-_VIEW_MODIFIERS = {
-    "399163009": "magnification", "R-102D6": "magnification",
-    "399055006": "spot compression", "R-102D7": "spot compression",
-}  # fmt: skip
+from diagnet.data.view import one_of, side, view, warnings
+from diagnet.errors import DiagNetError, RefusedInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +49,33 @@ class Mammogram:
     intent: str
 
 
-def read_mammogram(path: Path, *, allow_for_processing: bool = False) -> Mammogram:
+def read_mammogram(path: Path, *, allow_for_processing: bool = False, require_preamble: bool = False) -> Mammogram:
     """Read a DICOM mammogram through the display chain of PS3.4, N.2.
 
     decode -> modality LUT or rescale -> VOI LUT or window (without one: the whole range of the values) ->
-    inversion, once -> padding to background.
+    inversion, once -> padding to background -> the side is checked -> spacing. A change of the pixels raises
+    `diagnet.data.preprocessing.DISPLAY_CHAIN`.
 
     Args:
         path: the file.
         allow_for_processing: read raw detector data too, which no viewer shows as it is.
+        require_preamble: refuse a file that lacks the preamble of PS3.10; else it is read and warned of.
 
     Raises:
         DataError: the file is no DICOM image, or it is broken or cut short.
-        RefusedInputError: raw detector data, tomosynthesis, several frames, color, or too many pixels.
+        RefusedInputError: raw detector data, tomosynthesis, several frames, color, too many pixels or bytes, no
+            preamble.
         MissingExtraError: the compression needs the extra `dicom`.
     """
     with quiet():
         try:
-            dataset, has_preamble = _read(path)
+            dataset, has_preamble = read_elements(path)
+            _check_preamble(path, has_preamble, require_preamble)
             return _displayed(dataset, path, has_preamble, allow_for_processing)
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
-            raise _broken(path, error) from None  # its text may quote a patient's data
+            raise broken(path, error) from None  # its text may quote a patient's data
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -116,47 +87,20 @@ def read_geometry(path: Path) -> Geometry:
     """
     with quiet():
         try:
-            dataset, _ = _read(path, header_only=True)
+            dataset, _ = read_elements(path, header_only=True)
             return Geometry(dataset.Columns, dataset.Rows, _spacing(dataset)[0])
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
-            raise _broken(path, error) from None  # its text may quote a patient's data
-
-
-def check_pixel_count(width: int, height: int, path: Path) -> None:
-    """Refuse an image that would fill the memory.
-
-    Raises:
-        RefusedInputError: there are more than `MAX_PIXELS` pixels.
-    """
-    if width * height > MAX_PIXELS:
-        raise RefusedInputError(
-            f"`image` must have at most {MAX_PIXELS // 1_000_000} million pixels, got {width} x {height} in {path}."
-        )
-
-
-def _read(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool]:
-    """Parse a file into the elements needed here; tell whether it has the preamble of PS3.10."""
-    with path.open("rb") as file:
-        has_preamble = file.read(132)[128:] == b"DICM"
-    dataset = dcmread(path, force=True, specific_tags=_TAGS, stop_before_pixels=header_only)
-    if not (dataset.get("Rows") and dataset.get("Columns") and (header_only or dataset.get("PixelData"))):
-        raise DataError(f"`image` must be a DICOM file with whole pixel data, got none in {path}.")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        is_implicit, is_little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
-    check_pixel_count(dataset.Columns, dataset.Rows, path)
-    return dataset, has_preamble
+            raise broken(path, error) from None  # its text may quote a patient's data
 
 
 def _displayed(dataset: Dataset, path: Path, has_preamble: bool, allow_for_processing: bool) -> Mammogram:
-    intent = _one_of(("FOR PRESENTATION", "FOR PROCESSING"), dataset, "PresentationIntentType")
+    intent = one_of(("FOR PRESENTATION", "FOR PROCESSING"), dataset, "PresentationIntentType")
     if dataset.get("SOPClassUID") == DigitalMammographyXRayImageStorageForProcessing:
         intent = "FOR PROCESSING"
     _check_policy(dataset, path, intent, allow_for_processing)
-    stored = _decoded(dataset, path)
+    stored = decoded(dataset, path)
     steps = [f"decode: {dataset.file_meta.TransferSyntaxUID.name}, {dataset.BitsStored} bits stored"]
     padding = _padding(stored, dataset)
     values, step = modality_values(stored, dataset, path)
@@ -167,7 +111,7 @@ def _displayed(dataset: Dataset, path: Path, has_preamble: bool, allow_for_proce
         name
         for name, is_so in (
             ("MONOCHROME1", dataset.PhotometricInterpretation == "MONOCHROME1"),
-            ("PresentationLUTShape INVERSE", _one_of(("INVERSE",), dataset, "PresentationLUTShape")),
+            ("PresentationLUTShape INVERSE", one_of(("INVERSE",), dataset, "PresentationLUTShape")),
         )
         if is_so
     ]
@@ -178,44 +122,47 @@ def _displayed(dataset: Dataset, path: Path, has_preamble: bool, allow_for_proce
     if padding is not None:
         pixels[padding] = 0
     steps.append(f"padding: {n_padding} pixels set to background" if n_padding else "padding: none")
+    laterality = one_of(("L", "R"), dataset, "ImageLaterality", "Laterality")
+    step, doubts = side(dataset, laterality, find_breast(pixels).chest_wall)
+    steps.append(f"side: {step}")
     spacing, source = _spacing(dataset)
     steps.append(f"spacing: {source}")
     return Mammogram(
         pixels=pixels,
         steps=tuple(steps),
-        warnings=tuple(_warnings(dataset, intent, has_preamble)),
+        warnings=(*warnings(dataset, intent, has_preamble), *doubts),
         spacing_mm=spacing,
-        laterality=_one_of(("L", "R"), dataset, "ImageLaterality", "Laterality"),
-        view=_view(dataset),
+        laterality=laterality,
+        view=view(dataset),
         intent=intent,
     )
 
 
+def _check_preamble(path: Path, has_preamble: bool, is_required: bool) -> None:
+    if is_required and not has_preamble:
+        raise RefusedInputError(
+            f"`image` must have the preamble of a DICOM file (PS3.10, 7.1), got none in {path}."
+            " Fix: --force, if you know where it comes from."
+        )
+
+
 def _check_policy(dataset: Dataset, path: Path, intent: str, allow_for_processing: bool) -> None:
     n_frames = int(dataset.get("NumberOfFrames") or 1)
-    if n_frames > 1 or dataset.get("SOPClassUID") == BreastTomosynthesisImageStorage:
-        raise RefusedInputError(f"`image` must be one mammogram, got tomosynthesis or {n_frames} frames in {path}.")
+    if dataset.get("SOPClassUID") == BreastTomosynthesisImageStorage:
+        raise RefusedInputError(f"`image` must be one mammogram, got tomosynthesis of {n_frames} frames in {path}.")
+    if n_frames != 1:
+        raise RefusedInputError(f"`image` must be one mammogram, got {n_frames} frames in {path}.")
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise RefusedInputError(
             f"`PhotometricInterpretation` must be MONOCHROME1 or MONOCHROME2, got another value in {path}."
         )
+    if dataset.SamplesPerPixel != 1:
+        raise RefusedInputError(f"`SamplesPerPixel` must be 1, got another number in {path}.")
     if intent == "FOR PROCESSING" and not allow_for_processing:
         raise RefusedInputError(
             f"`image` must be FOR PRESENTATION, got raw data FOR PROCESSING in {path}."
             " Fix: send the processed image, or allow raw data by name."
         )
-
-
-def _decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]:
-    syntax: UID = dataset.file_meta.TransferSyntaxUID
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise DataError(f"`image` must have a transfer syntax of images, got another one in {path}.") from None
-    if not decoder.is_available:
-        package = "pyjpegls" if "JPEG-LS" in syntax.name else "python-gdcm"
-        raise MissingExtraError("pylibjpeg-openjpeg" if "2000" in syntax.name else package, "dicom")
-    return np.asarray(pixel_array(dataset))
 
 
 def _padding(stored: Integer[np.ndarray, "height width"], dataset: Dataset) -> Bool[np.ndarray, "height width"] | None:
@@ -237,42 +184,16 @@ def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
     return None, "unknown"
 
 
-def _view(dataset: Dataset) -> str:
-    """Return the view by its code, else by name; digitized film has the name in PatientOrientation."""
-    for code in dataset.get("ViewCodeSequence") or []:
-        if code.get("CodeValue") in _VIEW_CODES:
-            return _VIEW_CODES[code.CodeValue]
-    return _one_of(_VIEW_CODES.values(), dataset, "ViewPosition", "PatientOrientation")
+def read_uid(path: Path) -> str:
+    """Read SOPInstanceUID, "" where there is none: what other DICOM files call this one by.
 
-
-def _warnings(dataset: Dataset, intent: str, has_preamble: bool) -> list[str]:
-    found = []
-    if not has_preamble:
-        found.append("the file has no DICOM preamble")
-    if not intent:
-        found.append("PresentationIntentType is absent: the pixels are taken as FOR PRESENTATION")
-    if intent == "FOR PROCESSING":
-        found.append("raw data FOR PROCESSING")
-    if not _one_of(("MG",), dataset, "Modality"):
-        found.append("Modality is not MG: this may be no mammogram")
-    if _one_of(("01",), dataset, "LossyImageCompression"):
-        found.append("the pixels went through lossy compression")
-    for view in dataset.get("ViewCodeSequence") or []:
-        for modifier in view.get("ViewModifierCodeSequence") or []:
-            if modifier.get("CodeValue") in _VIEW_MODIFIERS:
-                found.append(f"{_VIEW_MODIFIERS[modifier.CodeValue]} view")
-    return found
-
-
-def _one_of(known: Collection[str], dataset: Dataset, *keywords: str) -> str:
-    """Return the first of the elements whose text is a known one, in capitals; free text never leaves the file."""
-    for keyword in keywords:
-        value = dataset.get(keyword)
-        if isinstance(value, str) and value.strip().upper() in known:
-            return value.strip().upper()
-    return ""
-
-
-def _broken(path: Path, error: Exception) -> DataError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else "a broken or truncated file"
-    return DataError(f"`image` must be a DICOM image that can be decoded, got {reason}: {path}.")
+    Raises:
+        DataError: the file is no DICOM file, or it is broken.
+    """
+    with quiet():
+        try:
+            return str(read_elements(path, header_only=True)[0].get("SOPInstanceUID", ""))
+        except DiagNetError:
+            raise
+        except Exception as error:  # pydicom raises whatever a broken file makes it meet
+            raise broken(path, error) from None  # its text may quote a patient's data

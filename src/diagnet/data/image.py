@@ -1,5 +1,6 @@
 """One image file -> grey values in [0, 1], whatever its format; and its size without decoding it."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,32 +8,49 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from jaxtyping import Shaped
+from PIL.TiffImagePlugin import TiffImageFile
 
 from diagnet.arrays import Image
-from diagnet.data.dicom import check_pixel_count, read_geometry, read_mammogram
+from diagnet.data.dicom import Mammogram, read_geometry, read_mammogram
+from diagnet.data.dicom_file import check_file, check_pixel_count
 from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 # A mammogram's air is one and the same darkest value, in half of its pixels; a crop's darkest value is rare.
 MIN_BACKGROUND_SHARE = 0.05
+_INTENSITY = "intensity: scaled over the breast"
+_PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
 
 
 def read_image(path: Path) -> Image:
+    """Read an image file's grey values alone, see `read_picture`."""
+    return read_picture(path).pixels
+
+
+def read_picture(path: Path, *, allow_for_processing: bool = False, require_preamble: bool = False) -> Mammogram:
     """Read a DICOM, PNG, JPEG or TIFF file of 8 or 16 bits as grey values in [0, 1], see `scaled_over_breast`.
 
     Color becomes grey, transparency is dropped, orientation marks for photo viewers are ignored. DICOM goes through
     the display chain of `diagnet.data.dicom.read_mammogram`.
+
+    Args:
+        path: the file.
+        allow_for_processing: read raw detector data too.
+        require_preamble: refuse a DICOM file without preamble; else one is read where its name ends in .dcm or .dicom.
 
     Raises:
         DataError: the file is missing, broken, cut short, or of another format.
         RefusedInputError: it has too many pixels or several pages, or the DICOM policy refuses it.
         MissingExtraError: a DICOM compression needs the extra `dicom`.
     """
+    check_file(path)
     if _is_dicom(path):
-        return scaled_over_breast(read_mammogram(path).pixels)
+        shown = read_mammogram(path, allow_for_processing=allow_for_processing, require_preamble=require_preamble)
+        return dataclasses.replace(shown, pixels=scaled_over_breast(shown.pixels), steps=(*shown.steps, _INTENSITY))
     with _opened(path) as file:
         is_deep = file.mode in ("I", "F") or file.mode.startswith("I;16")
-        return scaled_over_breast(np.asarray(file if is_deep else file.convert("L")))
+        pixels = scaled_over_breast(np.asarray(file if is_deep else file.convert("L")))
+        return Mammogram(pixels, (f"decode: {file.format}, mode {file.mode}", _INTENSITY), (), None, "", "", "")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -42,6 +60,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: the file is missing, broken or of another format.
         RefusedInputError: it has too many pixels or several pages.
     """
+    check_file(path)
     if _is_dicom(path):
         geometry = read_geometry(path)
         return geometry.width, geometry.height
@@ -91,7 +110,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         try:
             with PIL.Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
                 check_pixel_count(*file.size, path)
-                _check_single_page(file, path)
+                _check_tiff(file, path)
                 yield file
         except DiagNetError:
             raise
@@ -103,7 +122,14 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
             ) from error
 
 
-def _check_single_page(file: PIL.Image.Image, path: Path) -> None:
-    n_pages = getattr(file, "n_frames", 1)
-    if file.format == "TIFF" and n_pages > 1:
-        raise RefusedInputError(f"`image` must be a single page, got {n_pages} pages in {path}.")
+def _check_tiff(file: PIL.Image.Image, path: Path) -> None:
+    """Refuse several pages, and what Pillow would show as its negative: white as 0 in more than 8 bits."""
+    if not isinstance(file, TiffImageFile):
+        return
+    if file.n_frames > 1:
+        raise RefusedInputError(f"`image` must be a single page, got {file.n_frames} pages in {path}.")
+    if file.tag_v2.get(_PHOTOMETRIC) == 0 and file.mode not in ("1", "L"):
+        raise RefusedInputError(
+            f"`image` must have black as 0 where it has more than 8 bits, got a TIFF with white as 0: {path}."
+            " Fix: save it as BlackIsZero."
+        )

@@ -1,0 +1,152 @@
+"""The verb that scores marked masses: predict."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diagnet.cli.runs import Engine
+from diagnet.cli.shared import Json, Quiet, print_json
+from diagnet.errors import DiagNetError
+
+if TYPE_CHECKING:
+    from diagnet.assessment import Assessment
+    from diagnet.data.marked import Marked
+
+
+class Form(StrEnum):
+    """How scores are printed or written."""
+
+    table = "table"
+    csv = "csv"
+    metarepo = "metarepo"
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="DICOM, PNG, JPEG or TIFF, a folder of them, or a table (.csv).", show_default=False
+        ),
+    ],
+    box: Annotated[
+        list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="A mass on the one FILE; may be given again.")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="Table of image, x0, y0, x1, y1.", show_default=False)] = None,
+    sr: Annotated[Path | None, typer.Option(help="Marks in a DICOM structured report.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New CSV of the scores, whole or not at all.", show_default=False)
+    ] = None,
+    form: Annotated[
+        Form, typer.Option("--format", case_sensitive=False, help="table, csv, or the NYU metarepository's columns.")
+    ] = Form.table,
+    out_sr: Annotated[Path | None, typer.Option(help="Structured report to write.", show_default=False)] = None,
+    out_sc: Annotated[Path | None, typer.Option(help="Picture with overlay (DICOM).", show_default=False)] = None,
+    allow_for_processing: Annotated[
+        bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Read DICOM files without preamble.")] = False,
+    engine: Annotated[Engine, typer.Option(case_sensitive=False, help="What scores.")] = Engine.torch,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score marked masses, each with its reasons. One file that is refused does not lose the others (exit code 3)."""
+    from diagnet.assessment import Policy, assess
+    from diagnet.atomic import write_text
+    from diagnet.data.marked import find_marked
+    from diagnet.inference import load_model
+    from diagnet.notice import NOTICE
+    from diagnet.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
+    from diagnet.terminal import shown_progress
+
+    if sum(map(bool, (box, boxes, sr))) > 1:
+        raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")
+    if out is not None and out.suffix.lower() != ".csv":
+        raise typer.BadParameter(f"must be a .csv file, got {out}.", param_hint="--out")
+    model = load_model(run, engine=engine.value)
+    found, n_passed = find_marked(files)
+    if n_passed:
+        print(f"diagnet: passed over: {n_passed} files in folders (no images)", file=sys.stderr)
+    found = _with_marks(found, box, boxes, sr)
+    if (out_sr or out_sc) and len(found) != 1:
+        raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint="--out-sr, --out-sc")
+    policy = Policy(allow_for_processing=allow_for_processing, force=force)
+    assessments: list[Assessment] = []
+    labels: list[str] = []
+    with shown_progress(quiet=quiet or len(found) < _MANY) as progress:
+        for number, each in enumerate(found):
+            progress("predict", number, len(found))
+            assessments += assess(model, each.image, each.boxes, policy, original_size=each.original_size)
+            labels += each.labels or ("",)
+        progress("predict", len(found), len(found))
+    _write_dicom(assessments, found, out_sr, out_sc)
+    sheet = as_metarepo(assessments, labels) if form is Form.metarepo else as_csv(assessments)
+    if out is not None:
+        write_text(out, sheet)
+    counts = summary(assessments)
+    if as_json:
+        objects = [as_object(assessment) for assessment in assessments]
+        print_json({"notice": NOTICE, "run": str(run), "counts": counts, "assessments": objects})
+    elif out is not None:
+        print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}\n{NOTICE}\nScores: {out}")
+    elif form is Form.table:
+        print(as_table(assessments, model))
+    else:
+        print(sheet, end="")
+    if counts["refused"]:
+        if form is Form.metarepo:
+            print(f"diagnet: left out: {counts['refused']} masses (refused)", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+_MANY = 10  # images from which progress is shown
+
+
+def _with_marks(
+    found: "list[Marked]", box: Sequence[str] | None, boxes: Path | None, sr: Path | None
+) -> "list[Marked]":
+    """Give the images the marks of one of the options, where there is one."""
+    from diagnet.data.dicom import read_uid
+    from diagnet.data.marked import Marked, parsed_box, with_boxes, with_boxes_by_uid
+
+    if box:
+        if len(found) != 1:
+            raise typer.BadParameter(f"must have one FILE, got {len(found)}. Fix: --boxes.", param_hint="--box")
+        return [Marked(found[0].image, tuple(map(parsed_box, box)), ("",) * len(box))]
+    if boxes is not None:
+        marked, n_unused = with_boxes(found, boxes)
+        if n_unused:
+            print(f"diagnet: warning: {n_unused} images of {boxes} are not among FILE", file=sys.stderr)
+        return marked
+    if sr is None:
+        return found
+    uids = {}
+    for each in found:
+        try:
+            uids[each.image] = read_uid(each.image)
+        except DiagNetError:
+            continue  # told when it is scored
+    return with_boxes_by_uid(found, uids, _clinic("marks").read_marks(sr))
+
+
+def _write_dicom(
+    assessments: "Sequence[Assessment]", found: "Sequence[Marked]", out_sr: Path | None, out_sc: Path | None
+) -> None:
+    """Write what a PACS takes; nothing where nothing was scored."""
+    scored = [assessment for assessment in assessments if assessment.malignancy is not None]
+    wanted = ((out_sr, "report", "write_structured_report"), (out_sc, "picture", "write_secondary_capture"))
+    for out, module, write in wanted:
+        if out is not None and scored:
+            getattr(_clinic(module), write)(scored, found[0].image, out)
+        elif out is not None:
+            print(f"diagnet: warning: {out} was not written: nothing was scored", file=sys.stderr)
+
+
+def _clinic(name: str) -> Any:
+    # SEAM: diagnet.clinic is built beside this; once it is there, import its functions by name where they are used.
+    return importlib.import_module(f"diagnet.clinic.{name}")

@@ -1,0 +1,214 @@
+"""One DICOM file -> the elements and stored pixels needed here, within bounds of memory."""
+
+import io
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
+
+from diagnet.data.codestream import codestream_size, rle_size
+from diagnet.errors import DataError, MissingExtraError, RefusedInputError
+
+MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
+MAX_BYTES = 512 * 2**20  # of a file
+_MAX_INFLATED = 256 * 2**20  # bytes that a deflated file may unpack to: more than 100 million pixels of 16 bits
+_PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg-openjpeg", "gdcm": "python-gdcm"}
+_SURE_BYTES = 2**30  # what unpacks to no more is not counted first
+
+# Reading these alone keeps names and dates out of memory, and makes a header cheap.
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ImageLaterality", "Laterality",
+    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "LossyImageCompression", "PixelSpacing",
+    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "BreastImplantPresent",
+    "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "PresentationLUTShape", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+]  # fmt: skip
+
+_PARSED: list[BaseTag | int] = [BaseTag(tag_for_keyword(keyword) or 0) for keyword in _TAGS]
+
+
+class _Clamped(io.BufferedReader):
+    """A file that is never asked for more bytes than it has left: a length that lies costs no memory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._end = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._end - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool]:
+    """Parse a file into the elements needed here; tell whether it has the preamble of PS3.10.
+
+    Raises:
+        DataError: it is no DICOM image.
+        RefusedInputError: it has too many pixels or bytes.
+    """
+    check_file(path)
+    with _Clamped(path) as file:
+        has_preamble = read_preamble(file, force=True) is not None
+        meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2))
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            dataset = read_dataset(_inflated(file.read(), path), False, True, specific_tags=_PARSED)
+            dataset.file_meta = meta
+        else:
+            file.seek(0)
+            dataset = dcmread(file, force=True, specific_tags=_TAGS, stop_before_pixels=header_only)
+    if not (dataset.get("Rows") and dataset.get("Columns") and (header_only or dataset.get("PixelData"))):
+        raise DataError(f"`image` must be a DICOM file with whole pixel data, got none in {path}.")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        is_implicit, is_little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    check_pixel_count(dataset.Columns, dataset.Rows, path)
+    return dataset, has_preamble
+
+
+def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
+    """Unpack a deflated dataset (PS3.5, A.5), as far as memory allows."""
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = unpacking.decompress(deflated, _MAX_INFLATED)
+    if unpacking.unconsumed_tail:
+        raise RefusedInputError(f"`image` must unpack to at most {_MAX_INFLATED // 2**20} MB, got more in {path}.")
+    return io.BytesIO(inflated)
+
+
+def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]:
+    """Decode the one frame of a file.
+
+    Raises:
+        DataError: the pixel data are not as many as the header says, or of no known transfer syntax.
+        MissingExtraError: the compression needs the extra `dicom`.
+    """
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise DataError(f"`image` must have a transfer syntax of images, got another one in {path}.") from None
+    _check_length(dataset, syntax, path)
+    if not syntax.is_encapsulated:
+        return np.asarray(pixel_array(dataset))
+    plugin = next((name for name in _plugins(syntax) if name in decoder.available_plugins), None)
+    if plugin is None:
+        raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
+    try:
+        return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
+    except NotImplementedError:  # JPEG of 12 bits, which no permissively licensed decoder reads
+        raise DataError(
+            f"`image` must be compressed as an installed decoder reads it, got {syntax.name}, {dataset.BitsStored} bits"
+            f" in {path}. Fix: store it uncompressed or lossless."
+        ) from None
+
+
+def decoders() -> dict[str, str]:
+    """Name what decodes each transfer syntax here; "" where nothing does, though pydicom knows what could."""
+    found = {}
+    for syntax in AllTransferSyntaxes:
+        with suppress(NotImplementedError):
+            available = get_decoder(syntax).available_plugins
+            installed = next((name for name in _plugins(syntax) if name in available), "")
+            found[syntax.name] = installed if syntax.is_encapsulated else "pydicom"
+    return found
+
+
+def _plugins(syntax: UID) -> tuple[str, ...]:
+    """Name pydicom's plugins for a compression, the best first; one alone is asked.
+
+    Left to itself, pydicom hands what one of them calls broken to the next: pylibjpeg-rle then panics in a way that no
+    `except Exception` sees, and others write to the terminal.
+    """
+    if syntax == RLELossless:
+        return ("pydicom",)
+    if syntax in JPEGLSTransferSyntaxes:
+        return ("pyjpegls", "gdcm")
+    if "2000" in syntax.name:  # and those of high throughput
+        return ("pylibjpeg", "gdcm", "pillow")
+    return ("gdcm", "pillow")  # never pylibjpeg, whose decoder of these is GPL
+
+
+def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
+    """Refuse pixel data that are not as many as the header says, before anything is decoded."""
+    rows, columns, bits = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
+    if bits not in (8, 16, 32) or not 1 <= int(dataset.BitsStored) <= bits:
+        raise DataError(f"`BitsAllocated` must be 8, 16 or 32 and hold BitsStored, got another number in {path}.")
+    n_expected, pixel_data = rows * columns * bits // 8, dataset.PixelData
+    if not syntax.is_encapsulated:
+        if len(pixel_data) not in (n_expected, n_expected + n_expected % 2):
+            raise DataError(
+                f"`PixelData` must hold {columns} x {rows} pixels of {bits} bits, {n_expected} bytes,"
+                f" got {len(pixel_data)} in {path}."
+            )
+        return
+    offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    frame = get_frame(
+        pixel_data, 0, number_of_frames=1, extended_offsets=None if None in offsets else (offsets[0], offsets[1])
+    )
+    if syntax == RLELossless:
+        if 64 * len(frame) > _SURE_BYTES and rle_size(frame, 2 * n_expected) > 2 * n_expected:
+            raise DataError(f"`PixelData` must unpack to {n_expected} bytes, got more in {path}.")
+        return
+    size = codestream_size(frame)
+    if size is not None and size != (columns, rows, 1):
+        raise DataError(
+            f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {size[0]} x {size[1]} of {size[2]}"
+            f" in {path}."
+        )
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file, such as a pipe, which could keep the reader waiting, and what is too large.
+
+    Raises:
+        DataError: it is no file, or cannot be read.
+        RefusedInputError: it has more than `MAX_BYTES` bytes.
+    """
+    try:
+        n_bytes, is_file = path.stat().st_size, path.is_file()
+    except OSError as error:
+        raise DataError(f"`image` must be a file that can be read, got {error.strerror}: {path}.") from None
+    if not is_file:
+        raise DataError(f"`image` must be a file, got {'a folder' if path.is_dir() else 'something else'}: {path}.")
+    if n_bytes > MAX_BYTES:
+        raise RefusedInputError(f"`image` must have at most {MAX_BYTES // 2**20} MB, got {n_bytes} bytes in {path}.")
+
+
+def check_pixel_count(width: int, height: int, path: Path) -> None:
+    """Refuse an image that would fill the memory.
+
+    Raises:
+        RefusedInputError: there are more than `MAX_PIXELS` pixels.
+    """
+    if width * height > MAX_PIXELS:
+        raise RefusedInputError(
+            f"`image` must have at most {MAX_PIXELS // 1_000_000} million pixels, got {width} x {height} in {path}."
+        )
+
+
+def broken(path: Path, error: Exception) -> DataError:
+    """Say that a file is broken, without its own words, which may quote a patient's data."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else "a broken or truncated file"
+    return DataError(f"`image` must be a DICOM image that can be decoded, got {reason}: {path}.")

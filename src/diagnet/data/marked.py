@@ -1,0 +1,163 @@
+"""What is to be scored: files, folders and tables of boxes -> images with their marked masses."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE
+from diagnet.data.mass import Box
+from diagnet.data.table import Row, read_table
+from diagnet.errors import DataError
+
+SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """One image and the masses marked on it.
+
+    Attributes:
+        image: as the user gave it.
+        boxes: in pixels of the file; None for the whole image.
+        labels: of each mass, "" where it is not known.
+        original_size: (width, height) before somebody stretched the image.
+    """
+
+    image: Path
+    boxes: tuple[Box | None, ...] = (None,)
+    labels: tuple[str, ...] = ("",)
+    original_size: tuple[float, float] | None = None
+
+
+def find_marked(paths: Sequence[Path]) -> tuple[list[Marked], int]:
+    """Expand what the user named: an image, a folder of images at any depth, or a table (.csv) of boxes.
+
+    Returns:
+        The images in order, each without a box but those of tables; and how many files of folders were passed over,
+        because they are no images by name or content.
+
+    Raises:
+        DataError: a table cannot be used.
+    """
+    found: list[Marked] = []
+    n_passed = 0
+    for path in paths:
+        if path.is_dir():
+            images, n_others = _images_below(path)
+            found += [Marked(image) for image in images]
+            n_passed += n_others
+        elif path.suffix.lower() == ".csv":
+            found += read_marked(path)
+        else:
+            found.append(Marked(path))
+    return found, n_passed
+
+
+def read_marked(path: Path) -> list[Marked]:
+    """Read a table of boxes: `image` is required; `x0, y0, x1, y1, label, original_width, original_height` are known.
+
+    Unlike `read_manifest` it needs neither patients nor labels, and says nothing of the images themselves: a bad one
+    is told when it is scored. Rows of one image are put together.
+
+    Raises:
+        DataError: the table cannot be read, or a cell is no number.
+    """
+    by_image: dict[Path, list[Row]] = {}
+    for row in read_table(path, ("image",), ("label", *BOX, *ORIGINAL_SIZE), ALIASES):
+        if not row.cells["image"]:
+            raise row.error("image", "name a file", "an empty cell")
+        by_image.setdefault(path.parent / row.cells["image"], []).append(row)
+    return [
+        Marked(
+            image,
+            boxes=tuple(_box(row) for row in rows),
+            labels=tuple(row.cells.get("label", "").lower() for row in rows),
+            original_size=_original_size(rows[0]),
+        )
+        for image, rows in by_image.items()
+    ]
+
+
+def with_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int]:
+    """Give images the boxes of a table: by path, else by a name that is there once.
+
+    Returns:
+        The images, those without a row with no box at all; and how many images of the table were not asked for.
+
+    Raises:
+        DataError: the table cannot be used.
+    """
+    images, rows = list(images), read_marked(table)
+    by_path = {_same(row.image): row for row in rows}
+    by_name: dict[str, list[Marked]] = {}
+    for row in rows:
+        by_name.setdefault(row.image.name, []).append(row)
+    found, used = [], set()
+    for each in images:
+        named = by_name.get(each.image.name, [])
+        own = by_path.get(_same(each.image)) or (named[0] if len(named) == 1 else None)
+        if own is None:
+            found.append(Marked(each.image, (), ()))
+        else:
+            used.add(own.image)
+            found.append(replace(own, image=each.image))
+    return found, len(rows) - len(used)
+
+
+def parsed_box(text: str) -> Box:
+    """Read `10,20,110,140` as a box.
+
+    Raises:
+        DataError: it is not four numbers.
+    """
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        raise DataError(f"`--box` must be x0,y0,x1,y1, got {text!r}.") from None
+    return x0, y0, x1, y1
+
+
+def with_boxes_by_uid(
+    images: Iterable[Marked], uids: Mapping[Path, str], boxes: Mapping[str, Sequence[Box]]
+) -> list[Marked]:
+    """Give images the boxes that another DICOM file has for their SOPInstanceUID; none where it has none."""
+    found = []
+    for each in images:
+        own = tuple(boxes.get(uids.get(each.image, ""), ()))
+        found.append(Marked(each.image, own, ("",) * len(own)))
+    return found
+
+
+def _images_below(folder: Path) -> tuple[list[Path], int]:
+    found, n_others = [], 0
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix.lower() in SUFFIXES or _has_preamble(path):
+            found.append(path)
+        else:
+            n_others += 1
+    return found, n_others
+
+
+def _has_preamble(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _same(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def _box(row: Row) -> Box | None:
+    found = row.floats(BOX)
+    return None if found is None else (found[0], found[1], found[2], found[3])
+
+
+def _original_size(row: Row) -> tuple[float, float] | None:
+    found = row.floats(ORIGINAL_SIZE)
+    return (found[0], found[1]) if found is not None and min(found) > 0 else None

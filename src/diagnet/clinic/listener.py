@@ -167,11 +167,10 @@ class Listener:
     def _closed(self, event: Any) -> None:
         """Remove what an ended association left half-sent; pynetdicom leaves its file."""
         self._forget(event)
-        message = getattr(event.assoc.dimse, "message", None)
-        path = getattr(message, "_data_set_path", None)
-        if path is not None:
+        message: Any = getattr(event.assoc.dimse, "message", None)
+        if getattr(message, "_data_set_path", None) is not None:
             message._data_set_file.close()
-            path.unlink(missing_ok=True)
+            message._data_set_path.unlink(missing_ok=True)
 
 
 def server_tls(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:

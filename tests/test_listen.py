@@ -3,9 +3,12 @@
 import json
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,9 @@ from pynetdicom import AE
 from clinic_parts import BOX, CANARY, Archive, Listening, listening, mammogram, marks, send, wait_until
 from diagnet.assessment import assess
 from diagnet.cli import main
+from diagnet.clinic.listener import Listener, ListenerSettings
+from diagnet.clinic.queue import Queue
+from diagnet.errors import NetworkError
 from diagnet.inference import load_model
 
 
@@ -208,14 +214,48 @@ def test_bad_options_are_told_in_one_line(finished_run, tmp_path, capsys, monkey
     assert text in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
 
 
-def test_a_taken_port_and_a_used_queue_are_told(finished_run, tmp_path, archive):
-    with listening(finished_run, tmp_path / "listen", archive.address) as node:
-        other = [*node.command]
-        done = subprocess.run(other, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert "`--queue` must belong to one listener" in done.stderr
-        other[other.index("--queue") + 1] = str(tmp_path / "another")
-        done = subprocess.run(other, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert "`--port` must be free" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+def test_a_taken_port_is_told(tmp_path):
+    with socket.socket() as taken, Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = ListenerSettings(port=taken.getsockname()[1])
+        listener = Listener(queue, None, lambda *_: None, settings)
+        with (
+            pytest.raises(NetworkError, match=r"`--port` must be free, got Address already in use"),
+            listener.running(),
+        ):
+            pass
+
+
+def test_many_images_at_four_associations(finished_run, tmp_path, archive):
+    """A small version of benchmarks/listen.py."""
+    n_images = 40
+    pairs = [pair(tmp_path, seed) for seed in range(n_images)]
+    statuses = [[] for _ in range(4)]
+    with listening(finished_run, tmp_path / "listen", archive.address, "--no-picture", "--no-presentation") as node:
+        resident, began = [], time.monotonic()
+        senders = [
+            threading.Thread(
+                target=lambda k=k: statuses[k].extend(send(node.port, [path for each in pairs[k::4] for path in each]))
+            )
+            for k in range(4)
+        ]
+        for sender in senders:
+            sender.start()
+        while len(node.done()) < n_images:
+            status = Path(f"/proc/{node.process.pid}/status")
+            if status.exists():  # Linux
+                resident.append((len(node.done()), int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])))
+            assert time.monotonic() - began < 60
+            time.sleep(0.05)
+        seconds = time.monotonic() - began
+        for sender in senders:
+            sender.join()
+    print(f"{n_images / seconds:.1f} images a second at 4 associations")
+    assert [code for each in statuses for code in each] == [0] * 2 * n_images
+    assert len(archive.taken) == n_images
+    assert set(archive.taken.values()) == {1}
+    assert all(mass["malignancy"] is not None for record in node.done() for mass in record["masses"])
+    early = [kb for n, kb in resident if n_images / 4 <= n < n_images / 2]
+    late = [kb for n, kb in resident if n >= 3 * n_images / 4]
+    assert not early or not late or max(late) < 1.1 * max(early)

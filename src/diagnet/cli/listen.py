@@ -100,7 +100,7 @@ def listen(
             policy=Policy(allow_for_processing=allow_for_processing),
             settings=WorkerSettings(picture=picture, presentation=presentation, keep_hours=keep_hours),
         )
-        with Listener(opened, worker, tell, settings, tls).running() as listener:
+        with Listener(opened, worker.wake, tell, settings, tls).running() as listener:
             worker.start()
             tell(f"listening on {bind}:{listener.port} as {ae}. {NOTICE}", "")
             stop.wait()

@@ -3,7 +3,7 @@
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pydicom.uid import (
 
 from diagnet.clinic.privacy import silenced
 from diagnet.clinic.queue import Queue
-from diagnet.clinic.worker import Tell, Worker
+from diagnet.clinic.worker import Tell
 from diagnet.errors import NetworkError, SettingsError
 
 _MARKS = (
@@ -63,16 +63,21 @@ class ListenerSettings(BaseModel):
 
 
 class Listener:
-    """Takes objects into a queue and wakes a worker.
+    """Takes objects into a queue and says so to `arrived`.
 
     Attributes:
         port: the one it listens on, once started.
     """
 
     def __init__(
-        self, queue: Queue, worker: Worker, tell: Tell, settings: ListenerSettings, tls: ssl.SSLContext | None = None
+        self,
+        queue: Queue,
+        arrived: Callable[[], None],
+        tell: Tell,
+        settings: ListenerSettings,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.queue, self.worker, self.tell, self.settings, self.tls = queue, worker, tell, settings, tls
+        self.queue, self.arrived, self.tell, self.settings, self.tls = queue, arrived, tell, settings, tls
         self.port = settings.port
         self._received: dict[Any, int] = {}  # bytes of the object that an association is sending
 
@@ -127,7 +132,7 @@ class Listener:
             self.tell(f"refused an object: {type(error).__name__}", "")
             return _FAULT
         if status == _STORED:
-            self.worker.wake()
+            self.arrived()
         return status
 
     def _taken(self, event: Any) -> int:

@@ -219,17 +219,14 @@ def test_a_taken_port_is_told(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         settings = ListenerSettings(port=taken.getsockname()[1])
-        listener = Listener(queue, None, lambda *_: None, settings)
-        with (
-            pytest.raises(NetworkError, match=r"`--port` must be free, got Address already in use"),
-            listener.running(),
-        ):
+        listener = Listener(queue, lambda: None, lambda *_: None, settings)
+        with pytest.raises(NetworkError, match=r"`--port` must be free, got Address"), listener.running():
             pass
 
 
 def test_many_images_at_four_associations(finished_run, tmp_path, archive):
     """A small version of benchmarks/listen.py."""
-    n_images = 40
+    n_images = 24
     pairs = [pair(tmp_path, seed) for seed in range(n_images)]
     statuses = [[] for _ in range(4)]
     with listening(finished_run, tmp_path / "listen", archive.address, "--no-picture", "--no-presentation") as node:

@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, generate_uid
 
 from diagnet.assessment import Assessment
@@ -56,11 +58,37 @@ def mammogram(path, seed=0, **elements):
         "HighBit": 11,
     }
     write_dicom(path, pixels, **(standard | elements))
-    dataset = dcmread(path)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(path, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, that a value is not what the standard asks for
+        dataset = dcmread(path)
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+_TEXTS = """
+    IssuerOfPatientID OtherPatientNames PatientBirthName PatientMotherBirthName PatientAddress
+    PatientTelephoneNumbers PatientComments EthnicGroup Occupation AdditionalPatientHistory MedicalRecordLocator
+    MilitaryRank BranchOfService CountryOfResidence RegionOfResidence PatientReligiousPreference AccessionNumber
+    StudyID StudyDescription SeriesDescription ReferringPhysicianName PhysiciansOfRecord
+    NameOfPhysiciansReadingStudy PerformingPhysicianName OperatorsName RequestingPhysician InstitutionName
+    InstitutionAddress InstitutionalDepartmentName StationName Manufacturer ManufacturerModelName
+    DeviceSerialNumber SoftwareVersions ProtocolName ImageComments AcquisitionComments DerivationDescription
+    AdmittingDiagnosesDescription RequestedProcedureDescription PerformedProcedureStepDescription
+    PerformedProcedureStepID ReasonForStudy ContentLabel DetectorID DetectorDescription RetrieveAETitle
+    FilterMaterial ViewPosition PatientOrientation BodyPartExamined ImageLaterality PresentationLUTShape
+    LossyImageCompression ClinicalTrialSubjectID DeidentificationMethod
+"""
+
+
+def canaries():
+    """A canary in every text element that a mammogram's modules know and that is no code."""
+    short = {"AE", "SH", "CS"}
+    found = {}
+    for keyword in _TEXTS.split():
+        found[keyword] = CANARY if dictionary_VR(keyword) in short else f"{CANARY} {keyword}"
+    return found
 
 
 def assessed(box=BOX, decision="malignant", **changes):

@@ -13,7 +13,7 @@ import highdicom
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from clinic_parts import BOX, CANARY, assessed, mammogram
+from clinic_parts import BOX, CANARY, assessed, canaries, mammogram
 from diagnet.clinic.identifiers import result_uid, stable_uid
 from diagnet.clinic.marks import read_marks
 from diagnet.clinic.picture import drawn, write_secondary_capture
@@ -87,8 +87,23 @@ def test_a_validator_finds_no_error(written, image, name):
         {"VOILUTSequence": lut(list(range(256)), 0, 8), "WindowCenter": None, "WindowWidth": None},
         {"RescaleSlope": "1", "RescaleIntercept": "0", "RescaleType": "US", "VOILUTFunction": "SIGMOID"},
         {"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Müller^Jürgen"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"},
+        {"SpecificCharacterSet": "FOO", "PatientAge": "old"},
+        {"WindowCenter": [2048, 1000], "WindowWidth": [4096, 300]},
+        {"WindowCenter": [2048, 1000], "WindowWidth": 4096},
     ],
-    ids=["no type 2 elements", "invalid values", "inverse", "voi lut", "rescale", "utf-8"],
+    ids=[
+        "no_type_2",
+        "invalid",
+        "inverse",
+        "voi_lut",
+        "rescale",
+        "utf-8",
+        "Japanese",
+        "unknown_letters",
+        "windows",
+        "odd_windows",
+    ],
 )
 def test_real_files_lack_and_misuse_elements(tmp_path, elements):
     image = mammogram(tmp_path / "image.dcm", **elements)
@@ -97,6 +112,23 @@ def test_real_files_lack_and_misuse_elements(tmp_path, elements):
             warnings.simplefilter("ignore")
             write(MASSES, image, tmp_path / f"{name}.dcm")
         assert validated(tmp_path / f"{name}.dcm") == [], name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert dcmread(tmp_path / f"{name}.dcm").get("PatientName", "") == dcmread(image).get("PatientName", "")
+
+
+def test_only_the_patient_and_the_study_are_copied(tmp_path):
+    image = mammogram(tmp_path / "image.dcm", **canaries())
+    for name, write in WRITERS.items():
+        write(MASSES, image, tmp_path / f"{name}.dcm")
+        holding = {each.keyword for each in dcmread(tmp_path / f"{name}.dcm").iterall() if CANARY in str(each.value)}
+        assert {"PatientName", "PatientID"} <= holding
+        assert holding <= {"PatientName", "PatientID", "IssuerOfPatientID", "ReferringPhysicianName"} | {
+            "StudyID",
+            "StudyDescription",
+            "AccessionNumber",
+            "DeidentificationMethod",
+        }
 
 
 def test_real_mammograms_get_valid_results(shared_masses, tmp_path):

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, RLELossless
 from pynetdicom import AE
 
-from clinic_parts import BOX, CANARY, Archive, Listening, listening, mammogram, marks, send, wait_until
+from clinic_parts import BOX, CANARY, Archive, Listening, canaries, listening, mammogram, marks, send, wait_until
 from diagnet.assessment import assess
 from diagnet.cli import main
 from diagnet.clinic.listener import Listener, ListenerSettings
@@ -88,7 +88,7 @@ def test_scores_limits_and_silence(finished_run, tmp_path, archive):
         syntaxes = {0: None, 1: RLELossless, 2: JPEG2000Lossless}
         expected = []
         for seed, syntax in syntaxes.items():
-            paths = pair(tmp_path, seed)
+            paths = pair(tmp_path, seed, **canaries())
             if syntax is not None:
                 dataset = dcmread(paths[0])
                 dataset.compress(syntax, generate_instance_uid=False)
@@ -123,7 +123,7 @@ def test_scores_limits_and_silence(finished_run, tmp_path, archive):
         shutil.copy(pair(tmp_path, 9)[1], bad)
         bad.write_bytes(bad.read_bytes()[:-2000])
         dataset = dcmread(other)
-        dataset.PatientName = f"{CANARY}^Raw"
+        dataset.ViewPosition = dataset.Modality = CANARY
         dataset.PresentationIntentType = "FOR PROCESSING"
         dataset.save_as(other)
         assert send(node.port, [other, marks(tmp_path / "raw.dcm", other)]) == [0, 0]

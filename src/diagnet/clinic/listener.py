@@ -83,7 +83,7 @@ class Listener:
 
     @contextmanager
     def running(self) -> Iterator["Listener"]:
-        """Listen until the block ends; then take nothing new, and let what is under way end.
+        """Listen until the block ends; an object under way then is aborted, and its sender knows that it was not taken.
 
         Raises:
             NetworkError: the port is taken.

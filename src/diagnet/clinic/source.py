@@ -1,6 +1,7 @@
 """The image that results belong to: its header, completed so that results can stand in the same study."""
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ _TAGS = [
 def read_source(path: Path) -> Dataset:
     """Read the header that results need from a DICOM image, and complete it.
 
-    Real files lack elements that the standard requires; those that may be empty are added empty. The patient's name
+    Real files lack elements that the standard requires; those that may be empty are added empty. Names and identifiers
+    stay as they are, even too long ones: archives match results by them. The patient's name
     and identifier are in what is returned: it must go nowhere but into results of the same study.
 
     Raises:
@@ -49,7 +51,11 @@ def read_source(path: Path) -> Dataset:
             for keyword in _MAY_BE_EMPTY:
                 if keyword not in header or not _is_usable(header, keyword):
                     setattr(header, keyword, "")
+            if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge", ""))):
+                header.pop("PatientAge", None)
             _complete_display(header)
+            header.decode()
+            header.SpecificCharacterSet = "ISO_IR 192"  # any source's letters, whatever code they were written in
         except Exception:  # pydicom raises whatever a broken file makes it meet, with the file's text in it
             raise DataError(f"`source` must be a DICOM image, got a broken or other file: {path}.") from None
     if missing:
@@ -84,10 +90,10 @@ def require_pacs() -> None:
 
 def _complete_display(header: Dataset) -> None:
     """Bring windows and look-up tables into the one form in which highdicom copies them."""
-    if ("WindowCenter" in header) != ("WindowWidth" in header):
+    centers, widths = (np.atleast_1d(header.get(keyword) or []) for keyword in ("WindowCenter", "WindowWidth"))
+    if len(centers) != len(widths) or not (widths.astype(np.float64) > 0).all():
         for keyword in ("WindowCenter", "WindowWidth"):
-            if keyword in header:
-                delattr(header, keyword)
+            header.pop(keyword, None)
     for sequence in ("ModalityLUTSequence", "VOILUTSequence"):
         for item in header.get(sequence) or []:
             if not isinstance(item.LUTData, bytes):  # VR US instead of OW: PS3.3, C.11.1 allows both

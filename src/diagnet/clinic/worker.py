@@ -157,7 +157,8 @@ class Worker:
                 with suppress(DataError, RefusedInputError):  # what must not be shown has a report with the reason
                     write_secondary_capture(found, image, folder / "2-picture.dcm", allow_for_processing=raw)
             if self.settings.presentation:
-                write_presentation_state(found, image, folder / "3-presentation.dcm")
+                with suppress(DataError):  # a display that no state can repeat; the report says all
+                    write_presentation_state(found, image, folder / "3-presentation.dcm")
             patient = self.queue.pseudonyms.of(str(header.PatientID), str(header.get("IssuerOfPatientID", "")))
             write_json(folder / "record.json", _record(found, patient, self.queue.name(uid)))
         self.queue.flush("outbox")

@@ -232,6 +232,33 @@ def test_what_cannot_be_scored_is_kept_with_the_reason(queue, tmp_path, model):
     assert CANARY not in str(told) + str(reasons)
 
 
+def test_a_failure_is_told_once_and_tried_again_when_it_is_sent_again(queue, tmp_path, model):
+    told = []
+    worker = Worker(queue, model, Sink(), lambda *facts: told.append(facts))
+    image, away = mammogram(tmp_path / "image.dcm"), mammogram(tmp_path / "away.dcm", 1)
+    both = dcmread(marks(tmp_path / "marks.dcm", image))
+    more = dcmread(marks(tmp_path / "more.dcm", away))
+    both.ContentSequence.extend(more.ContentSequence)  # marks on two images, one of which has not come
+    both.save_as(tmp_path / "both.dcm")
+    broken = dcmread(image)
+    del broken.StudyInstanceUID
+    broken.save_as(tmp_path / "broken.dcm")
+    put(queue, tmp_path / "broken.dcm", "images")
+    put(queue, tmp_path / "both.dcm", "marks")
+    for _ in range(3):
+        worker.score_ready()
+    assert len(told) == 1
+    put(queue, image, "images")
+    put(queue, away, "images")
+    worker.score_ready()
+    assert len(queue.outbox()) == 1
+    assert len(names(queue, "failed")) == 2  # the marks and the reason
+    put(queue, tmp_path / "both.dcm", "marks")
+    worker.score_ready()
+    assert len(queue.outbox()) == 2
+    assert [name[-4:] for name in names(queue, "failed")] == [".dcm"]
+
+
 def test_an_unexpected_fault_in_one_object_does_not_stop_the_others(queue, tmp_path, model, monkeypatch):
     put_pair(queue, tmp_path, 1)
     put_pair(queue, tmp_path, 2)

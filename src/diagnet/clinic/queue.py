@@ -114,6 +114,14 @@ class Queue:
         """Tell whether results were made: they are sent or will be."""
         return (self.place("outbox") / job).exists() or (self.place("done") / f"{job}.json").exists()
 
+    def has_failed(self, job: str) -> bool:
+        """Tell whether it was tried, and why not is written down."""
+        return (self.place("failed") / f"{job}.json").exists()
+
+    def forget_failure(self, job: str) -> None:
+        """Let something be tried again."""
+        (self.place("failed") / f"{job}.json").unlink(missing_ok=True)
+
     def set_scored(self, image: Path) -> None:
         """Note that an image may go when room is needed."""
         if image.parent.name == "images":

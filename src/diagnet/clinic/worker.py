@@ -84,13 +84,11 @@ class Worker:
             if self._stop.is_set():
                 return
             try:
-                marks = self._marks.get(path.name) or read_marks(path)
+                if path.name not in self._marks:
+                    self._marks[path.name] = self._read_marks(path)
+                self._score_marks(path, self._marks[path.name])
             except (DataError, RefusedInputError) as error:
                 self._fail_marks(path, without_path(str(error), path))
-                continue
-            self._marks[path.name] = marks
-            try:
-                self._score_marks(path, marks)
             except (OSError, RunFolderError, MissingExtraError):  # nothing that this file can help: it waits
                 raise
             except Exception as error:  # it must not hold up the others, nor be lost
@@ -118,12 +116,25 @@ class Worker:
         if not_taken is not None:
             raise not_taken
 
+    def _read_marks(self, path: Path) -> dict[str, list[Box]]:
+        """Read marks in an order of their own; what failed before is tried again, because they were sent again."""
+        marks = {uid: sorted(boxes) for uid, boxes in read_marks(path).items()}
+        for uid, boxes in marks.items():
+            self.queue.forget_failure(self._job(uid, boxes))
+        return marks
+
+    def _job(self, uid: str, boxes: list[Box]) -> str:
+        return self.queue.job(uid, self.model.sha256, __version__, self.policy.model_dump_json(), boxes)
+
     def _score_marks(self, path: Path, marks: dict[str, list[Box]]) -> None:
         """Score the images of one report of marks; it goes when all of them are done."""
         is_waiting = has_failed = False
         for uid, boxes in marks.items():
-            job = self.queue.job(uid, self.model.sha256, __version__, boxes)
+            job = self._job(uid, boxes)
             if self.queue.is_finished(job):
+                continue
+            if self.queue.has_failed(job):
+                has_failed = True
                 continue
             image = self.queue.image(uid)
             if image is None:

@@ -22,6 +22,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     JPEGLSTransferSyntaxes,
     RLELossless,
 )
@@ -109,19 +110,18 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise DataError(f"`image` must have a transfer syntax of images, got another one in {path}.") from None
+    if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
+        raise DataError(
+            f"`image` must be compressed as a permissively licensed decoder reads it, got {syntax.name} of"
+            f" {dataset.BitsStored} bits in {path}. Fix: store it lossless."
+        )
     _check_length(dataset, syntax, path)
     if not syntax.is_encapsulated:
         return np.asarray(pixel_array(dataset))
     plugin = next((name for name in _plugins(syntax) if name in decoder.available_plugins), None)
     if plugin is None:
         raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
-    try:
-        return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
-    except NotImplementedError:  # JPEG of 12 bits, which no permissively licensed decoder reads
-        raise DataError(
-            f"`image` must be compressed as an installed decoder reads it, got {syntax.name}, {dataset.BitsStored} bits"
-            f" in {path}. Fix: store it uncompressed or lossless."
-        ) from None
+    return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
 
 
 def decoders() -> dict[str, str]:

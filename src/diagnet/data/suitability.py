@@ -23,7 +23,7 @@ class BoxLimits(BaseModel, frozen=True, extra="forbid"):
     max_side_mm: float = Field(100.0, gt=0, description="Flagged above, where the spacing is known.")
     max_aspect: float = Field(4.0, ge=1, description="Flagged above: longer side over shorter one.")
     max_image_share: float = Field(0.25, gt=0, le=1, description="Refused above, on a picture with air around.")
-    min_breast_share: float = Field(0.5, ge=0, le=1, description="Refused below: mostly background.")
+    min_breast_share: float = Field(0.25, ge=0, le=1, description="Refused below: mostly background.")
     sure_breast_share: float = Field(0.9, ge=0, le=1, description="Flagged below, on a picture with air around.")
 
 

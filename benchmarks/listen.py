@@ -196,6 +196,7 @@ def measure(n_images, n_associations, rows, columns, folder):
         if received_s is None and len(sent) == n_images:
             received_s = time.monotonic() - began
         assert process.poll() is None, log.read_text()
+        assert len(sent) == n_images or any(sender.is_alive() for sender in senders), "a sender was refused"
         assert time.monotonic() - began < 3600, "the load test takes too long"
         time.sleep(0.5)
     seconds = time.monotonic() - began

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import pytest
 
@@ -323,6 +324,40 @@ def test_scored_images_make_room(tmp_path, model):
         assert queue.has_room(650_000)
         assert not names(queue, "scored")
         assert not queue.has_room(800_000)
+
+
+def test_files_that_go_meanwhile_do_no_harm(queue):
+    """Results leave while an object asks for room."""
+    stop, faults = threading.Event(), []
+
+    def churn():
+        number = 0
+        while not stop.is_set():
+            folder = queue.place("outbox") / f"job{number % 7}"
+            folder.mkdir()
+            for name in ("a.dcm", "b.dcm"):
+                (folder / name).write_bytes(b"x")
+                (queue.place("incoming") / f"{number}{name}").write_bytes(b"x")
+            for name in ("a.dcm", "b.dcm"):
+                (queue.place("incoming") / f"{number}{name}").unlink()
+            shutil.rmtree(folder)
+            number += 1
+
+    def ask():
+        try:
+            for _ in range(400):
+                queue.has_room(10)
+                queue.sweep()
+                queue.outbox()
+        except OSError as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    ask()
+    stop.set()
+    thread.join()
+    assert faults == []
 
 
 def test_one_listener_has_a_queue_and_nobody_else_may_look(queue):

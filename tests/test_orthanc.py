@@ -1,5 +1,6 @@
 """The round trip with real parts: storescu -> Orthanc -> diagnet listen -> a report back in Orthanc."""
 
+import json
 import shutil
 import subprocess
 import warnings
@@ -18,6 +19,7 @@ from pynetdicom import AE
 
 from clinic_parts import BOX, Listening, Orthanc, mammogram, marks, wait_until
 from diagnet.assessment import assess
+from diagnet.cli import main
 from diagnet.inference import load_model
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -57,7 +59,9 @@ def find(port, level, **keys):
     return found
 
 
-def test_a_marked_mammogram_comes_back_with_a_report(archive, tmp_path, finished_run, shared_or_phantom):
+def test_a_marked_mammogram_comes_back_with_a_report(
+    archive, tmp_path, finished_run, shared_or_phantom, capsys, monkeypatch
+):
     orthanc, node = archive
     image, box = shared_or_phantom
     paths = [image, marks(tmp_path / "marks.dcm", image, [box])]
@@ -91,6 +95,12 @@ def test_a_marked_mammogram_comes_back_with_a_report(archive, tmp_path, finished
     (expected,) = assess(load_model(finished_run, engine="torch"), image, [box])
     assert probability.value == pytest.approx(100 * expected.malignancy, abs=1e-9)
     assert node.done()[0]["masses"][0]["malignancy"] == expected.malignancy
+    command = ["diagnet", "predict", str(finished_run), str(image), "--sr", str(paths[1]), "--json"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    (predicted,) = json.loads(capsys.readouterr().out)["assessments"]
+    assert predicted["malignancy"] == expected.malignancy
 
 
 @pytest.fixture

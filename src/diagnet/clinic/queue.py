@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -100,11 +100,11 @@ class Queue:
 
     def waiting_marks(self) -> list[Path]:
         """Marks to be scored, the longest waiting first."""
-        return _oldest_first(self.place("marks"), "*.dcm")
+        return [path for path, _ in _oldest_first(self.place("marks"), "*.dcm")]
 
     def outbox(self) -> list[Path]:
         """Folders of results to be sent, the longest waiting first."""
-        return _oldest_first(self.place("outbox"), "[!.]*")
+        return [path for path, _ in _oldest_first(self.place("outbox"), "[!.]*")]
 
     def job(self, image_uid: str, *facts: object) -> str:
         """Name of the work on one image: what fixes its results, and nothing else, so that it is done once."""
@@ -163,8 +163,8 @@ class Queue:
         """Tell whether an object of this size fits, after scored images have made room where there is none."""
         free = shutil.disk_usage(self.folder).free
         over = max(self.held_bytes() + n_bytes - self.max_bytes, 2 * n_bytes - free)
-        for path in _oldest_first(self.place("scored"), "*.dcm") if over > 0 else []:
-            over -= path.stat().st_size
+        for path, status in _oldest_first(self.place("scored"), "*.dcm") if over > 0 else []:
+            over -= status.st_size
             path.unlink(missing_ok=True)
             if over <= 0:
                 break
@@ -174,33 +174,33 @@ class Queue:
         """Size of everything that counts against the limit."""
         total = 0
         for state in _HELD:
-            for path in self.place(state).rglob("*"):
-                try:
-                    total += path.stat().st_size
-                except FileNotFoundError:  # it went to its next place
-                    continue
+            for folder, _, names in os.walk(self.place(state)):  # unlike `rglob`, passes over folders that go meanwhile
+                total += sum(status.st_size for _, status in _there(Path(folder, name) for name in names))
         return total
 
     def sweep(self, abandoned_s: float = _ABANDONED_S) -> None:
         """Remove what was never wholly received."""
-        for path in self.place("incoming").iterdir():
-            if time.time() - path.stat().st_mtime >= abandoned_s:
+        for path, status in _there(self.place("incoming").iterdir()):
+            if time.time() - status.st_mtime >= abandoned_s:
                 path.unlink(missing_ok=True)
 
     def expired(self, state: str, seconds: float) -> list[Path]:
         """Files that have been in a state for so long."""
         found = _oldest_first(self.place(state), "*.dcm")
-        return [path for path in found if time.time() - path.stat().st_mtime > seconds]
+        return [path for path, status in found if time.time() - status.st_mtime > seconds]
 
 
-def _oldest_first(folder: Path, pattern: str) -> list[Path]:
-    times: dict[Path, float] = {}
-    for path in folder.glob(pattern):
+def _there(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield paths with their status; other threads take files to their next place at any time."""
+    for path in paths:
         try:
-            times[path] = path.stat().st_mtime
-        except FileNotFoundError:  # it went to its next place
+            yield path, path.stat()
+        except FileNotFoundError:
             continue
-    return sorted(times, key=lambda path: (times[path], path.name))
+
+
+def _oldest_first(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    return sorted(_there(folder.glob(pattern)), key=lambda found: (found[1].st_mtime, found[0].name))
 
 
 def _flush(folder: Path) -> None:

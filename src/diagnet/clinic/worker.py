@@ -143,6 +143,9 @@ class Worker:
             try:
                 self._score(job, image, uid, boxes)
             except (DataError, RefusedInputError) as error:
+                if not image.exists():  # it made room in this very moment: it may come again
+                    is_waiting = True
+                    continue
                 has_failed = True
                 self._fail(job, without_path(str(error), image))
             else:

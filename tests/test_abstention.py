@@ -18,7 +18,7 @@ def test_the_band_holds_a_tenth_of_the_masses():
 @given(st.lists(st.floats(0, 1), min_size=1), st.floats(0, 1))
 def test_the_band_is_never_wider_than_the_scores_are(scores, threshold):
     half = band_half_width(np.array(scores), threshold)
-    assert 0 <= half <= max(abs(score - threshold) for score in scores)
+    assert 0.02 <= half <= max(0.02, *(abs(score - threshold) for score in scores))
     assert Abstention(half_width=half).half_width == half
 
 
@@ -41,3 +41,9 @@ def test_no_call_near_the_operating_point_or_against_the_networks(malignancy, ea
 
 def test_a_band_of_no_width_calls_everything():
     assert reason_to_abstain(0.4, np.array([0.4]), 0.4, Abstention(half_width=0.0)) == ""
+
+
+def test_a_network_that_tells_nothing_calls_nothing():
+    scores = np.full(50, 0.493) + np.linspace(-1e-3, 1e-3, 50)
+    limits = Abstention(half_width=band_half_width(scores, 0.493))
+    assert all(reason_to_abstain(score, np.array([score]), 0.493, limits) for score in scores.tolist())

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diagnet.assessment import assess as assess
     from diagnet.config import Config as Config
     from diagnet.data.manifest import read_manifest as read_manifest
     from diagnet.data.mass import Mass as Mass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "assess": "assessment",
     "Config": "config",
     "read_manifest": "data.manifest",
     "Mass": "data.mass",

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from diagnet.calibration import Scores
 
 BAND_SHARE = 0.1  # of the validation masses lies in the band
+LEAST_HALF_WIDTH = 0.02  # a network that tells nothing puts all masses within a hair of the operating point
 
 
 class Abstention(BaseModel, frozen=True, extra="forbid"):
@@ -22,11 +23,11 @@ def band_half_width(malignancy: Scores, threshold: float) -> float:
     They are the ones that a small change of the network, the box or the patients would call otherwise.
 
     Returns:
-        The 10 % quantile of the distance to `threshold`; the default where there is no mass.
+        The 10 % quantile of the distance to `threshold`, at least 0.02; the default where there is no mass.
     """
     if not len(malignancy):
         return Abstention().half_width
-    return float(np.quantile(np.abs(malignancy - threshold), BAND_SHARE))
+    return max(float(np.quantile(np.abs(malignancy - threshold), BAND_SHARE)), LEAST_HALF_WIDTH)
 
 
 def reason_to_abstain(

@@ -103,8 +103,8 @@ class Model:
         return np.asarray(self.chances(self.logits(images), calibrated=calibrated).mean(axis=0))
 
     def prepare(self) -> None:
-        """Prepare the engine, which takes seconds for all but `torch`, before anything is timed."""
-        self.logits(np.zeros((1, self.roi.size, self.roi.size), dtype=np.float32))
+        """Prepare the engine, which takes seconds for all but `torch`, before anything is timed; once."""
+        _ = self._run
 
     @cached_property
     def _run(self) -> Engine:

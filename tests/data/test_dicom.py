@@ -361,6 +361,11 @@ def test_a_frame_of_another_size_is_refused_before_it_is_decoded(path: Path, mon
         path.write_bytes(whole.replace(rows + b"\xa0\x00", rows + b"\x9f\x00"))
         with pytest.raises(DataError, match="must hold 128 x 159 pixels of 1 sample, got 128 x 160 of 1 in"):
             read_mammogram(path)
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = encapsulate([b"\xff\xd8 no frame of any kind"])
+        dataset.save_as(path)
+        with pytest.raises(DataError, match="got a frame that does not say its size in"):
+            read_mammogram(path)
 
 
 def test_rle_that_unpacks_to_more_is_refused_before_it_is_decoded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,3 +176,17 @@ def test_warnings_of_others_are_heard_and_filters_survive_threads() -> None:
         with pytest.warns(UserWarning, match="heard"):
             warnings.warn("heard", UserWarning, stacklevel=1)
     assert list(warnings.filters) == before
+
+
+def test_a_deep_tiff_whose_white_is_0_is_refused(tmp_path: Path) -> None:
+    """Pillow gives its stored values, which are the picture's negative."""
+    path = save(tmp_path / "image.tif", DEEP)
+    black_is_0 = b"\x06\x01\x03\x00\x01\x00\x00\x00\x01\x00"  # PhotometricInterpretation, one short number
+    assert path.read_bytes().count(black_is_0) == 1
+    path.write_bytes(path.read_bytes().replace(black_is_0, black_is_0[:8] + b"\x00\x00"))
+    with pytest.raises(RefusedInputError, match=r"got a TIFF with white as 0: .*image\.tif\. Fix: save it"):
+        read_image(path)
+    shallow = save(tmp_path / "shallow.tif", (DEEP >> 8).astype(np.uint8))
+    upright = read_image(shallow)
+    shallow.write_bytes(shallow.read_bytes().replace(black_is_0, black_is_0[:8] + b"\x00\x00"))
+    np.testing.assert_allclose(read_image(shallow), 1 - upright, atol=1e-6)  # 8 bits it turns around itself

@@ -27,7 +27,7 @@ class Form(StrEnum):
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -40,7 +40,7 @@ def predict(
     boxes: Annotated[Path | None, typer.Option(help="Table of image, x0, y0, x1, y1.", show_default=False)] = None,
     sr: Annotated[Path | None, typer.Option(help="Marks in a DICOM structured report.", show_default=False)] = None,
     out: Annotated[
-        Path | None, typer.Option(help="New CSV of the scores, whole or not at all.", show_default=False)
+        Path | None, typer.Option(help="CSV of the scores, whole or not at all.", show_default=False)
     ] = None,
     form: Annotated[
         Form, typer.Option("--format", case_sensitive=False, help="table, csv, or the NYU metarepository's columns.")

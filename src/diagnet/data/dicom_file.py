@@ -172,11 +172,9 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
             raise DataError(f"`PixelData` must unpack to {n_expected} bytes, got more in {path}.")
         return
     size = codestream_size(frame)
-    if size is not None and size != (columns, rows, 1):
-        raise DataError(
-            f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {size[0]} x {size[1]} of {size[2]}"
-            f" in {path}."
-        )
+    if size != (columns, rows, 1):
+        got = "a frame that does not say its size" if size is None else "{} x {} of {}".format(*size)
+        raise DataError(f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {got} in {path}.")
 
 
 def check_file(path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -16,9 +17,11 @@ from diagnet.data.dicom_file import check_file, check_pixel_count
 from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
+BareFiles = Literal["named", "none", "any"]
 # A mammogram's air is one and the same darkest value, in half of its pixels; a crop's darkest value is rare.
 MIN_BACKGROUND_SHARE = 0.05
 _INTENSITY = "intensity: scaled over the breast"
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
 _PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
 
 
@@ -27,7 +30,7 @@ def read_image(path: Path) -> Image:
     return read_picture(path).pixels
 
 
-def read_picture(path: Path, *, allow_for_processing: bool = False, require_preamble: bool = False) -> Mammogram:
+def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFiles = "named") -> Mammogram:
     """Read a DICOM, PNG, JPEG or TIFF file of 8 or 16 bits as grey values in [0, 1], see `scaled_over_breast`.
 
     Color becomes grey, transparency is dropped, orientation marks for photo viewers are ignored. DICOM goes through
@@ -36,7 +39,8 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, require_prea
     Args:
         path: the file.
         allow_for_processing: read raw detector data too.
-        require_preamble: refuse a DICOM file without preamble; else one is read where its name ends in .dcm or .dicom.
+        bare: which DICOM files without preamble are read: those whose name ends in .dcm or .dicom, none, or any that is
+            no PNG, JPEG or TIFF by its content.
 
     Raises:
         DataError: the file is missing, broken, cut short, or of another format.
@@ -44,8 +48,8 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, require_prea
         MissingExtraError: a DICOM compression needs the extra `dicom`.
     """
     check_file(path)
-    if _is_dicom(path):
-        shown = read_mammogram(path, allow_for_processing=allow_for_processing, require_preamble=require_preamble)
+    if _is_dicom(path) or (bare == "any" and not _is_picture(path)):
+        shown = read_mammogram(path, allow_for_processing=allow_for_processing, require_preamble=bare == "none")
         return dataclasses.replace(shown, pixels=scaled_over_breast(shown.pixels), steps=(*shown.steps, _INTENSITY))
     with _opened(path) as file:
         is_deep = file.mode in ("I", "F") or file.mode.startswith("I;16")
@@ -94,11 +98,17 @@ def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
 
 
 def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return True
+    return path.suffix.lower() in (".dcm", ".dicom") or _beginning(path)[128:] == b"DICM"
+
+
+def _is_picture(path: Path) -> bool:
+    return _beginning(path).startswith(_PICTURES)
+
+
+def _beginning(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return file.read(132)
     except OSError as error:
         raise DataError(f"`image` must be a file that can be read, got {error.strerror}: {path}.") from None
 

@@ -80,7 +80,7 @@ class Node:
             header = _header(result)
             association = self._associated(str(header.SOPClassUID))
             try:
-                status = association.send_c_store(result).get("Status") if association.accepted_contexts else None
+                status = association.send_c_store(result).get("Status")
             except (ValueError, RuntimeError) as error:
                 raise NotTakenError(f"`--forward` must take what is sent, got: {type(error).__name__}") from None
             finally:
@@ -95,10 +95,11 @@ class Node:
             from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find  # type: ignore[attr-defined,unused-ignore]
 
             header = _header(result)
-            association = self._associated(Find)
             try:
-                if not association.accepted_contexts:
-                    return False
+                association = self._associated(Find)
+            except NotTakenError:
+                return False
+            try:
                 query = Dataset()
                 query.QueryRetrieveLevel = "IMAGE"
                 query.StudyInstanceUID = header.StudyInstanceUID
@@ -123,10 +124,10 @@ class Node:
         tls = None if self.tls is None else (self.tls, self.host)
         association = entity.associate(self.host, self.port, ae_title=self.title, tls_args=tls)
         if not association.is_established:
-            rejected = "a rejected association" if association.is_rejected else "no association"
-            if association.is_aborted and not association.is_rejected and association.rejected_contexts:
-                rejected = "no presentation context in common"
-            raise NetworkError(f"`--forward` must be a DICOM node that can be reached, got {rejected}")
+            if association.rejected_contexts:
+                raise NotTakenError("`--forward` must take what is sent, got no presentation context in common")
+            reason = "a rejected association" if association.is_rejected else "no association"
+            raise NetworkError(f"`--forward` must be a DICOM node that can be reached, got {reason}")
         return association
 
 
@@ -148,11 +149,13 @@ class WebArchive:
         """See `Destination`."""
         with silenced():
             header = _header(result)
-            found = self._told(
-                lambda client: client.search_for_instances(
-                    header.StudyInstanceUID, search_filters={"SOPInstanceUID": header.SOPInstanceUID}
+            wanted = {"SOPInstanceUID": header.SOPInstanceUID}
+            try:
+                found = self._told(
+                    lambda client: client.search_for_instances(header.StudyInstanceUID, search_filters=wanted)
                 )
-            )
+            except NotTakenError:
+                return False
         return any(str(header.SOPInstanceUID) in str(each.get("00080018")) for each in found)
 
     def _told(self, ask: Any) -> Any:

@@ -191,7 +191,7 @@ def measure(n_images, n_associations, rows, columns, folder):
     for sender in senders:
         sender.start()
     done, received_s = folder / "queue" / "done", None
-    while (n_done := len(list(done.glob("*.json")))) < n_images:
+    while (n_done := len(list(done.glob("[!.]*.json")))) < n_images:
         memory.append((n_done, resident_mb(process.pid)))
         if received_s is None and len(sent) == n_images:
             received_s = time.monotonic() - began
@@ -203,7 +203,7 @@ def measure(n_images, n_associations, rows, columns, folder):
     process.send_signal(signal.SIGTERM)
     process.wait(60)
     archive.entity.shutdown()
-    records = [json.loads(path.read_text()) for path in done.glob("*.json")]
+    records = [json.loads(path.read_text()) for path in done.glob("[!.]*.json")]
     second = max(mb for n, mb in memory if n_images / 4 <= n < n_images / 2)
     last = max(mb for n, mb in memory if n >= 3 * n_images / 4)
     return {

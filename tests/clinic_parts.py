@@ -226,7 +226,7 @@ class Listening:
         return [json.loads(line)["event"] for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def done(self):
-        return [json.loads(path.read_text()) for path in sorted((self.folder / "queue" / "done").glob("*.json"))]
+        return [json.loads(path.read_text()) for path in sorted((self.folder / "queue" / "done").glob("[!.]*.json"))]
 
 
 @contextmanager

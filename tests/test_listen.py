@@ -243,7 +243,7 @@ def test_many_images_at_four_associations(finished_run, tmp_path, archive):
             status = Path(f"/proc/{node.process.pid}/status")
             if status.exists():  # Linux
                 resident.append((len(node.done()), int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])))
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 100, f"{statuses} {node.log.read_text()}"
             time.sleep(0.05)
         seconds = time.monotonic() - began
         for sender in senders:

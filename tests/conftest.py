@@ -43,3 +43,12 @@ def unchecked_shapes() -> Iterator[None]:
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, trained for three epochs on synthetic masses."""
+    from diagnet.experiment import run_experiment
+    from test_experiment import phantoms, tiny  # after the hook
+
+    return run_experiment(tiny(), phantoms(), tmp_path_factory.mktemp("finished") / "run", with_report=False).folder

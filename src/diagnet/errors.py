@@ -43,6 +43,14 @@ class ExportError(DiagNetError):
     """An exported model that cannot be written, or does not score as its run does."""
 
 
+class NetworkError(DiagNetError):
+    """A peer that cannot be reached."""
+
+
+class NotTakenError(NetworkError):
+    """A peer that was reached and did not take what was sent."""
+
+
 class MissingExtraError(DiagNetError):
     """An optional dependency is not installed; the message names the command that installs it."""
 

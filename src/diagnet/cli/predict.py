@@ -1,11 +1,10 @@
 """The verb that scores marked masses: predict."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -111,6 +110,7 @@ def _with_marks(
     found: "list[Marked]", box: Sequence[str] | None, boxes: Path | None, sr: Path | None
 ) -> "list[Marked]":
     """Give the images the marks of one of the options, where there is one."""
+    from diagnet.clinic.marks import read_marks
     from diagnet.data.dicom import read_uid
     from diagnet.data.marked import Marked, parsed_box, with_boxes, with_boxes_by_uid
 
@@ -131,22 +131,16 @@ def _with_marks(
             uids[each.image] = read_uid(each.image)
         except DiagNetError:
             continue  # told when it is scored
-    return with_boxes_by_uid(found, uids, _clinic("marks").read_marks(sr))
+    return with_boxes_by_uid(found, uids, read_marks(sr))
 
 
 def _write_dicom(
     assessments: "Sequence[Assessment]", found: "Sequence[Marked]", out_sr: Path | None, out_sc: Path | None
 ) -> None:
-    """Write what a PACS takes; nothing where nothing was scored."""
-    scored = [assessment for assessment in assessments if assessment.malignancy is not None]
-    wanted = ((out_sr, "report", "write_structured_report"), (out_sc, "picture", "write_secondary_capture"))
-    for out, module, write in wanted:
-        if out is not None and scored:
-            getattr(_clinic(module), write)(scored, found[0].image, out)
-        elif out is not None:
-            print(f"diagnet: warning: {out} was not written: nothing was scored", file=sys.stderr)
+    """Write what a PACS takes: refused masses stand in it with their reason."""
+    from diagnet.clinic.picture import write_secondary_capture
+    from diagnet.clinic.report import write_structured_report
 
-
-def _clinic(name: str) -> Any:
-    # SEAM: diagnet.clinic is built beside this; once it is there, import its functions by name where they are used.
-    return importlib.import_module(f"diagnet.clinic.{name}")
+    for out, write in ((out_sr, write_structured_report), (out_sc, write_secondary_capture)):
+        if out is not None:
+            write(assessments, found[0].image, out)

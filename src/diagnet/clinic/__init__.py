@@ -1,0 +1,1 @@
+"""DICOM out, and the DICOM network: structured reports, pictures, presentation states, marks, a listener."""

@@ -1,0 +1,81 @@
+"""What keeps a patient's data where it belongs: keyed hashes for research files, and libraries that do not log."""
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagnet.data.quiet import quiet
+from diagnet.errors import DataError
+
+_KEY_BYTES = 32
+_TALKERS = ("highdicom", "pynetdicom", "dicomweb_client", "urllib3")  # they log values, UIDs and whole requests
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Silence the DICOM libraries' warnings and logs, which quote a patient's data.
+
+    Their logs stay off for good: turning them on again while another thread is at work would let a line through.
+    """
+    for name in _TALKERS:
+        logger = logging.getLogger(name)
+        logger.propagate = False  # for its children too, those that are not there yet among them
+        logger.setLevel(logging.CRITICAL + 1)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+    with quiet():
+        warnings.filterwarnings("ignore", module=rf"({'|'.join(_TALKERS)})(\.|$)")  # `quiet` takes it back with its own
+        yield
+
+
+def without_path(text: str, path: Path) -> str:
+    """Leave a file's own path, whose name may be a patient's, out of a text that others will read."""
+    return text.replace(str(path), "the file")
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Names for patients that only the key's holder can check: HMAC-SHA256 of the patient's identifier.
+
+    A plain hash could be undone by trying all identifiers; a keyed one cannot without the key.
+    """
+
+    key: bytes
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Pseudonyms":
+        """Read the key, or make one that its owner alone can read (mode 0600).
+
+        Raises:
+            DataError: the file cannot be read or written, or is too short for a key.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                key = path.read_bytes()
+            else:
+                key = secrets.token_bytes(_KEY_BYTES)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(key)
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(f"`key` must be a readable, writable file, got {error.strerror}: {path}.") from None
+        if len(key) < _KEY_BYTES:
+            raise DataError(f"`key` must hold at least {_KEY_BYTES} bytes, got {len(key)} in {path}.")
+        return cls(key)
+
+    def of(self, patient_id: str, issuer: str = "") -> str:
+        """Name a patient: 32 hexadecimal digits, the same for the same patient and key; "" for an empty identifier."""
+        if not patient_id:
+            return ""
+        return hmac.new(self.key, f"{issuer}\0{patient_id}".encode(), hashlib.sha256).hexdigest()[:32]

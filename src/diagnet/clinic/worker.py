@@ -1,0 +1,258 @@
+"""From the queue to the archive: score what has image and marks, send what was scored; each step may be repeated."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diagnet import __version__
+from diagnet.assessment import Assessment, Policy, assess
+from diagnet.atomic import atomic_folder
+from diagnet.clinic.forward import Destination
+from diagnet.clinic.marks import read_marks
+from diagnet.clinic.picture import write_secondary_capture
+from diagnet.clinic.presentation import write_presentation_state
+from diagnet.clinic.privacy import without_path
+from diagnet.clinic.queue import Queue
+from diagnet.clinic.report import write_structured_report
+from diagnet.clinic.source import read_source
+from diagnet.data.mass import Box
+from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenError, RefusedInputError, RunFolderError
+from diagnet.inference import Model
+from diagnet.notice import NOTICE
+from diagnet.run_folder import now, write_json
+
+Tell = Callable[[str, str], None]  # what happened, and to what (a keyed hash, never an identifier)
+
+
+class WorkerSettings(BaseModel):
+    """What the worker writes and how long it waits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    picture: bool = Field(True, description="Send a secondary capture picture beside the report.")
+    presentation: bool = Field(True, description="Send a presentation state beside the report.")
+    keep_hours: float = Field(168.0, gt=0, description="How long an image waits for marks, and marks for an image.")
+    retry_seconds: float = Field(5.0, gt=0, description="Between two tries to send.")
+
+
+class Worker:
+    """Scores and sends in two threads of its own, so that a slow archive holds nothing up."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        model: Model,
+        destination: Destination,
+        tell: Tell,
+        *,
+        policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
+        settings: WorkerSettings = WorkerSettings(),  # noqa: B008 -- frozen, so sharing it is safe
+    ) -> None:
+        self.queue, self.model, self.destination, self.tell = queue, model, destination, tell
+        self.policy, self.settings = policy, settings
+        self._marks: dict[str, dict[str, list[Box]]] = {}  # read once, while they wait for their images
+        self._arrived, self._scored, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin to work."""
+        for step, wake in ((self.score_ready, self._arrived), (self.send_ready, self._scored)):
+            thread = threading.Thread(target=self._repeat, args=(step, wake), name=step.__name__, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self) -> None:
+        """Say that something arrived."""
+        self._arrived.set()
+
+    def stop(self) -> None:
+        """Finish what is under way; the rest waits in the queue."""
+        self._stop.set()
+        self._arrived.set()
+        self._scored.set()
+        for thread in self._threads:
+            thread.join()
+
+    def score_ready(self) -> None:
+        """Score all images whose marks are there, and put the results into the outbox."""
+        for path in self.queue.waiting_marks():
+            if self._stop.is_set():
+                return
+            try:
+                if path.name not in self._marks:
+                    self._marks[path.name] = self._read_marks(path)
+                self._score_marks(path, self._marks[path.name])
+            except (DataError, RefusedInputError) as error:
+                self._fail_marks(path, without_path(str(error), path))
+            except (OSError, RunFolderError, MissingExtraError):  # nothing that this file can help: it waits
+                raise
+            except Exception as error:  # it must not hold up the others, nor be lost
+                self._fail_marks(path, f"unexpected {type(error).__name__}")
+        self._expire()
+
+    def send_ready(self) -> None:
+        """Send all results of the outbox, in the order in which they came.
+
+        Raises:
+            NetworkError: the destination cannot be reached, or did not take all of them; what it did not take stays.
+        """
+        not_taken: NotTakenError | None = None
+        for folder in self.queue.outbox():
+            if self._stop.is_set():
+                return
+            try:
+                for path in sorted([*folder.glob("*.sending"), *folder.glob("*.dcm")]):
+                    self._send(path)
+            except NotTakenError as error:  # the next ones may be taken
+                not_taken = error
+                continue
+            self.queue.set_done(folder)
+            self.tell("sent", folder.name)
+        if not_taken is not None:
+            raise not_taken
+
+    def _read_marks(self, path: Path) -> dict[str, list[Box]]:
+        """Read marks in an order of their own; what failed before is tried again, because they were sent again."""
+        marks = {uid: sorted(boxes) for uid, boxes in read_marks(path).items()}
+        for uid, boxes in marks.items():
+            self.queue.forget_failure(self._job(uid, boxes))
+        return marks
+
+    def _job(self, uid: str, boxes: list[Box]) -> str:
+        return self.queue.job(uid, self.model.sha256, __version__, self.policy.model_dump_json(), boxes)
+
+    def _score_marks(self, path: Path, marks: dict[str, list[Box]]) -> None:
+        """Score the images of one report of marks; it goes when all of them are done."""
+        is_waiting = has_failed = False
+        for uid, boxes in marks.items():
+            job = self._job(uid, boxes)
+            if self.queue.is_finished(job):
+                continue
+            if self.queue.has_failed(job):
+                has_failed = True
+                continue
+            image = self.queue.image(uid)
+            if image is None:
+                is_waiting = True
+                continue
+            try:
+                self._score(job, image, uid, boxes)
+            except (DataError, RefusedInputError) as error:
+                if not image.exists():  # it made room in this very moment: it may come again
+                    is_waiting = True
+                    continue
+                has_failed = True
+                self._fail(job, without_path(str(error), image))
+            else:
+                self.queue.set_scored(image)
+        if is_waiting:
+            return
+        self._marks.pop(path.name, None)
+        if has_failed:
+            self.queue.move(path, "failed")
+        else:
+            path.unlink(missing_ok=True)
+
+    def _score(self, job: str, image: Path, uid: str, boxes: list[Box]) -> None:
+        header = read_source(image)
+        found = [
+            replace(each, image=Path(image.name), reason=without_path(each.reason, image))
+            for each in assess(self.model, image, boxes, self.policy)
+        ]
+        with atomic_folder(self.queue.place("outbox") / job) as folder:
+            write_structured_report(found, image, folder / "1-report.dcm")
+            if self.settings.picture:
+                raw = self.policy.allow_for_processing
+                with suppress(DataError, RefusedInputError):  # what must not be shown has a report with the reason
+                    write_secondary_capture(found, image, folder / "2-picture.dcm", allow_for_processing=raw)
+            if self.settings.presentation:
+                with suppress(DataError):  # a display that no state can repeat; the report says all
+                    write_presentation_state(found, image, folder / "3-presentation.dcm")
+            patient = self.queue.pseudonyms.of(str(header.PatientID), str(header.get("IssuerOfPatientID", "")))
+            write_json(folder / "record.json", _record(found, patient, self.queue.name(uid)))
+        self.queue.flush("outbox")
+        calls = ", ".join(each.decision for each in found)
+        self.tell(f"scored {len(found)} masses in {sum(each.latency_ms for each in found):.0f} ms: {calls}", job)
+        self._scored.set()
+
+    def _send(self, path: Path) -> None:
+        """Send one file; where a crash left open whether it was sent, ask first."""
+        if path.suffix == ".sending":
+            if self.destination.has(path):
+                self.queue.mark_file(path, ".sent")
+                return
+        else:
+            path = self.queue.mark_file(path, ".sending")
+        self.destination.send(path)
+        self.queue.mark_file(path, ".sent")
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.queue.set_failed(name, {"time": now(), "reason": reason})
+        self.tell(f"failed: {reason}", name)
+
+    def _fail_marks(self, path: Path, reason: str) -> None:
+        self._marks.pop(path.name, None)
+        self._fail(path.stem, reason)
+        self.queue.move(path, "failed")
+
+    def _expire(self) -> None:
+        """Let go of what waited too long, and say so."""
+        seconds = 3600 * self.settings.keep_hours
+        for path in self.queue.expired("marks", seconds):
+            self._fail_marks(path, "`image` must come to its marks, got none in the time that they are kept")
+        for state in ("images", "scored"):
+            for path in self.queue.expired(state, seconds):
+                path.unlink(missing_ok=True)
+                if state == "images":
+                    self.tell("let go of an image: no marks came in the time that it is kept", path.stem)
+        self.queue.sweep()
+
+    def _repeat(self, step: Callable[[], None], wake: threading.Event) -> None:
+        """Repeat a step until told to stop; whatever it meets, the thread lives on."""
+        said = ""
+        while not self._stop.is_set():
+            wake.clear()
+            try:
+                step()
+                said = ""
+            except Exception as error:  # a fault in one object must not stop the others
+                reason = str(error) if isinstance(error, DiagNetError) else type(error).__name__
+                if reason != said:  # once, not every few seconds
+                    self.tell(f"waiting: {reason}", "")
+                said = reason
+                self._stop.wait(self.settings.retry_seconds)
+            else:
+                wake.wait(self.settings.retry_seconds)
+
+
+def _record(found: list[Assessment], patient: str, image: str) -> dict[str, Any]:
+    """What is kept of a result for research: keyed hashes instead of identifiers."""
+    return {
+        "notice": NOTICE,
+        "diagnet_version": __version__,
+        "time": now(),
+        "patient": patient,
+        "image": image,
+        "model_sha256": found[0].model_sha256,
+        "masses": [
+            {
+                "box": each.box,
+                "malignancy": each.malignancy,
+                "raw_malignancy": each.raw_malignancy,
+                "threshold": each.threshold,
+                "decision": each.decision,
+                "reason": each.reason,
+                "flags": each.flags,
+                "laterality": each.laterality,
+                "view": each.view,
+                "input_sha256": each.input_sha256,
+                "latency_ms": round(each.latency_ms, 1),
+            }
+            for each in found
+        ],
+    }

@@ -1,0 +1,100 @@
+import http.server
+import threading
+
+import pytest
+
+pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip("pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+
+from clinic_parts import CANARY, Archive, assessed, free_port, mammogram
+from diagnet.clinic.forward import Node, WebArchive, parse_destination
+from diagnet.clinic.report import write_structured_report
+from diagnet.errors import NetworkError, NotTakenError, SettingsError
+
+
+@pytest.fixture
+def report(tmp_path):
+    write_structured_report((assessed(),), mammogram(tmp_path / "image.dcm"), tmp_path / "report.dcm")
+    return tmp_path / "report.dcm"
+
+
+@pytest.fixture
+def archive(request):
+    found = Archive(**getattr(request, "param", {}))
+    yield found
+    found.close()
+
+
+def test_a_node_takes_a_result_and_knows_it_then(archive, report):
+    node = parse_destination(archive.address, "DIAGNET")
+    assert not node.has(report)
+    node.send(report)
+    assert node.has(report)
+    assert list(archive.taken.values()) == [1]
+
+
+@pytest.mark.parametrize("archive", [{"answers_find": False}], indirect=True)
+def test_a_node_that_answers_no_questions_is_taken_not_to_have_it(archive, report):
+    node = parse_destination(archive.address, "DIAGNET")
+    node.send(report)
+    assert not node.has(report)
+
+
+@pytest.mark.parametrize("archive", [{"on_store": lambda _: 0xA700}], indirect=True)
+def test_a_refusal_has_its_status(archive, report):
+    with pytest.raises(NotTakenError, match="got the status 0xA700"):
+        parse_destination(archive.address, "DIAGNET").send(report)
+
+
+@pytest.mark.parametrize("archive", [{"on_store": lambda _: 0xB000}], indirect=True)
+def test_a_remark_is_no_refusal(archive, report):
+    parse_destination(archive.address, "DIAGNET").send(report)
+
+
+def test_an_archive_of_other_classes_does_not_take_it(report):
+    archive = Archive()
+    archive.entity.supported_contexts = []
+    archive.server.contexts = []
+    with pytest.raises(NotTakenError, match="no presentation context in common"):
+        parse_destination(archive.address, "DIAGNET").send(report)
+    archive.close()
+
+
+def test_nobody_there(report):
+    with pytest.raises(NetworkError, match="a DICOM node that can be reached, got no association"):
+        Node("127.0.0.1", free_port(), "ARCHIVE", "DIAGNET").send(report)
+    with pytest.raises(NetworkError, match="an archive that can be reached, got ConnectionError"):
+        WebArchive(f"http://127.0.0.1:{free_port()}/dicom-web").send(report)
+
+
+def test_an_archive_on_the_web_that_refuses(report):
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(409, CANARY)
+
+        def do_GET(self):
+            self.send_error(501)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(NotTakenError, match=r"got HTTP status 409$"):
+            WebArchive(f"http://127.0.0.1:{server.server_address[1]}/dicom-web").send(report)
+        assert not WebArchive(f"http://127.0.0.1:{server.server_address[1]}/dicom-web").has(report)
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:port:AE", "host:0:AE", "host:104:", "host:104:" + "A" * 17, "http://"]
+)
+def test_other_addresses_are_told(text):
+    with pytest.raises(SettingsError, match=r"`--forward` must be HOST:PORT:AE or an http\(s\) address"):
+        parse_destination(text, "DIAGNET")
+
+
+def test_addresses():
+    assert parse_destination("archive:104:PACS", "DIAGNET") == Node("archive", 104, "PACS", "DIAGNET")
+    assert parse_destination("https://archive/dicom-web/", "DIAGNET") == WebArchive("https://archive/dicom-web")

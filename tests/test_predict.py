@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-import types
 import zlib
 
 import numpy as np
@@ -28,7 +27,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def image(tmp_path):
-    return write_dicom(tmp_path / "image.dcm", drawn_breast(), Laterality="L")
+    uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4"}
+    return write_dicom(tmp_path / "image.dcm", drawn_breast(), Laterality="L", **uids)
 
 
 @pytest.fixture
@@ -165,32 +165,27 @@ def test_raw_data_need_a_word(predict, tmp_path):
     assert predict(path, "--box", MASS, "--allow-for-processing").returncode == 0
 
 
-def test_marks_come_from_a_report_and_results_go_to_one(predict, image, tmp_path, monkeypatch):
-    """The DICOM half is behind three functions, which are stood in for here."""
-    import pydicom
-
-    uid = str(pydicom.dcmread(image).SOPInstanceUID)
-    marks, report, picture = (types.ModuleType(f"diagnet.clinic.{name}") for name in ("marks", "report", "picture"))
-    written = []
-    marks.read_marks = lambda sr: {uid: [(20.0, 60.0, 60.0, 100.0)], str(sr): []}
-    report.write_structured_report = lambda *given: written.append(given)
-    picture.write_secondary_capture = lambda *given: written.append(given)
-    monkeypatch.setitem(sys.modules, "diagnet.clinic", types.ModuleType("diagnet.clinic"))
-    for module in (marks, report, picture):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+def test_marks_come_from_a_report_and_results_go_to_one(predict, image, tmp_path):
+    pytest.importorskip("highdicom", reason="the extra pacs is not installed")
     sr, sc = tmp_path / "sr.dcm", tmp_path / "sc.dcm"
-    done = predict(image, "--sr", "marks.dcm", "--out-sr", sr, "--out-sc", sc)
-    assert done.returncode == 0, done.stderr
-    assert [(len(given[0]), given[1], given[2]) for given in written] == [(1, image, sr), (1, image, sc)]
-    assert written[0][0][0].box == (20.0, 60.0, 60.0, 100.0)
-    written.clear()
-    done = predict(image, "--box", "0,0,1,1", "--out-sr", sr)
-    assert done.returncode == 3
-    assert written == []
-    assert "was not written: nothing was scored" in done.stderr
+    by_hand = predict(image, "--box", MASS, "--out-sr", sr, "--out-sc", sc, "--json")
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert sc.exists()
     (tmp_path / "broken.dcm").write_text("no image")
-    done = predict(image, tmp_path / "broken.dcm", "--sr", "marks.dcm", "--json")
-    assert [each["decision"] == "refused" for each in scores(done)] == [False, True]
+    by_report = predict(image, tmp_path / "broken.dcm", "--sr", sr, "--json")
+    assert by_report.returncode == 3
+    told = ("box", "malignancy", "decision", "input_sha256")
+    first, second = scores(by_hand)[0], scores(by_report)[0]
+    assert {key: first[key] for key in told} == {key: second[key] for key in told}
+    assert scores(by_report)[1]["decision"] == "refused"
+
+
+def test_a_refused_mass_is_reported_with_its_reason(predict, image, tmp_path):
+    highdicom = pytest.importorskip("highdicom", reason="the extra pacs is not installed")
+    sr = tmp_path / "sr.dcm"
+    assert predict(image, "--box", "0,0,1,1", "--out-sr", sr).returncode == 3
+    texts = [str(element.value) for element in highdicom.sr.srread(sr).iterall() if element.keyword == "TextValue"]
+    assert any("`box` must have sides of at least 8 pixels" in text for text in texts)
 
 
 CANARY = "CANARY^JANE"

@@ -35,8 +35,8 @@ def listen(
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False,
     engine: Annotated[
-        Engine, typer.Option(case_sensitive=False, help="What scores; auto: the fastest installed.")
-    ] = Engine.auto,
+        Engine, typer.Option(case_sensitive=False, help="What scores; torch, as in predict, gives its scores.")
+    ] = Engine.torch,
     max_associations: Annotated[int, typer.Option(help="Associations at one time.", min=1)] = 8,
     max_object_mb: Annotated[int, typer.Option(help="Size of one object.", min=1)] = 512,
     max_queue_gb: Annotated[float, typer.Option(help="Size of the queue.", min=0.001)] = 20.0,

@@ -13,7 +13,7 @@ from diagnet.cli.shared import Json, Quiet, print_json
 from diagnet.errors import DiagNetError
 
 if TYPE_CHECKING:
-    from diagnet.assessment import Assessment
+    from diagnet.assessment import Assessment, Policy
     from diagnet.data.marked import Marked
 
 
@@ -83,7 +83,6 @@ def predict(
             assessments += assess(model, each.image, each.boxes, policy, original_size=each.original_size)
             labels += each.labels or ("",)
         progress("predict", len(found), len(found))
-    _write_dicom(assessments, found, out_sr, out_sc)
     sheet = as_metarepo(assessments, labels) if form is Form.metarepo else as_csv(assessments)
     if out is not None:
         write_text(out, sheet)
@@ -97,6 +96,7 @@ def predict(
         print(as_table(assessments, model))
     else:
         print(sheet, end="")
+    _write_dicom(assessments, found, out_sr, out_sc, policy)  # last: what it raises loses no score
     if counts["refused"]:
         if form is Form.metarepo:
             print(f"diagnet: left out: {counts['refused']} masses (refused)", file=sys.stderr)
@@ -135,12 +135,18 @@ def _with_marks(
 
 
 def _write_dicom(
-    assessments: "Sequence[Assessment]", found: "Sequence[Marked]", out_sr: Path | None, out_sc: Path | None
+    assessments: "Sequence[Assessment]",
+    found: "Sequence[Marked]",
+    out_sr: Path | None,
+    out_sc: Path | None,
+    policy: "Policy",
 ) -> None:
     """Write what a PACS takes: refused masses stand in it with their reason."""
-    from diagnet.clinic.picture import write_secondary_capture
-    from diagnet.clinic.report import write_structured_report
+    if out_sr is not None:
+        from diagnet.clinic.report import write_structured_report
 
-    for out, write in ((out_sr, write_structured_report), (out_sc, write_secondary_capture)):
-        if out is not None:
-            write(assessments, found[0].image, out)
+        write_structured_report(assessments, found[0].image, out_sr)
+    if out_sc is not None:
+        from diagnet.clinic.picture import write_secondary_capture
+
+        write_secondary_capture(assessments, found[0].image, out_sc, allow_for_processing=policy.allow_for_processing)

@@ -62,7 +62,7 @@ class Guard:
         app: what it stands before.
         settings: of the server.
         audit: where each request leaves a line.
-        is_open: paths that need no token: health, and the page's own files, which hold nothing of anybody's.
+        model_sha256: of the model that scores.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, model_sha256: str) -> None:
@@ -135,7 +135,8 @@ class Guard:
                     "`Authorization` must be Bearer with this server's token.",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        is_own_page = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+        if not is_own_page and not (scope["method"] in _SAFE and is_open(scope["path"])):  # others may link to the page
             return problem(403, "Requests from pages of other sites are not answered.", kind="cross-site")
         if scope["method"] not in _SAFE:
             origin = headers.get("origin")

@@ -28,6 +28,7 @@ from diagnet.errors import DiagNetError, MissingExtraError
 
 _KEPT_BYTES = 512 * 2**20  # of decoded images
 _CHUNK = 2**20
+_PREFIX = "diagnet-uploads-"
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"))
 _SUFFIXES = {".dcm": ".dcm", ".dicom": ".dcm", ".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg"}
 
@@ -70,7 +71,8 @@ class Images:
 
     def __init__(self, key: bytes, *, max_images: int, keep_s: float) -> None:
         self._key, self._max_images, self._keep_s = key, max_images, keep_s
-        self._folder = Path(tempfile.mkdtemp(prefix="diagnet-"))  # mode 0700
+        _remove_leftovers()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # mode 0700
         self._lock = threading.RLock()
         self._shown: dict[str, Shown] = {}
         self._asked: dict[str, float] = {}
@@ -260,8 +262,9 @@ def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
 
 
 def without_path(text: str, path: Path, name: str) -> str:
-    """Say "image 3.dcm" where a message names the file."""
-    return text.replace(str(path), name)
+    """Say "image 3.dcm" where a message names the file, in full or as it can be printed."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in str(path))
+    return text.replace(str(path), name).replace(printable, name)
 
 
 def _facts(picture: Mammogram) -> dict[str, Any]:
@@ -277,6 +280,20 @@ def _facts(picture: Mammogram) -> dict[str, Any]:
         "state": "new",
         "reason": "",
     }
+
+
+def _remove_leftovers() -> None:
+    """Remove the uploads of servers that were killed before they could do so."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        try:
+            if folder.stat().st_uid != os.getuid() or not number.isdigit():
+                continue
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, AttributeError):  # somebody else's, or a system without such numbers
+            continue
 
 
 def _kind(head: bytes, policy: Policy) -> Literal[".dcm", ".png", ".jpg"]:

@@ -133,8 +133,6 @@ def _secured(schema: dict[str, Any]) -> dict[str, Any]:
     schemes["same site"] = {"type": "apiKey", "in": "header", "name": CSRF_HEADER, "description": "1"}
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
-            needed: dict[str, list[str]] = ({} if is_open(path) else {"token": []}) | (
-                {} if method == "get" else {"same site": []}
-            )
-            operation["security"] = [needed] if needed else []
+            names = ([] if is_open(path) else ["token"]) + ([] if method == "get" else ["same site"])
+            operation["security"] = [{name: [] for name in names}] if names else []
     return schema

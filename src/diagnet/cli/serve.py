@@ -1,5 +1,6 @@
 """The verb that opens the reader page: serve."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def serve(
         labels=None if masses is None else _labels(masses),
         write_report=_write_report(),
     )
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what it cannot read
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -61,13 +61,30 @@ def main():
         return [np.abs(occlusion(score, image)) for image in images]
 
     trained = maps(network)
-    layers = ["classifier", "fc3", "fc2", "fc1", *(f"blocks.{k}" for k in reversed(range(len(network.blocks)))), "stem"]
+    n_down = len(network.settings.widths)
+    layers = [
+        ["classifier"],
+        ["fc3", "fc2", "fc1"],
+        [f"blocks.{k}" for k in range(n_down, len(network.blocks))],
+        *([f"blocks.{k}"] for k in reversed(range(n_down))),
+        ["stem"],
+    ]
     rows = []
     for n_layers in range(len(layers) + 1):
-        forgotten = randomized(network, images, layers=layers[:n_layers], rng=rng) if n_layers else network
-        found = [spearmanr(a.ravel(), b.ravel())[0] for a, b in zip(trained, maps(forgotten), strict=True)]
+        fresh = [name for group in layers[:n_layers] for name in group]
+        others = maps(randomized(network, images, layers=fresh, rng=rng)) if fresh else trained
+        found = [spearmanr(a.ravel(), b.ravel())[0] for a, b in zip(trained, others, strict=True)]
         low, middle, high = np.nanquantile(found, [0.25, 0.5, 0.75])
-        rows.append({"layer": layers[n_layers - 1] if n_layers else "none", "low": low, "median": middle, "high": high})
+        rows.append(
+            {
+                "layer": " to ".join(layers[n_layers - 1][:: max(len(layers[n_layers - 1]) - 1, 1)])
+                if n_layers
+                else "none",
+                "low": low,
+                "median": middle,
+                "high": high,
+            }
+        )
         if not asked.json:
             print(f"{rows[-1]['layer']:<12} {middle:.2f} ({low:.2f} to {high:.2f})")
     if asked.figure:

@@ -33,9 +33,9 @@ def region():
 
 
 def test_cases_are_the_training_masses_and_the_neighbors(cases, served):
-    originals = [case for case in cases.cases if case.kind == "training mass"]
+    originals = [case for case in cases.cases if case.kind == "original"]
     assert len(originals) == 20
-    assert [case.kind for case in cases.cases[20:]] == ["positive neighbor"] * 4 + ["negative neighbor"] * 4
+    assert [case.kind for case in cases.cases[20:]] == ["positive"] * 4 + ["negative"] * 4
     for case in originals:
         mass = served.masses.masses[int(case.name)]
         assert (case.label, case.label_source) == (mass.label, "biopsy")
@@ -76,7 +76,7 @@ def test_the_class_of_the_edges_is_the_models_call(cases, region):
     for malignancy, name in ((0.9, "malignant"), (0.1, "benign")):
         found = cases.surroundings(region, malignancy, 1)
         assert [case.label for case in found.attracting] == [name]
-        assert all(case.label != name or case.kind == "negative neighbor" for case in found.repelling)
+        assert all(case.label != name or case.kind == "negative" for case in found.repelling)
 
 
 def test_a_training_mass_finds_itself_and_stands_at_its_own_place(cases, served):

@@ -49,5 +49,5 @@ def test_reading(tmp_path):
     assert found.index.tolist() == [3, 7]
     for content in ("", "image\n", "image,patient_id,label,malignancy,index\na,P,malignant,high,3\n"):
         path.write_text(content)
-        with pytest.raises(RunFolderError, match="predictions.csv"):
+        with pytest.raises(RunFolderError, match=r"predictions\.csv"):
             read_held_out(tmp_path)

@@ -13,7 +13,7 @@ from diagnet.app.settings import ServerSettings, is_loopback, server_settings
 from diagnet.errors import SettingsError
 from served import BOX, CANARY
 
-TOKEN = "a-token-of-many-letters"
+TOKEN = "a-token-of-many-letters"  # noqa: S105 -- of these tests
 # Written out, so that a route that is added without a thought of the token fails here.
 ROUTES = {
     "GET /healthz", "GET /v1/model", "POST /v1/images", "GET /v1/images", "GET /v1/images/{image}",

@@ -3,6 +3,8 @@
 A small number of requests here; DIAGNET_SCHEMATHESIS=500 asks each operation so often.
 """
 
+# ruff: noqa: E402 -- what the extra brings is imported after it was looked for
+
 import os
 
 import pytest

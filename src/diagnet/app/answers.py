@@ -43,6 +43,7 @@ class Answers:
         images: at hand.
         data: what the run was trained on, for pictures of its masses.
         write_report: writes a structured report, where that is possible.
+        max_upload_mb: what a client is told before it sends a file.
 
     Raises:
         DiagNetError: the run or the data cannot be used.
@@ -55,10 +56,12 @@ class Answers:
         images: Images,
         data: MassSet | Prepared | None = None,
         write_report: WriteReport | None = None,
+        max_upload_mb: int = 128,
     ) -> None:
         self._model, self._images, self._write_report = model, images, write_report
         self._cases = read_case_base(run, model, data)
         self._facts = _model_facts(run, model, has_pictures=data is not None)
+        self._facts["limits"] = {"max_upload_bytes": max_upload_mb * 2**20}
         self._known: OrderedDict[tuple[str, Corners], Assessment] = OrderedDict()
 
     @property

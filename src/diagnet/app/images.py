@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -29,8 +29,16 @@ from diagnet.errors import DiagNetError, MissingExtraError
 _KEPT_BYTES = 512 * 2**20  # of decoded images
 _CHUNK = 2**20
 _PREFIX = "diagnet-uploads-"
-_MAGIC = ((b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"))
-_SUFFIXES = {".dcm": ".dcm", ".dicom": ".dcm", ".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg"}
+_MAGIC = ((b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"))
+_SUFFIXES = {
+    ".dcm": ".dcm",
+    ".dicom": ".dcm",
+    ".png": ".png",
+    ".jpg": ".jpg",
+    ".jpeg": ".jpg",
+    ".tif": ".tif",
+    ".tiff": ".tif",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ class Images:
         """Write what a client sent to a file of mode 0600; return it and the content's SHA-256.
 
         Raises:
-            HTTPException: 415, it is no DICOM, PNG or JPEG file.
+            HTTPException: 415, it is no DICOM, PNG, JPEG or TIFF file.
         """
         content.seek(0)
         suffix = _kind(content.read(132), policy)
@@ -296,12 +304,12 @@ def _remove_leftovers() -> None:
             continue
 
 
-def _kind(head: bytes, policy: Policy) -> Literal[".dcm", ".png", ".jpg"]:
+def _kind(head: bytes, policy: Policy) -> str:
     if head[128:132] == b"DICM":
         return ".dcm"
     for magic, suffix in _MAGIC:
         if head.startswith(magic):
-            return ".png" if suffix == ".png" else ".jpg"
+            return suffix
     if policy.force:  # a DICOM file without preamble has no sign at its head
         return ".dcm"
-    raise Refusal(415, "`file` must be a DICOM, PNG or JPEG file, got another.", "unknown-kind-of-file")
+    raise Refusal(415, "`file` must be a DICOM, PNG, JPEG or TIFF file, got another.", "unknown-kind-of-file")

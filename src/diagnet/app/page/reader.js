@@ -1,0 +1,494 @@
+// The page as a whole: which images are open, which is looked at, what is asked of the server.
+
+import { Case, STATES } from "./case.js";
+import { byId, download, make, refill } from "./elements.js";
+import { fillHelp, listenToKeys } from "./keys.js";
+import { Mammogram } from "./mammogram.js";
+import { Mark } from "./mark.js";
+import { fadeSlider, NOTICE, Panel } from "./panel.js";
+import { openReadingDialog, Reading } from "./reading.js";
+import { veilOf } from "./saliency.js";
+import { Problem, Server, ServerLost } from "./server.js";
+import { fillToolbar } from "./toolbar.js";
+import { View } from "./view.js";
+
+const READABLE = /\.(dcm|dicom|png|jpe?g|tiff?)$/i;
+const LARGEST_UPLOAD = 256 * 2 ** 20; // where the server does not tell its own
+const N_SIMILAR = 4;
+const KEPT_IMAGES = 3; // decoded ones, most recent last; a large one has about 50 MB
+
+export class Reader {
+  constructor() {
+    this.server = new Server();
+    this.cases = [];
+    this.decoded = new Map();
+    this.pictures = new Map();
+    this.model = this.reading = null;
+    this.tool = "move";
+    this.saliency = { on: false, opacity: 0.6 };
+    this.views = ["A", "B"].map((name) => new View(name, this));
+    this.view = this.views[0];
+    this.isDouble = false;
+    this.panel = new Panel(byId("panel"), {
+      score: (mark) => this.score(mark),
+      remove: (mark) => this.removed(this.view, mark),
+      select: (mark) => { this.view.select(mark); this.view.showBox(mark); },
+      toggleSaliency: () => this.toggleSaliency(),
+      fadeSaliency: (opacity) => this.fadeSaliency(opacity),
+      report: (format) => this.report(format),
+      print: () => this.print(),
+      mark: () => this.markMiddle(),
+      picture: (name) => this.pictureOf(name),
+    });
+  }
+
+  async start() {
+    byId("views").append(this.view.element);
+    this.view.saying("Drop mammograms here: DICOM, PNG or JPEG");
+    this.#listen();
+    this.render();
+    await this.connect();
+  }
+
+  #listen() {
+    byId("open-files").onclick = () => this.chooseFiles();
+    byId("files").onchange = (event) => { this.open([...event.target.files]); event.target.value = ""; };
+    byId("start-reading").onclick = () => (this.reading ? this.leaveReading() : openReadingDialog(byId("reading"), this.server, (study) => this.beginReading(study)));
+    byId("open-help").onclick = () => this.openHelp();
+    document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+    document.addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("dropping"));
+    document.addEventListener("drop", (event) => { event.preventDefault(); document.body.classList.remove("dropping"); this.open([...event.dataTransfer.files]); });
+    addEventListener("beforeprint", () => this.#layPaper());
+    addEventListener("afterprint", () => byId("printed").replaceChildren());
+    listenToKeys(this);
+    this.server.addEventListener("lost", () => this.#lost());
+    this.server.addEventListener("back", () => this.#back());
+  }
+
+  // -- the server
+
+  async connect() {
+    try {
+      this.model = await this.server.json("v1/model");
+      await this.refreshCases();
+      this.#connected();
+    } catch (error) {
+      if (error instanceof Problem) this.warns(error.status === 401 ? "The server asks for its token: open the address that it printed, with #token=..." : error.message);
+    }
+    this.render();
+  }
+
+  #connected() {
+    byId("connection").textContent = "● Connected";
+    byId("connection").className = "connection";
+    byId("lost").hidden = true;
+    const { name, version, auc, n_training: n } = this.model;
+    byId("model").textContent = [`Model ${name} ${version}`, auc && `AUC ${auc.value.toFixed(2)} (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`, n && `trained on ${n.benign + n.malignant} masses`].filter(Boolean).join(" · ");
+  }
+
+  #lost() {
+    byId("connection").textContent = "✕ Server lost";
+    byId("connection").className = "connection down";
+    byId("lost").textContent = "✕ The server cannot be reached. Your images and marks stay on this page; it is tried again every 2 seconds.";
+    byId("lost").hidden = false;
+    this.reading?.clock.stop();
+  }
+
+  /** Take up again: a server that started anew gets the opened files again, and what waited is asked. */
+  async #back() {
+    await this.connect();
+    if (this.server.isLost) return;
+    this.says("The server is back.");
+    for (const { file, gone } of [...this.cases]) if (gone && file) await this.#send(file);
+    this.reading?.clock.go();
+    if (this.view.case?.gone) this.says("This image is no longer on the server: open it again to score it.");
+    for (const view of this.views) if (view.case && !view.mammogram) await this.show(view.case, view);
+    for (const { marks, gone } of this.cases) for (const mark of marks) if (mark.state === "waiting" && !gone) this.score(mark);
+    this.render();
+  }
+
+  async refreshCases() {
+    const images = await this.server.json("v1/images");
+    const there = new Set(images.map(({ id }) => id));
+    for (const known of this.cases) known.gone = !there.has(known.image.id);
+    for (const image of images) {
+      const known = this.cases.find((other) => other.image.id === image.id);
+      if (!known) this.#add(new Case(image));
+    }
+    if (!this.view.case && !this.reading && this.cases.length) await this.show(this.cases[0]);
+  }
+
+  #add(added) {
+    this.cases.push(added);
+    added.drawThumbnail(this.server).catch(() => {}); // without a thumbnail the list still works
+  }
+
+  // -- files
+
+  chooseFiles() {
+    if (!this.reading) byId("files").click();
+  }
+
+  async open(files) {
+    if (this.reading) return this.warns("Files are not opened during a reader study.");
+    if (files.length && !performance.getEntriesByName("file-chosen").length) performance.mark("file-chosen");
+    let first = null;
+    for (const file of files) first = (await this.#send(file)) ?? first;
+    if (first) await this.show(first);
+    this.render();
+  }
+
+  async #send(file) {
+    const largest = this.model?.limits?.max_upload_bytes ?? LARGEST_UPLOAD;
+    if (file.size > largest) return this.warns(`${file.name} is too large: ${megabytes(file.size)}, at most ${megabytes(largest)} are taken.`);
+    if (!file.size) return this.warns(`${file.name} is empty.`);
+    if (file.name.includes(".") && !READABLE.test(file.name) && !/\.\d+$/.test(file.name)) {
+      return this.warns(`${file.name} is not an image that can be read: DICOM, PNG, JPEG or TIFF.`);
+    }
+    const form = new FormData();
+    form.append("file", file);
+    this.says(`Opening ${file.name} ...`);
+    try {
+      const image = await this.server.json("v1/images", form);
+      this.says("");
+      const again = this.cases.find((known) => known.file === file);
+      if (again) {
+        this.decoded.delete(again.image.id);
+        Object.assign(again, { image, gone: false });
+        return again;
+      }
+      this.#add(new Case(image, file));
+      return this.cases.at(-1);
+    } catch (error) {
+      this.says("");
+      return this.warns(`${file.name}: ${error.message}`);
+    }
+  }
+
+  async close(closed) {
+    if (closed.marks.length && !confirm(`Remove ${closed.title} and its marks from the list?`)) return;
+    try {
+      if (!closed.gone) await this.server.remove(`v1/images/${encodeURIComponent(closed.image.id)}`);
+    } catch (error) {
+      if (error instanceof ServerLost) return this.warns(error.message);
+    }
+    this.cases = this.cases.filter((other) => other !== closed);
+    for (const view of this.views) if (view.case === closed) view.show(null, null);
+    if (!this.view.case && this.cases.length) await this.show(this.cases[0]);
+    this.render();
+  }
+
+  // -- looking
+
+  async show(shown, view = this.view) {
+    view.show(null, null);
+    view.case = shown;
+    view.saying(`Loading ${shown.image.name} ...`);
+    this.render();
+    try {
+      const mammogram = await this.#decode(shown.image.id);
+      if (view.case !== shown) return; // another one was chosen meanwhile
+      view.show(shown, mammogram);
+      view.saying("");
+    } catch (error) {
+      view.saying(error instanceof ServerLost ? "Not loaded: the server cannot be reached. It will be loaded when it is back." : error.message);
+    }
+    if (view === this.view) this.#veil();
+    this.render();
+  }
+
+  async #decode(id) {
+    const found = this.decoded.get(id) ?? new Mammogram(await this.server.pixels(id));
+    this.decoded.delete(id);
+    this.decoded.set(id, found);
+    for (const old of [...this.decoded.keys()].slice(0, -KEPT_IMAGES)) this.decoded.delete(old);
+    return found;
+  }
+
+  step(by) {
+    if (this.reading || !this.cases.length) return;
+    const k = this.cases.indexOf(this.view.case);
+    this.show(this.cases[(k + by + this.cases.length) % this.cases.length]);
+  }
+
+  async toggleSecond() {
+    const [first, second] = this.views;
+    this.isDouble = !this.isDouble;
+    byId("views").classList.toggle("double", this.isDouble);
+    if (this.isDouble) {
+      byId("views").append(second.element);
+      const partner = !this.reading && first.case?.partner(this.cases);
+      second.saying("No other image is open");
+      if (partner) await this.show(partner, second);
+    } else {
+      second.element.remove();
+      second.show(null, null);
+      this.activated(first);
+    }
+    this.render();
+  }
+
+  otherView() {
+    if (this.isDouble) this.views.find((view) => view !== this.view).canvas.focus();
+  }
+
+  useTool(tool) {
+    this.tool = tool;
+    for (const view of this.views) view.useTool(tool);
+    this.#renderToolbar();
+  }
+
+  rule() {
+    this.useTool("ruler");
+    if (this.view.mammogram) this.view.ruleMiddle();
+  }
+
+  // -- what a view tells
+
+  activated(view) {
+    if (this.view === view) return;
+    this.view = view;
+    this.#veil();
+    this.render();
+  }
+
+  windowed() {
+    this.#renderToolbar();
+  }
+
+  selected(view) {
+    if (view === this.view) this.#veil();
+    this.render();
+  }
+
+  drawn(view, box) {
+    const mark = new Mark(box);
+    if (this.reading) view.case.marks.length = 0; // a study's case has one mass
+    view.case.marks.push(mark);
+    view.selected = mark;
+    view.layer.rebuild();
+    this.useTool("move");
+    view.layer.focus(mark);
+    this.#veil();
+    this.render();
+  }
+
+  markMiddle() {
+    const box = this.view.mammogram && this.view.middleBox;
+    if (box && !(this.reading?.showsModel)) this.drawn(this.view, box);
+  }
+
+  changed(view, mark) {
+    view.layer.unanswer(mark);
+    this.#veil();
+    this.render();
+  }
+
+  removed(view, mark) {
+    if (!mark || this.reading?.showsModel) return;
+    view.case.marks = view.case.marks.filter((other) => other !== mark);
+    view.selected = view.case.marks.at(-1) ?? null;
+    view.layer.rebuild();
+    view.canvas.focus();
+    this.#veil();
+    this.render();
+  }
+
+  confirmed(_view, mark) {
+    this.score(mark);
+  }
+
+  get mark() {
+    return this.view.selected;
+  }
+
+  // -- the model
+
+  async score(mark = this.mark) {
+    if (!mark) return this.says("Mark a mass first: press B, or choose Mark and drag a box round it.");
+    if (mark.state === "asked" || mark.state === "answered") return;
+    if (this.reading && !this.reading.showsModel) return this.says("First give your own score.");
+    const asked = this.cases.find(({ marks }) => marks.includes(mark));
+    if (asked.gone) return this.warns("This image is no longer on the server: open it again to score it.");
+    const { version } = mark;
+    const place = { image: asked.image.id, box: mark.whole };
+    Object.assign(mark, { state: "asked", failure: "" });
+    this.render();
+    try {
+      const { assessments: [assessment] } = await this.server.json("v1/predict", { image: place.image, boxes: [place.box] });
+      if (mark.version !== version) return;
+      Object.assign(mark, { state: "answered", assessment });
+    } catch (error) {
+      if (mark.version !== version) return;
+      const waits = error instanceof ServerLost;
+      Object.assign(mark, { state: waits ? "waiting" : "failed", failure: waits ? "Not scored yet: the server cannot be reached. It is asked again when the server is back." : error.message });
+    }
+    this.#rebuildMarks();
+    this.render();
+    if (mark.assessment?.malignancy == null) return;
+    if (this.saliency.on) this.#askSaliency(mark);
+    const similar = await this.server.json("v1/similar", { ...place, n: N_SIMILAR }).catch((error) => ({ failure: error.message }));
+    if (mark.version !== version) return;
+    mark.similar = similar;
+    this.render();
+  }
+
+  #rebuildMarks() {
+    for (const view of this.views) if (view.mammogram) view.layer.rebuild();
+  }
+
+  async toggleSaliency() {
+    if (this.reading && !this.reading.showsModel) return;
+    if (this.mark?.assessment?.malignancy == null) return this.says("Saliency comes with a score: ask the model first.");
+    this.saliency.on = !this.saliency.on;
+    this.says(this.saliency.on ? "Saliency on" : "Saliency off");
+    await this.#askSaliency(this.mark);
+  }
+
+  async #askSaliency(mark) {
+    if (this.saliency.on && !mark.saliency?.values) {
+      const { version } = mark;
+      const asked = this.cases.find(({ marks }) => marks.includes(mark));
+      const saliency = await this.server.json("v1/saliency", { image: asked.image.id, box: mark.whole }).catch((error) => ({ failure: error.message }));
+      if (mark.version !== version) return;
+      mark.saliency = saliency;
+    }
+    this.#veil();
+    this.render();
+  }
+
+  /** Lay the selected mass's saliency over its view, and over no other. */
+  #veil() {
+    const saliency = this.saliency.on && !(this.reading && !this.reading.showsModel) && this.mark?.saliency;
+    for (const view of this.views) {
+      const shown = view === this.view && saliency?.values ? saliency : null;
+      if (view.veiledBy === shown) continue;
+      view.veiledBy = shown;
+      view.veil(shown && veilOf(shown), shown?.region, this.saliency.opacity);
+    }
+  }
+
+  fadeSaliency(opacity) {
+    this.saliency.opacity = opacity;
+    if (this.view.veiled) this.view.veiled.canvas.style.opacity = opacity;
+    fadeSlider(opacity);
+  }
+
+  /** A training mass's region; a still surface where the server has no picture of it. */
+  pictureOf(name) {
+    const image = make("img", { class: "picture", alt: "", width: 96, height: 96 });
+    if (this.model?.has_cases === false) return make("span", { class: "picture none" }, "no picture");
+    if (!this.pictures.has(name)) {
+      this.pictures.set(name, this.server.blob(`v1/cases/${encodeURIComponent(name)}/picture`).then((blob) => URL.createObjectURL(blob)));
+    }
+    this.pictures.get(name).then((address) => { image.src = address; image.alt = `Training mass ${name}`; }, () => {
+      this.pictures.delete(name);
+      image.replaceWith(make("span", { class: "picture none" }, "no picture"));
+    });
+    return image;
+  }
+
+  async report(format) {
+    const scored = this.view.case.marks.filter(({ assessment }) => assessment);
+    try {
+      const blob = await this.server.blob("v1/report", { image: this.view.case.image.id, boxes: scored.map(({ whole }) => whole), format });
+      download(blob, `diagnet-${this.view.case.image.name.replace(/\W+/g, "-")}.${format === "sr" ? "dcm" : "json"}`);
+    } catch (error) {
+      this.warns(error.message);
+    }
+  }
+
+  print() {
+    if (this.view.mammogram) globalThis.print();
+  }
+
+  #layPaper() {
+    const paper = byId("printed");
+    const { view } = this;
+    if (!view.mammogram) return;
+    paper.replaceChildren(make("p", { class: "notice" }, NOTICE), make("h1", {}, `DiagNet: ${view.case.title}`),
+      make("p", {}, `${byId("model").textContent} · printed ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC`), view.picture());
+    for (const details of document.querySelectorAll("#panel details")) details.open = true;
+  }
+
+  // -- the reader study
+
+  async beginReading(study) {
+    this.reading = new Reading(this, study);
+    if (this.isDouble) await this.toggleSecond();
+    this.readBefore = this.cases.map(({ marks }) => marks);
+    for (const known of this.cases) known.marks = [];
+    await this.showReading();
+  }
+
+  /** Show the study's next case, or its end; with the model only after the reader's own score. */
+  async showReading() {
+    const { reading } = this;
+    const shown = this.cases.find(({ image }) => image.id === reading.image);
+    this.saliency.on = false;
+    if (reading.image && !shown) this.warns("The study's next image is not on the server: start it with the same folder.");
+    if (shown && reading.first && !shown.marks.length) shown.marks = [new Mark([...reading.first.box])];
+    for (const known of this.cases) known.read = reading.cases.indexOf(known.image.id) >= 0 && reading.cases.indexOf(known.image.id) < reading.next;
+    if (shown && (this.view.case !== shown || !this.view.mammogram)) await this.show(shown);
+    else if (!shown) this.view.show(null, null);
+    reading.begin();
+    this.render();
+    if (shown && reading.showsModel) await this.score(this.mark);
+    byId("reader-slider")?.focus({ preventScroll: true });
+    byId("panel").scrollTop = 0;
+  }
+
+  leaveReading() {
+    this.says(`The study ${this.reading.id} is kept by the server; go on with Reader study.`);
+    this.reading = null;
+    for (const [k, known] of this.cases.entries()) Object.assign(known, { marks: this.readBefore[k] ?? [], read: false });
+    if (this.view.case) this.show(this.view.case);
+    else this.render();
+  }
+
+  // -- the page
+
+  openHelp() {
+    fillHelp(byId("help"));
+    byId("help").showModal();
+  }
+
+  says(text) {
+    byId("says").className = "says";
+    byId("says").textContent = text;
+    return null;
+  }
+
+  warns(text) {
+    refill(byId("says"), make("span", { role: "alert" }, `■ ${text}`));
+    byId("says").className = "says warning";
+    return null;
+  }
+
+  render() {
+    document.body.classList.toggle("reading-on", Boolean(this.reading));
+    byId("start-reading").textContent = this.reading ? "Pause study" : "Reader study";
+    for (const view of this.views) view.element.classList.toggle("active", view === this.view);
+    this.#renderList();
+    this.#renderToolbar();
+    this.panel.show({ case: this.view.case, mark: this.mark, model: this.model, saliency: this.saliency, reading: this.reading, cases: this.cases.length });
+  }
+
+  #renderToolbar() {
+    fillToolbar(byId("toolbar"), this);
+  }
+
+  #renderList() {
+    const looked = this.views.map((view) => view.case);
+    refill(byId("list"), this.cases.map((shown, k) => make("li", {},
+      make("button", {
+        id: `case-${k + 1}`, type: "button", class: `case ${shown.state}`, "aria-disabled": String(Boolean(this.reading)),
+        "aria-current": shown === this.view.case ? "true" : null, onclick: () => this.reading || this.show(shown),
+      }, shown.thumbnail, make("span", { class: "side" }, shown.side || "Side not known"),
+      make("span", { class: "name" }, shown.image.name),
+      make("span", { class: "state" }, STATES[shown.state], this.isDouble && looked.includes(shown) ? ` · view ${this.views[looked.indexOf(shown)].name}` : "")),
+      shown.file && !this.reading && make("button", { id: `close-${k + 1}`, type: "button", class: "close", "aria-label": `Remove ${shown.title}`, onclick: () => this.close(shown) }, "×"))));
+  }
+}
+
+const megabytes = (bytes) => `${Math.max(bytes / 2 ** 20, 0.1).toFixed(1)} MB`;

@@ -4,7 +4,7 @@ import { make } from "./elements.js";
 import { Mark } from "./mark.js";
 
 const THUMBNAIL_PX = 160;
-export const STATES = { new: "○ new", marked: "□ marked", scored: "● scored", read: "✓ read", gone: "✕ lost" };
+export const STATES = { new: "○ new", marked: "□ marked", scored: "● scored", read: "✓ read", gone: "✕ lost", refused: "■ refused" };
 
 export class Case {
   constructor(image, file = null) {
@@ -25,6 +25,7 @@ export class Case {
 
   get state() {
     if (this.gone) return "gone";
+    if (this.image.state === "refused") return "refused";
     if (this.read) return "read";
     if (this.marks.some((mark) => mark.assessment)) return "scored";
     return this.marks.length ? "marked" : "new";

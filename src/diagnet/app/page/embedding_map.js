@@ -2,13 +2,15 @@
 
 import { make, makeSvg, refill } from "./elements.js";
 
-const [WIDTH, HEIGHT, MARGIN] = [320, 240, 14];
+const [WIDTH, HEIGHT, MARGIN] = [320, 240, 22];
+const REACH_PX = 14; // of the pointer
 const SHAPES = {
-  benign: (x, y, r) => makeSvg("circle", { cx: x, cy: y, r }),
-  malignant: (x, y, r) => makeSvg("path", { d: `M${x} ${y - 1.25 * r}L${x + 1.15 * r} ${y + r}H${x - 1.15 * r}Z` }),
+  benign: (r) => makeSvg("circle", { r }),
+  malignant: (r) => makeSvg("path", { d: `M0 ${-1.25 * r}L${1.15 * r} ${r}H${-1.15 * r}Z` }),
 };
+const ARROWS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
 
-/** Map points to the picture, both axes by one factor: distances mean something. */
+/** Place `points` on the picture, both axes by one factor: distances mean something. */
 function placing(points) {
   const range = (values) => [Math.min(...values), Math.max(...values)];
   const [left, right] = range(points.map(({ x }) => x));
@@ -17,69 +19,101 @@ function placing(points) {
   return ({ x, y }) => [WIDTH / 2 + scale * (x - (left + right) / 2), HEIGHT / 2 - scale * (y - (bottom + top) / 2)];
 }
 
-/** `picture(case)` gives an element that shows a training mass. */
-export function embeddingMap({ points, here, attracting, repelling }, picture) {
-  const place = placing([...points, here]);
-  const middle = place(here);
-  const edges = new Map([...attracting.map((name) => [name, "attracting"]), ...repelling.map((name) => [name, "repelling"])]);
-  const shown = make("div", { class: "map-mass", "aria-live": "polite" },
-    make("p", { class: "soft" }, "Point at a mass to see it, or step through them with the arrow keys, nearest first."));
-  const drawn = points.map((point) => {
-    const [x, y] = place(point);
-    const edge = edges.get(point.case);
-    const synthetic = point.kind && point.kind !== "original" && point.kind !== 0;
-    const shape = SHAPES[point.label]?.(x, y, edge ? 5 : 3) ?? SHAPES.benign(x, y, 3);
-    shape.setAttribute("class", `point ${point.label} ${edge ?? ""} ${synthetic ? "synthetic" : ""}`);
-    return { point, x, y, edge, synthetic, shape, far: Math.hypot(x - middle[0], y - middle[1]) };
-  }).sort((a, b) => a.far - b.far);
+class EmbeddingMap {
+  constructor({ points, here, attracting, repelling }, picture) {
+    this.here = here;
+    this.picture = picture;
+    this.current = -1;
+    const edges = new Map([...attracting.map((name) => [name, "attracting"]), ...repelling.map((name) => [name, "repelling"])]);
+    const far = ({ x, y }) => Math.hypot(x - here.x, y - here.y);
+    this.drawn = points.map((point) => this.#drawn(point, edges.get(point.case))).sort((a, b) => far(a.point) - far(b.point));
+    this.neighbors = this.drawn.filter(({ edge }) => edge);
+    for (const neighbor of this.neighbors) neighbor.line = makeSvg("line", { class: `graph-edge ${neighbor.edge}` });
+    this.cross = makeSvg("path", { class: "here", d: "M-9 0h18M0 -9v18" });
+    this.svg = makeSvg("svg", {
+      id: "map", class: "map", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: "0", role: "img",
+      "aria-label": `Map of ${points.length} training masses; this mass has ${attracting.length} attracting and ${repelling.length} repelling neighbors. Arrow keys step through them.`,
+      onkeydown: (event) => this.#key(event), onpointermove: (event) => this.#point(event),
+    }, this.drawn.filter(({ edge }) => !edge).map(({ shape }) => shape), this.neighbors.map(({ line }) => line),
+    this.neighbors.map(({ shape }) => shape), this.cross);
+    this.shown = make("div", { class: "map-mass", "aria-live": "polite" },
+      make("p", { class: "soft" }, "Point at a mass to see it, or step through them with the arrow keys, nearest first."));
+    this.switches = [["map-all", "All masses", false], ["map-near", "Its neighbors", true]].map(([id, text, near]) =>
+      make("button", { id, type: "button", onclick: () => this.place(near) }, text));
+    this.place(false);
+  }
 
-  let current = -1;
-  const show = (k) => {
-    drawn[current]?.shape.classList.remove("current");
-    current = k;
-    const { point, edge, synthetic, shape } = drawn[k];
-    shape.classList.add("current");
-    const facts = `${point.label === "malignant" ? "▲" : "●"} ${point.label}${edge ? `, ${edge} neighbor` : ""}${synthetic ? ", synthetic" : ""}`;
-    refill(shown, synthetic ? null : picture(point.case), make("p", {}, make("b", {}, `Case ${point.case}`), make("br"), facts));
-  };
-  const lines = drawn.filter(({ edge }) => edge).map(({ x, y, edge }) =>
-    makeSvg("line", { class: `graph-edge ${edge}`, x1: middle[0], y1: middle[1], x2: x, y2: y }));
-  const svg = makeSvg("svg", {
-    id: "map", class: "map", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: "0", role: "img",
-    "aria-label": `Map of ${points.length} training masses; this mass has ${attracting.length} attracting and ${repelling.length} repelling neighbors`,
-    onkeydown: (event) => {
-      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-      if (!step || !drawn.length) return;
-      event.preventDefault();
-      event.stopPropagation();
-      show((Math.max(current, step < 0 ? 0 : -1) + step + drawn.length) % drawn.length);
-    },
-    onpointermove: (event) => {
-      const { left, top, width } = svg.getBoundingClientRect();
-      const at = [event.clientX - left, event.clientY - top].map((value) => (value * WIDTH) / width);
-      let nearest = -1, reach = 12;
-      for (const [k, { x, y }] of drawn.entries()) {
-        const far = Math.hypot(x - at[0], y - at[1]);
-        if (far < reach) [nearest, reach] = [k, far];
+  #drawn(point, edge) {
+    const synthetic = /neighbor|positive|negative/.test(point.kind ?? "");
+    const shape = (SHAPES[point.label] ?? SHAPES.benign)(edge ? 5.5 : 3);
+    shape.setAttribute("class", `point ${point.label} ${edge ?? ""} ${synthetic ? "synthetic" : ""}`);
+    return { point, edge, synthetic, shape };
+  }
+
+  /** Show all masses, or come near enough to tell the neighbors apart. */
+  place(near) {
+    const place = placing([...(near && this.neighbors.length ? this.neighbors : this.drawn).map(({ point }) => point), this.here]);
+    const at = ([x, y]) => `translate(${x} ${y})`;
+    const middle = place(this.here);
+    this.cross.setAttribute("transform", at(middle));
+    for (const drawn of this.drawn) {
+      drawn.place = place(drawn.point);
+      drawn.shape.setAttribute("transform", at(drawn.place));
+      for (const [k, [x, y]] of drawn.line ? [middle, drawn.place].entries() : []) {
+        drawn.line.setAttribute(`x${k + 1}`, x);
+        drawn.line.setAttribute(`y${k + 1}`, y);
       }
-      if (nearest >= 0 && nearest !== current) show(nearest);
-    },
-  }, drawn.filter(({ edge }) => !edge).map(({ shape }) => shape), lines, drawn.filter(({ edge }) => edge).map(({ shape }) => shape),
-  makeSvg("path", { class: "here", d: `M${middle[0] - 9} ${middle[1]}h18M${middle[0]} ${middle[1] - 9}v18` }),
-  makeSvg("circle", { class: "here", cx: middle[0], cy: middle[1], r: 6 }));
-  return make("div", {}, svg, legend(), shown);
+    }
+    this.switches[0].setAttribute("aria-pressed", !near);
+    this.switches[1].setAttribute("aria-pressed", near);
+  }
+
+  show(k) {
+    this.drawn[this.current]?.shape.classList.remove("current");
+    this.current = k;
+    const { point, edge, synthetic, shape } = this.drawn[k];
+    shape.classList.add("current");
+    const facts = [`${point.label === "malignant" ? "▲" : "●"} ${point.label}`, edge && `${edge} neighbor in the graph`, synthetic && "synthetic, not a patient"];
+    refill(this.shown, this.picture(point.case), make("p", {}, make("b", {}, `Case ${point.case}`), facts.filter(Boolean).map((fact) => [make("br"), fact]).flat()));
+  }
+
+  #key(event) {
+    const step = ARROWS[event.key];
+    if (!step || !this.drawn.length) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.show((Math.max(this.current, step < 0 ? 0 : -1) + step + this.drawn.length) % this.drawn.length);
+  }
+
+  #point(event) {
+    const { left, top, width } = this.svg.getBoundingClientRect();
+    const [x, y] = [event.clientX - left, event.clientY - top].map((value) => (value * WIDTH) / width);
+    let [nearest, reach] = [-1, REACH_PX];
+    for (const [k, drawn] of this.drawn.entries()) {
+      const far = Math.hypot(drawn.place[0] - x, drawn.place[1] - y) - (drawn.edge ? 3 : 0); // neighbors are larger
+      if (far < reach) [nearest, reach] = [k, far];
+    }
+    if (nearest >= 0 && nearest !== this.current) this.show(nearest);
+  }
+}
+
+/** `picture(case)` gives an element that shows a training mass. */
+export function embeddingMap(answer, picture) {
+  const map = new EmbeddingMap(answer, picture);
+  return make("div", {}, make("div", { class: "row", role: "group", "aria-label": "Part of the map" }, map.switches), map.svg, legend(), map.shown);
 }
 
 function legend() {
   const sample = (shape) => makeSvg("svg", { viewBox: "0 0 22 14", width: 22, height: 14, "aria-hidden": "true" }, shape);
   const line = (edge) => makeSvg("line", { class: `graph-edge ${edge}`, x1: 0, y1: 7, x2: 22, y2: 7 });
-  const point = (label) => {
-    const shape = SHAPES[label](11, 7, 5);
-    shape.setAttribute("class", `point ${label}`);
+  const point = (label, kind = "") => {
+    const shape = SHAPES[label](5);
+    shape.setAttribute("class", `point ${label} ${kind}`);
+    shape.setAttribute("transform", "translate(11 7)");
     return shape;
   };
   return make("ul", { class: "legend" }, [
     [makeSvg("path", { class: "here", d: "M3 7h16M11 0v14" }), "this mass"], [point("benign"), "benign"], [point("malignant"), "malignant"],
-    [line("attracting"), "attracting"], [line("repelling"), "repelling"],
+    [point("benign", "synthetic"), "hollow: synthetic"], [line("attracting"), "attracting"], [line("repelling"), "repelling"],
   ].map(([shape, text]) => make("li", {}, sample(shape), ` ${text}`)));
 }

@@ -52,9 +52,9 @@ const lettersOn = () => localStorage.getItem(SWITCH) !== "off";
 export function listenToKeys(reader) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (event.target.closest("input, select, textarea")) return;
-    const onControl = event.target.closest("button, summary, a, [role='toolbar']");
-    if (onControl && (event.key === "Enter" || event.key.startsWith("Arrow"))) return;
+    if (event.target.closest("select, textarea, input:not([type='range'])")) return;
+    const onControl = event.target.closest("button, summary, input, [role='toolbar']");
+    if (onControl && (event.key === "Enter" || /^(Arrow|Page)/.test(event.key))) return;
     if (event.key.length === 1 && !lettersOn()) return;
     const inPanel = event.target.closest("#panel, #cases");
     if (inPanel && (event.key.startsWith("Arrow") || event.key.startsWith("Page"))) return; // they scroll there

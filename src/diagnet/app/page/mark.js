@@ -44,6 +44,11 @@ export class Mark {
   get whole() {
     return this.box.map(Math.round);
   }
+
+  get size() {
+    const [x0, y0, x1, y1] = this.whole;
+    return [x1 - x0, y1 - y0];
+  }
 }
 
 /** The box between two corners, or null where it is too small to mean a mass. */

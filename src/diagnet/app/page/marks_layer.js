@@ -24,7 +24,7 @@ export class MarksLayer {
     const { view } = this;
     const focused = [...this.groups.keys()].find((mark) => this.groups.get(mark).group === document.activeElement);
     this.groups.clear();
-    const groups = (view.case?.marks ?? []).map((mark, k) => this.#makeMark(mark, k + 1));
+    const groups = (view.case?.marks ?? []).flatMap((mark, k) => this.#makeMark(mark, k + 1));
     this.rulerGroup = this.ruler && this.#makeRuler();
     this.draftRect = makeSvg("rect", { class: "draft" });
     refill(this.svg, groups, this.rulerGroup, this.draftRect);
@@ -55,18 +55,18 @@ export class MarksLayer {
       number,
       halo: makeSvg("rect", { class: "halo" }),
       edge: makeSvg("rect", { class: `edge ${decision ?? "open"}` }),
-      label: makeSvg("text", { class: "mark-label" }, `${number}${decision ? ` ${SYMBOLS[decision]}` : ""}`),
-      size: makeSvg("text", { class: "mark-size" }),
+      label: makeSvg("text", { class: "mark-label", "aria-hidden": "true" }, `${number}${decision ? ` ${SYMBOLS[decision]}` : ""}`),
+      size: makeSvg("text", { class: "mark-size", "aria-hidden": "true" }),
       handles: Object.keys(HANDLES).map((edges) => [
         edges, makeSvg("rect", { class: `handle ${edges}`, width: HANDLE_PX, height: HANDLE_PX, "data-edges": edges }),
       ]),
     };
-    group.append(parts.halo, parts.edge, parts.label, parts.size, ...parts.handles.map(([, handle]) => handle));
+    group.append(parts.halo, parts.edge, ...parts.handles.map(([, handle]) => handle));
     for (const rect of [parts.edge, parts.halo, ...parts.handles.map(([, handle]) => handle)]) {
       rect.addEventListener("pointerdown", (event) => this.#dragMark(event, mark, rect.dataset.edges));
     }
     this.groups.set(mark, parts);
-    return group;
+    return [group, parts.label, parts.size];
   }
 
   /** Put every element where the view has it now. */
@@ -78,7 +78,7 @@ export class MarksLayer {
       for (const rect of [parts.halo, parts.edge]) setRect(rect, x0, y0, x1 - x0, y1 - y0);
       setPoint(parts.label, x0, y0 - 7);
       setPoint(parts.size, x0, y1 + 17);
-      const size = sizeText(mark.box[2] - mark.box[0], mark.box[3] - mark.box[1], view.case.image.spacing_mm);
+      const size = sizeText(...mark.size, view.case.image.spacing_mm);
       parts.size.textContent = size;
       parts.group.setAttribute("aria-label", `Mass ${parts.number}, ${size}`);
       for (const [edges, handle] of parts.handles) {

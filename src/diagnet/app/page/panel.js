@@ -71,8 +71,7 @@ export class Panel {
 
   #score({ case: shown, mark, model }) {
     const { assessment } = mark;
-    const [x0, y0, x1, y1] = mark.whole;
-    const where = `${shown.title} · ${sizeText(x1 - x0, y1 - y0, shown.image.spacing_mm)}`;
+    const where = `${shown.title} · ${sizeText(...mark.size, shown.image.spacing_mm)}`;
     if (!assessment) {
       const asked = mark.state === "asked";
       return make("section", { class: "card", "aria-label": "Score" }, make("p", { class: "soft" }, where),
@@ -100,7 +99,7 @@ export class Panel {
     scale.style.setProperty("--score", malignancy);
     scale.style.setProperty("--threshold", threshold);
     scale.classList.toggle("left", threshold > 0.6);
-    if (meaning?.share) {
+    if (meaning?.share?.low != null && meaning.share.high != null) {
       const range = make("span", { class: "range", title: "95 % interval of the share that was malignant" });
       range.style.setProperty("--low", meaning.share.low);
       range.style.setProperty("--high", meaning.share.high);
@@ -120,7 +119,7 @@ export class Panel {
         make("button", { id: "saliency", type: "button", "aria-pressed": String(saliency.on), "aria-keyshortcuts": "S", onclick: () => this.actions.toggleSaliency() }, saliency.on ? "Hide saliency " : "Show saliency ", key("S")),
         make("label", { class: "opacity" }, "Opacity ", make("input", { id: "opacity", type: "range", min: 0, max: 100, value: Math.round(100 * saliency.opacity), oninput: (event) => this.actions.fadeSaliency(event.target.value / 100) }))),
       mark.saliency?.failure && make("p", { class: "refusal" }, mark.saliency.failure),
-      mark.saliency?.method && make("p", { class: "soft" }, `${mark.saliency.method}. Brighter and yellower: more influence. It shows influence, not disease.`));
+      mark.saliency?.method && make("p", { class: "soft" }, `${mark.saliency.method.replace(/\.$/, "")}. ${mark.saliency.signs ? "Orange, plain: speaks for malignant. Blue, striped: for benign." : "The more opaque, the more influence."} It shows influence on the score, not disease.`));
   }
 
   #similar({ mark, model }) {
@@ -133,7 +132,7 @@ export class Panel {
       make("h2", { id: "similar-title" }, "Similar training masses"),
       make("p", {}, "By the network's own distance; nearest first. The nearest of all is ", make("b", {}, mark.similar.nearest_label), "."),
       make("div", { class: "columns" }, column("benign", "●"), column("malignant", "▲")),
-      model?.has_cases === false && make("p", { class: "soft" }, "The server was started without --data: it has no pictures of them."));
+      (model?.has_pictures ?? model?.has_cases) === false && make("p", { class: "soft" }, "The server was started without --data: it has no pictures of them."));
   }
 
   #downloads() {
@@ -159,7 +158,8 @@ export class Panel {
 function meaningText(meaning) {
   if (!meaning) return "How many masses scored like this were malignant is not known: the run kept no held-out scores.";
   const { n_like: n, n_malignant: malignant, share } = meaning;
-  return meaning.text || `Of ${n} training masses scored like this, ${malignant} were malignant (95 % interval ${percent(share.low)} to ${percent(share.high)}).`;
+  const interval = share?.low == null || share.high == null ? "" : ` (95 % interval ${percent(share.low)} to ${percent(share.high)})`;
+  return meaning.text || `Of ${n} training masses scored like this, ${malignant} were malignant${interval}.`;
 }
 
 export function fadeSlider(opacity) {

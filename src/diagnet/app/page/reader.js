@@ -120,7 +120,21 @@ export class Reader {
 
   #add(added) {
     this.cases.push(added);
-    added.drawThumbnail(this.server).catch(() => {}); // without a thumbnail the list still works
+    // One after the other: a folder of mammograms would keep the server from everything else.
+    this.describing = (this.describing ?? Promise.resolve()).then(() => this.#describe(added)).catch(() => {});
+  }
+
+  /** Side, view and thumbnail come late: the server reads an image of its folder when it is asked for it. */
+  async #describe(added) {
+    if (!added.image.width) {
+      await this.#askFacts(added);
+      this.#renderList();
+    }
+    if (added.state !== "refused") await added.drawThumbnail(this.server);
+  }
+
+  async #askFacts(asked) {
+    Object.assign(asked.image, await this.server.json(`v1/images/${encodeURIComponent(asked.image.id)}`));
   }
 
   // -- files
@@ -157,6 +171,8 @@ export class Reader {
         Object.assign(again, { image, gone: false });
         return again;
       }
+      const same = this.cases.find((known) => known.image.id === image.id);
+      if (same) return same;
       this.#add(new Case(image, file));
       return this.cases.at(-1);
     } catch (error) {
@@ -186,6 +202,8 @@ export class Reader {
     view.saying(`Loading ${shown.image.name} ...`);
     this.render();
     try {
+      if (!shown.image.width) await this.#askFacts(shown);
+      if (shown.state === "refused") throw new Problem(422, shown.image.reason || "The server refuses this image.");
       const mammogram = await this.#decode(shown.image.id);
       if (view.case !== shown) return; // another one was chosen meanwhile
       view.show(shown, mammogram);
@@ -275,7 +293,9 @@ export class Reader {
 
   markMiddle() {
     const box = this.view.mammogram && this.view.middleBox;
-    if (box && !(this.reading?.showsModel)) this.drawn(this.view, box);
+    if (!box || this.reading?.showsModel) return;
+    this.drawn(this.view, box);
+    this.view.element.scrollIntoView({ block: "nearest" });
   }
 
   changed(view, mark) {
@@ -307,7 +327,10 @@ export class Reader {
   async score(mark = this.mark) {
     if (!mark) return this.says("Mark a mass first: press B, or choose Mark and drag a box round it.");
     if (mark.state === "asked" || mark.state === "answered") return;
-    if (this.reading && !this.reading.showsModel) return this.says("First give your own score.");
+    if (this.reading && !this.reading.showsModel) {
+      byId("reader-slider").focus();
+      return this.says("First give your own score.");
+    }
     const asked = this.cases.find(({ marks }) => marks.includes(mark));
     if (asked.gone) return this.warns("This image is no longer on the server: open it again to score it.");
     const { version } = mark;
@@ -374,10 +397,15 @@ export class Reader {
     fadeSlider(opacity);
   }
 
+  /** Without --data the server has pictures of synthetic neighbors ("n0", "n1", ...) alone. */
+  hasPicture(name) {
+    return (this.model?.has_pictures ?? this.model?.has_cases) !== false || name.startsWith("n");
+  }
+
   /** A training mass's region; a still surface where the server has no picture of it. */
   pictureOf(name) {
     const image = make("img", { class: "picture", alt: "", width: 96, height: 96 });
-    if (this.model?.has_cases === false) return make("span", { class: "picture none" }, "no picture");
+    if (!this.hasPicture(name)) return make("span", { class: "picture none" }, "no picture");
     if (!this.pictures.has(name)) {
       this.pictures.set(name, this.server.blob(`v1/cases/${encodeURIComponent(name)}/picture`).then((blob) => URL.createObjectURL(blob)));
     }
@@ -434,7 +462,7 @@ export class Reader {
     reading.begin();
     this.render();
     if (shown && reading.showsModel) await this.score(this.mark);
-    byId("reader-slider")?.focus({ preventScroll: true });
+    (this.mark ? byId("reader-slider") : this.view.canvas)?.focus({ preventScroll: true });
     byId("panel").scrollTop = 0;
   }
 
@@ -475,6 +503,10 @@ export class Reader {
   }
 
   #renderToolbar() {
+    const { preset, inverted } = this.view.window;
+    const key = [this.view.name, this.tool, preset, inverted, this.isDouble].join();
+    if (key === this.toolbarKey) return; // a drag changes the window sixty times a second
+    this.toolbarKey = key;
     fillToolbar(byId("toolbar"), this);
   }
 

@@ -73,7 +73,12 @@ export class Server extends EventTarget {
   }
 
   async #answer(path, body, method = body === undefined ? "GET" : "POST") {
-    const answer = await this.#ask(path, body, method);
+    let answer = await this.#ask(path, body, method);
+    for (let tries = 0; answer.status === 429 && tries < 3; tries++) {
+      const seconds = Math.min(Number(answer.headers.get("Retry-After")) || 1, 10);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+      answer = await this.#ask(path, body, method);
+    }
     if (answer.ok) return answer;
     const problem = await answer.json().catch(() => ({}));
     const detail = typeof problem.detail === "string" ? problem.detail : problem.title;

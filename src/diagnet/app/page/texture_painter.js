@@ -33,9 +33,9 @@ void main() {
 const UNIFORMS = ["level", "offset", "scale", "screen", "low", "gain", "inverted"];
 
 export class TexturePainter {
-  /** A painter, or null where there is no WebGL 2. */
+  /** A painter, or null where there is no WebGL 2 by a graphics card: played by the processor it is slower than a 2D canvas. */
   static on(canvas) {
-    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, powerPreference: "high-performance" });
+    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, failIfMajorPerformanceCaveat: true });
     return gl && new TexturePainter(gl);
   }
 

@@ -23,6 +23,6 @@ export function fillToolbar(element, reader) {
     make("div", { class: "group" }, presets, button("invert", "Invert", "Invert grey values", "I", () => view.invert(), view.window.inverted)),
     make("div", { class: "group" },
       button("zoom-out", "−", "Zoom out", "-", () => view.zoom(0.8)), button("zoom-in", "+", "Zoom in", "+", () => view.zoom(1.25)),
-      button("fit", "Fit", "Whole image", "0", () => view.fit()), button("actual", "1:1", "One pixel for one pixel", "1", () => view.actualSize())),
+      button("fit", "Fit", "Fit whole image", "0", () => view.fit()), button("actual", "1:1", "1:1, one pixel for one pixel", "1", () => view.actualSize())),
     make("div", { class: "group" }, button("second", "Two views", "Two views side by side", "2", () => reader.toggleSecond(), reader.isDouble)));
 }

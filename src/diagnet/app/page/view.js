@@ -46,6 +46,7 @@ export class View {
       if (this.mammogram) this.painter.show(this.mammogram);
       this.#resized();
     });
+    this.canvas.dataset.painter = this.painter.name;
     this.element.prepend(this.canvas);
   }
 

@@ -5,6 +5,9 @@ from typing import Any
 
 # The page takes WebGL from a graphics card alone; without one it can still be tried, played by the processor.
 ANY_WEBGL = """
+const ask = WebGL2RenderingContext.prototype.getParameter;
+WebGL2RenderingContext.prototype.getParameter = function (name) {
+  return [this.RENDERER, 0x9246].includes(name) ? "taken for a card" : ask.call(this, name); };
 const make = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, settings) {
   return make.call(this, kind, { ...settings, failIfMajorPerformanceCaveat: false }); };

@@ -32,6 +32,7 @@ DRAG = """async ([kind, n]) => {
   return times;
 }"""
 
+
 @pytest.fixture(scope="module")
 def large(phantoms, tmp_path_factory):
     return write_large(phantoms[0], tmp_path_factory.mktemp("large") / "large.png")

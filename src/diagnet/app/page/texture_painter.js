@@ -30,13 +30,16 @@ void main() {
   color = vec4(vec3(inverted ? 1.0 - grey : grey), 1.0);
 }`;
 
+const BY_PROCESSOR = /swiftshader|llvmpipe|softpipe|software|basic render/i;
 const UNIFORMS = ["level", "offset", "scale", "screen", "low", "gain", "inverted"];
 
 export class TexturePainter {
   /** A painter, or null where there is no WebGL 2 by a graphics card: played by the processor it is slower than a 2D canvas. */
   static on(canvas) {
     const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, failIfMajorPerformanceCaveat: true });
-    return gl && new TexturePainter(gl);
+    if (!gl) return null;
+    const renderer = gl.getExtension("WEBGL_debug_renderer_info")?.UNMASKED_RENDERER_WEBGL ?? gl.RENDERER;
+    return BY_PROCESSOR.test(gl.getParameter(renderer)) ? null : new TexturePainter(gl);
   }
 
   constructor(gl) {

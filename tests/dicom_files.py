@@ -52,3 +52,31 @@ def lut(table: list[int], first: int, bits: int) -> list[Dataset]:
     item.LUTData = table
     item["LUTData"].VR = "US"
     return [item]
+
+
+def make_jpeg_lossless(path: Path) -> Path:
+    """Compress an uncompressed file in place as JPEG Lossless, which pydicom cannot write; needs the extra `dicom`."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()
+    return path
+
+
+def drawn_breast(side: str = "L", size: tuple[int, int] = (160, 128)) -> np.ndarray:
+    """Draw a breast (12 bits, air 0) with a bright mass at (20..60, 60..100), mirrored for the right side."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    skin = np.hypot(columns / (0.75 * width), (rows - height / 2) / (0.45 * height))
+    tissue = (1000 + 200 * np.sin(rows / 5) * np.cos(columns / 7)) * np.sqrt(np.clip((1.02 - skin) / 0.2, 0, 1))
+    mass = 1500 * np.exp(-((columns - 40) ** 2 + (rows - 80) ** 2) / 150)
+    pixels = np.where(skin < 1, tissue + mass, 0).astype(np.uint16)
+    return np.ascontiguousarray(pixels if side == "L" else pixels[:, ::-1])

@@ -111,7 +111,7 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
 
 def test_every_verb_has_help_with_an_example(in_process):
     listed = in_process("--help").stdout
-    for verb in ("demo", "prepare", "augment", "train", "evaluate", "export", "doctor"):
+    for verb in ("demo", "prepare", "augment", "train", "evaluate", "predict", "export", "doctor"):
         assert verb in listed
         assert f"Example: diagnet {verb}" in in_process(verb, "--help").stdout
 
@@ -147,6 +147,9 @@ def test_help_and_import_load_no_torch():
 def test_doctor():
     facts = json.loads(diagnet("doctor", "--json").stdout)
     assert facts["versions"]["torch"]
+    assert facts["extras"]["dicom"].keys() >= {"pyjpegls", "python-gdcm"}
+    assert facts["decoders"]["RLE Lossless"] == facts["decoders"]["Explicit VR Little Endian"] == "pydicom"
+    assert len(facts["decoders"]) >= 12
     assert facts["precision"] in ("float32", "bfloat16")
 
 

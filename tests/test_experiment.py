@@ -10,6 +10,7 @@ from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.prepared import write_prepared
+from diagnet.data.preprocessing import Preprocessing
 from diagnet.errors import DataError, RunFolderError
 from diagnet.experiment import run_experiment
 from diagnet.external import evaluate_run
@@ -60,6 +61,24 @@ def test_a_run_writes_all_that_is_promised(run):
     assert record["versions"]["torch"]
     assert record["command"] == "diagnet train"
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_model_knows_its_preprocessing_and_when_not_to_call(run):
+    facts = json.loads((run.folder / "model" / "fold-0.json").read_text())
+    model = load_model(run.folder, engine="torch")
+    assert model.preprocessing == Preprocessing(roi=tiny().roi)
+    assert facts["preprocessing_sha256"] == model.preprocessing.sha256
+    assert facts["abstention"]["half_width"] == model.abstention.half_width
+    assert 0 <= model.abstention.half_width < 1
+    assert model.sha256 == load_model(run.folder, engine="torch").sha256
+    edited = run.folder / "model" / "fold-0.json"
+    content = edited.read_text()
+    try:
+        edited.write_text(content.replace('"display_chain": 1', '"display_chain": 2'))
+        with pytest.raises(RunFolderError, match="`preprocessing` must be as training stored it, got an edited one"):
+            load_model(run.folder)
+    finally:
+        edited.write_text(content)
 
 
 def test_each_test_mass_is_predicted_once_and_patients_stay_apart(run):

@@ -44,7 +44,8 @@ def export_onnx(run: Path, out: Path) -> dict[str, Any]:
     """Write the model of a finished run as `out` (.onnx) and how well both agree as `out` with .parity.json.
 
     Input `images`: (batch, 1, size, size) float32 in [0, 1], regions cut with the run's `roi`; any batch size. Output
-    `probabilities`: (batch, classes). The file's properties hold the notice, classes, threshold and roi settings.
+    `probabilities`: (batch, classes). The file's properties hold the notice, classes, threshold and
+    preprocessing.
 
     Args:
         run: the run's folder.
@@ -85,6 +86,8 @@ def _graph(model: Model) -> bytes:
         "classes": json.dumps(model.classes),
         "threshold": repr(model.threshold),
         "roi": model.roi.model_dump_json(),
+        "preprocessing": model.preprocessing.model_dump_json(),
+        "model_sha256": model.sha256,
     }
     for key, value in facts.items():
         graph.metadata_props.add(key=key, value=value)

@@ -1,6 +1,8 @@
+import os
 import re
 import shutil
 import traceback
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,19 +11,22 @@ import numpy as np
 import pydicom.data
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalMammographyXRayImageStorageForProcessing,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
 from diagnet.data import dicom_file
-from diagnet.data.dicom import read_geometry, read_mammogram
+from diagnet.data.dicom import read_geometry, read_mammogram, read_uid
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
-from dicom_files import lut, write_dicom
+from dicom_files import drawn_breast, lut, make_jpeg_lossless, write_dicom
 
 RAMP = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)  # 0, 64, ..., 4032
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 1024}
@@ -71,6 +76,34 @@ def test_lossless_compressions_give_the_same_pixels(path: Path, compressed: str)
         shutil.copy(pydicom.data.get_testdata_file(name), path)
         found.append(read_mammogram(path).pixels)
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless, None], ids=str)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_phantoms_are_alike_in_every_lossless_compression(path: Path, syntax: Any, photometric: str) -> None:
+    pytest.importorskip("gdcm", reason="the extra `dicom` is not installed: its compressions were not tested")
+    plain = read(path, drawn_breast(), PhotometricInterpretation=photometric)
+    if syntax is None:
+        make_jpeg_lossless(path)
+    else:
+        write_dicom(path, drawn_breast(), syntax, PhotometricInterpretation=photometric)
+    mammogram = read_mammogram(path)
+    assert "JPEG" in mammogram.steps[0] or "RLE" in mammogram.steps[0]
+    np.testing.assert_array_equal(mammogram.pixels, plain)
+
+
+def test_what_no_permissive_decoder_reads_is_told(path: Path) -> None:
+    pytest.importorskip("gdcm", reason="the extra `dicom` is not installed: its compressions were not tested")
+    shutil.copy(pydicom.data.get_testdata_file("JPEG-lossy.dcm"), path)
+    with pytest.raises(DataError, match=r"as a permissively licensed .* got JPEG Extended .* of 12 bits in"):
+        read_mammogram(path)
+
+
+def test_several_voi_luts_are_told(path: Path) -> None:
+    tables = [*lut([0, 100], 0, 8), *lut([100, 0], 0, 8)]
+    mammogram = read_mammogram(write_dicom(path, np.array([[0, 1]], np.uint16), VOILUTSequence=tables))
+    assert "voi: LUT 1 of 2" in mammogram.steps
+    assert mammogram.pixels[0, 0] == 0
 
 
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -242,6 +275,127 @@ def test_what_is_no_single_mammogram_is_refused(path: Path, elements: dict[str, 
     write_dicom(path, RAMP, **elements)
     with pytest.raises(RefusedInputError, match=message):
         read_mammogram(path)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "elements", "step", "doubt"),
+    [
+        ("L", {"Laterality": "L"}, "L, chest wall on the left of the picture, as expected", ""),
+        ("R", {"ImageLaterality": "R"}, "R, chest wall on the right of the picture, as expected", ""),
+        ("R", {}, "not told, chest wall on the right of the picture", ""),
+        (
+            "R",
+            {"Laterality": "L"},
+            "L, chest wall on the right of the picture, expected on the left",
+            "the chest wall is on the right of the picture, but belongs on the left by the laterality",
+        ),
+        (  # mirrored, and the file says so
+            "R",
+            {"Laterality": "L", "PatientOrientation": ["P", "F"]},
+            "L, chest wall on the right of the picture, as expected",
+            "",
+        ),
+        (
+            "L",
+            {"PatientOrientation": ["P", "L"]},
+            "not told, chest wall on the left of the picture, expected on the right",
+            "belongs on the right by PatientOrientation: mirrored, or labeled wrongly",
+        ),
+    ],
+)
+def test_the_side_is_checked_against_the_pixels(
+    path: Path, drawn: str, elements: dict[str, Any], step: str, doubt: str
+) -> None:
+    for photometric in ("MONOCHROME1", "MONOCHROME2"):
+        pixels = drawn_breast(drawn)
+        stored = pixels if photometric == "MONOCHROME2" else 4095 - pixels
+        mammogram = read_mammogram(write_dicom(path, stored, PhotometricInterpretation=photometric, **elements))
+        assert f"side: {step}" in mammogram.steps
+        assert len(mammogram.warnings) == bool(doubt)
+        assert doubt in "".join(mammogram.warnings)
+
+
+@pytest.mark.parametrize(
+    ("elements", "warning"),
+    [
+        ({"ViewPosition": "ML"}, "view ML: models are trained on CC and MLO"),
+        ({"ViewCodeSequence": coded("399196006")}, "view FB: models are trained on CC and MLO"),
+        ({"ViewPosition": "MLO"}, None),
+        ({"ViewPosition": "CC", "EstimatedRadiographicMagnificationFactor": 1.8}, "magnification view"),
+        ({"EstimatedRadiographicMagnificationFactor": 1.07}, None),
+        ({"ViewCodeSequence": coded("399162004", modifier="399055006")}, "spot compression view"),
+        ({"BreastImplantPresent": "YES"}, "breast implant"),
+        ({"BreastImplantPresent": "NO"}, None),
+    ],
+)
+def test_views_that_differ_are_flagged(path: Path, elements: dict[str, Any], warning: str | None) -> None:
+    assert read_mammogram(write_dicom(path, RAMP, **elements)).warnings == ((warning,) if warning else ())
+
+
+def test_a_preamble_may_be_asked_for(path: Path) -> None:
+    whole = write_dicom(path, RAMP, ImplicitVRLittleEndian).read_bytes()
+    read_mammogram(path, require_preamble=True)
+    path.write_bytes(whole[whole.index(b"\x08\x00\x16\x00") :])
+    with pytest.raises(RefusedInputError, match=r"must have the preamble of a DICOM file .*Fix: --force"):
+        read_mammogram(path, require_preamble=True)
+
+
+def test_the_uid_that_other_files_know_this_one_by(path: Path) -> None:
+    write_dicom(path, RAMP, SOPInstanceUID="1.2.3")
+    assert read_uid(path) == "1.2.3"
+    write_dicom(path, RAMP, SOPInstanceUID=None)
+    path.write_bytes(path.read_bytes().replace(b"\x08\x00\x18\x00UI", b"\x08\x00\x19\x00UI"))
+    assert read_uid(path) == ""
+    path.write_text("no image")
+    with pytest.raises(DataError, match="must be a DICOM"):
+        read_uid(path)
+
+
+def test_a_frame_of_another_size_is_refused_before_it_is_decoded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jpeg_ls", reason="the extra `dicom` is not installed: its compressions were not tested")
+    monkeypatch.setattr(dicom_file, "pixel_array", lambda *_, **__: pytest.fail("it was decoded"))
+    for syntax in (JPEG2000Lossless, JPEGLSLossless):
+        whole = write_dicom(path, drawn_breast(), syntax).read_bytes()
+        rows = b"\x28\x00\x10\x00US\x02\x00"
+        assert rows in whole
+        path.write_bytes(whole.replace(rows + b"\xa0\x00", rows + b"\x9f\x00"))
+        with pytest.raises(DataError, match="must hold 128 x 159 pixels of 1 sample, got 128 x 160 of 1 in"):
+            read_mammogram(path)
+
+
+def test_rle_that_unpacks_to_more_is_refused_before_it_is_decoded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicom_file, "pixel_array", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(dicom_file, "_SURE_BYTES", 0)
+    header = np.zeros(16, "<u4")
+    header[:3] = 2, 64, 64 + 20000
+    bomb = header.tobytes() + bytes([129, 0]) * 20000
+    whole = write_dicom(path, RAMP, RLELossless)
+    dataset = pydicom.dcmread(whole)
+    dataset.PixelData = encapsulate([bomb])
+    dataset.save_as(path)
+    with pytest.raises(DataError, match="`PixelData` must unpack to 128 bytes, got more in"):
+        read_mammogram(path)
+
+
+def test_files_that_are_too_large_or_no_files_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dicom(path, RAMP)
+    monkeypatch.setattr(dicom_file, "MAX_BYTES", 2**8)
+    with pytest.raises(RefusedInputError, match=r"must have at most 0 MB, got \d+ bytes in"):
+        read_mammogram(path)
+    os.mkfifo(path.with_name("pipe.dcm"))  # reading one would wait for ever
+    with pytest.raises(DataError, match="must be a file, got something else"):
+        read_geometry(path.with_name("pipe.dcm"))
+
+
+def test_a_length_that_lies_costs_no_memory(path: Path) -> None:
+    whole = write_dicom(path, RAMP).read_bytes()
+    start = whole.index(b"\xe0\x7f\x10\x00OW") + 8
+    path.write_bytes(whole[:start] + b"\xfe\xff\xff\xff" + whole[start + 4 :])
+    tracemalloc.start()
+    np.testing.assert_allclose(read_mammogram(path).pixels, RAMP / 4032, atol=1e-6)  # the data are all there
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_a_huge_header_is_refused_before_anything_is_allocated(path: Path) -> None:

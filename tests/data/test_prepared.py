@@ -164,3 +164,17 @@ def test_real_masses(shared_masses, tmp_path):
     assert prepared.images.shape == (12, 64, 64)
     assert list(prepared.mass_set.masses) == list(some.masses)
     assert np.all(prepared.images.std(axis=(1, 2)) > 0.01)
+
+
+def test_regions_of_another_chain_are_refused(mass_set, tmp_path):
+    write_prepared(mass_set, tmp_path / "data", SETTINGS)
+    about = tmp_path / "data" / "prepared.json"
+    content = json.loads(about.read_text())
+    assert content["preprocessing"]["roi"] == content["roi"]
+    before = {name: value for name, value in content.items() if name != "preprocessing"}
+    about.write_text(json.dumps(before))
+    assert read_prepared(tmp_path / "data").settings == SETTINGS  # one from before it was kept
+    content["preprocessing"]["intensity"] = 2
+    about.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"prepared by a version of diagnet that reads images as this one does.*Fix: "):
+        read_prepared(tmp_path / "data")

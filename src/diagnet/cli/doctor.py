@@ -6,32 +6,13 @@ from diagnet.cli.shared import Json, print_json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Tell what is installed, what is missing and how to install it."""
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Tell what is installed, what is missing and how to install it: extras, decoders of DICOM, engines, device."""
+    from diagnet.data.dicom_file import decoders
+    from diagnet.device import resolve_compute
     from diagnet.run_folder import versions
 
-    extras = {
-        "matplotlib": "report",
-        "pylibjpeg": "dicom",
-        "pyjpegls": "dicom",
-        "python-gdcm": "dicom",
-        "tensorboard": "tensorboard",
-        "mlflow-skinny": "mlflow",
-        "onnx": "onnx",
-        "onnxscript": "onnx",
-        "onnxruntime": "onnx",
-        "openvino": "openvino",
-    }
-    found: dict[str, str | None] = dict(versions())
-    for package in extras:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    from diagnet.device import resolve_compute
-
     compute = resolve_compute()
+    extras, found = _extras(), versions()
     facts = {
         "device": str(compute.device),
         "precision": compute.precision,
@@ -39,10 +20,39 @@ def doctor(as_json: Json = False) -> None:
         "processors": os.cpu_count(),
     }
     if as_json:
-        print_json({"versions": found, **facts})
+        every = {package: version for packages in extras.values() for package, version in packages.items()}
+        print_json({"versions": found | every, "extras": extras, "decoders": decoders(), **facts})
         return
-    for package, installed in found.items():
-        missing = f"missing. Fix: pip install 'diagnet[{extras.get(package)}]'"
-        print(f"{package:<14} {installed or missing}")
+    for package, version in found.items():
+        print(f"{package:<22} {version}")
+    for extra, packages in extras.items():
+        print(f"\nextra {extra}")
+        for package, installed in packages.items():
+            missing = f"missing. Fix: pip install 'diagnet[{extra}]'"
+            print(f"  {package:<20} {installed or missing}")
+    print("\nDICOM, by what decodes it")
+    for syntax, decoder in decoders().items():
+        missing = "nothing. Fix: pip install 'diagnet[dicom]'"
+        print(f"  {decoder or missing:<20} {syntax}")
+    print()
     for name, value in facts.items():
-        print(f"{name:<14} {value}")
+        print(f"{name:<22} {value}")
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    """Packages of each extra and their versions, None where one is missing, as diagnet's own metadata name them."""
+    import re
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    found: dict[str, dict[str, str | None]] = {}
+    for requirement in requires("diagnet") or ():
+        named = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", requirement)
+        if named is None:
+            continue
+        package, extra = named.groups()
+        packages = found.setdefault(extra, {})
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = None
+    return found

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
+    AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
@@ -29,7 +31,8 @@ from diagnet.data.codestream import codestream_size, rle_size
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
-MAX_BYTES = 512 * 2**20  # of a file, and of what a deflated one unpacks to
+MAX_BYTES = 512 * 2**20  # of a file
+_MAX_INFLATED = 256 * 2**20  # bytes that a deflated file may unpack to: more than 100 million pixels of 16 bits
 _PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg-openjpeg", "gdcm": "python-gdcm"}
 _SURE_BYTES = 2**30  # what unpacks to no more is not counted first
 
@@ -89,9 +92,9 @@ def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bo
 def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
     """Unpack a deflated dataset (PS3.5, A.5), as far as memory allows."""
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = unpacking.decompress(deflated, MAX_BYTES)
+    inflated = unpacking.decompress(deflated, _MAX_INFLATED)
     if unpacking.unconsumed_tail:
-        raise RefusedInputError(f"`image` must unpack to at most {MAX_BYTES // 2**20} MB, got more in {path}.")
+        raise RefusedInputError(f"`image` must unpack to at most {_MAX_INFLATED // 2**20} MB, got more in {path}.")
     return io.BytesIO(inflated)
 
 
@@ -107,6 +110,11 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise DataError(f"`image` must have a transfer syntax of images, got another one in {path}.") from None
+    if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
+        raise DataError(
+            f"`image` must be compressed as a permissively licensed decoder reads it, got {syntax.name} of"
+            f" {dataset.BitsStored} bits in {path}. Fix: store it lossless."
+        )
     _check_length(dataset, syntax, path)
     if not syntax.is_encapsulated:
         return np.asarray(pixel_array(dataset))
@@ -114,6 +122,17 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
     if plugin is None:
         raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
     return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
+
+
+def decoders() -> dict[str, str]:
+    """Name what decodes each transfer syntax here; "" where nothing does, though pydicom knows what could."""
+    found = {}
+    for syntax in AllTransferSyntaxes:
+        with suppress(NotImplementedError):
+            available = get_decoder(syntax).available_plugins
+            installed = next((name for name in _plugins(syntax) if name in available), "")
+            found[syntax.name] = installed if syntax.is_encapsulated else "pydicom"
+    return found
 
 
 def _plugins(syntax: UID) -> tuple[str, ...]:
@@ -124,9 +143,9 @@ def _plugins(syntax: UID) -> tuple[str, ...]:
     """
     if syntax == RLELossless:
         return ("pydicom",)
-    if syntax in (JPEGLSLossless, JPEGLSNearLossless):
+    if syntax in JPEGLSTransferSyntaxes:
         return ("pyjpegls", "gdcm")
-    if "2000" in syntax.name:
+    if "2000" in syntax.name:  # and those of high throughput
         return ("pylibjpeg", "gdcm", "pillow")
     return ("gdcm", "pillow")  # never pylibjpeg, whose decoder of these is GPL
 

@@ -23,8 +23,8 @@ class BoxLimits(BaseModel, frozen=True, extra="forbid"):
     max_side_mm: float = Field(100.0, gt=0, description="Flagged above, where the spacing is known.")
     max_aspect: float = Field(4.0, ge=1, description="Flagged above: longer side over shorter one.")
     max_image_share: float = Field(0.25, gt=0, le=1, description="Refused above, on a picture with air around.")
-    min_breast_share: float = Field(0.5, ge=0, le=1, description="Refused below: mostly background.")
-    sure_breast_share: float = Field(0.9, ge=0, le=1, description="Flagged below.")
+    min_breast_share: float = Field(0.25, ge=0, le=1, description="Refused below: mostly background.")
+    sure_breast_share: float = Field(0.9, ge=0, le=1, description="Flagged below, on a picture with air around.")
 
 
 def clipped_box(box: Box, width: int, height: int) -> Box:
@@ -84,22 +84,23 @@ def check_box(
     x0, y0, x1, y1 = map(round, box)
     if np.ptp(image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]) == 0:
         raise RefusedInputError("`box` must mark a mass, got pixels of one and the same grey.")
-    return [*_doubts(box, sides, breast_share, spacing_mm, width, height, roi, limits)]
+    found = _doubts(box, spacing_mm, width, height, roi, limits)
+    if has_air and breast_share < limits.sure_breast_share:
+        found.insert(0, f"{1 - breast_share:.0%} of the box is background")
+    return found
 
 
 def _doubts(
     box: Box,
-    sides: tuple[float, float],
-    breast_share: float,
     spacing_mm: tuple[float, float] | None,
     width: int,
     height: int,
     roi: RoiSettings,
     limits: BoxLimits,
 ) -> list[str]:
+    """Say what is unlike a mass in size and shape."""
     found = []
-    if breast_share < limits.sure_breast_share:
-        found.append(f"{1 - breast_share:.0%} of the box is background")
+    sides = box[2] - box[0], box[3] - box[1]
     if spacing_mm is not None:
         across, down = sides[0] * spacing_mm[1], sides[1] * spacing_mm[0]
         if min(across, down) < limits.min_side_mm or max(across, down) > limits.max_side_mm:

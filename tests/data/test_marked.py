@@ -1,0 +1,90 @@
+import shutil
+
+import pytest
+from PIL import Image
+
+from diagnet.data.marked import Marked, find_marked, parsed_box, read_marked, with_boxes, with_boxes_by_uid
+from diagnet.errors import DataError
+from dicom_files import drawn_breast, write_dicom
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.new("L", (50, 50)).save(tmp_path / "a.png")
+    (tmp_path / "below").mkdir()
+    write_dicom(tmp_path / "below" / "b.dcm", drawn_breast())
+    shutil.copy(tmp_path / "below" / "b.dcm", tmp_path / "below" / "IM0001")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_text("no image")
+    return tmp_path
+
+
+def table(folder, text, name="boxes.csv"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_folder_gives_its_images_by_name_or_content(folder):
+    found, n_passed = find_marked([folder])
+    assert [each.image.name for each in found] == ["a.png", "IM0001", "b.dcm"]
+    assert all(each.boxes == (None,) for each in found)
+    assert n_passed == 1
+
+
+def test_a_table_puts_the_masses_of_an_image_together(folder):
+    path = table(
+        folder,
+        "image,patient_id,label,x0,y0,x1,y1,original_width,original_height\n"
+        "a.png,P1,Malignant,1,2,30,40,100,200\nbelow/b.dcm,P2,,5,6,7,8,,\na.png,P1,benign,,,,,100,200\n",
+    )
+    found, n_passed = find_marked([path, folder / "gone.png"])
+    assert found == [
+        Marked(folder / "a.png", ((1.0, 2.0, 30.0, 40.0), None), ("malignant", "benign"), (100.0, 200.0)),
+        Marked(folder / "below" / "b.dcm", ((5.0, 6.0, 7.0, 8.0),), ("",)),
+        Marked(folder / "gone.png"),
+    ]
+    assert n_passed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,x0\na.png,1\n", "`image` must be a column"),
+        ("image,x0,y0,x1,y1\na.png,1,2,x,4\n", r"`x1` must be a number, got text in .*boxes\.csv, row 2"),
+        ("image,x0,y0,x1,y1\na.png,1,2,inf,4\n", r"`x1` must be a finite number, got inf in .*row 2"),
+        ("image,x0,y0,x1,y1\n,1,2,3,4\n", "`image` must name a file, got an empty cell in"),
+    ],
+)
+def test_a_bad_table_is_told(folder, text, message):
+    with pytest.raises(DataError, match=message):
+        read_marked(table(folder, text))
+
+
+def test_boxes_are_found_by_path_and_else_by_name(folder):
+    images, _ = find_marked([folder / "a.png", folder / "below" / "b.dcm", folder / "below" / "IM0001"])
+    path = table(folder, "image,x0,y0,x1,y1\na.png,1,2,3,4\nelsewhere/b.dcm,5,6,7,8\nother.png,1,1,2,2\n")
+    found, n_unused = with_boxes(images, path)
+    assert [each.boxes for each in found] == [((1.0, 2.0, 3.0, 4.0),), ((5.0, 6.0, 7.0, 8.0),), ()]
+    assert [each.image for each in found] == [each.image for each in images]
+    assert n_unused == 1
+
+
+def test_a_name_that_is_there_twice_says_nothing(folder):
+    path = table(folder, "image,x0,y0,x1,y1\nx/b.dcm,1,2,3,4\ny/b.dcm,5,6,7,8\n")
+    found, n_unused = with_boxes([Marked(folder / "below" / "b.dcm")], path)
+    assert found[0].boxes == ()
+    assert n_unused == 2
+
+
+def test_boxes_by_uid(folder):
+    images = [Marked(folder / "a.png"), Marked(folder / "below" / "b.dcm")]
+    found = with_boxes_by_uid(images, {images[1].image: "1.2.3"}, {"1.2.3": [(1.0, 2.0, 3.0, 4.0)] * 2, "9": []})
+    assert [each.boxes for each in found] == [(), ((1.0, 2.0, 3.0, 4.0),) * 2]
+    assert found[1].labels == ("", "")
+
+
+def test_a_typed_box():
+    assert parsed_box("1, 2.5,3,4") == (1.0, 2.5, 3.0, 4.0)
+    for text in ("1,2,3", "1,2,3,4,5", "a,b,c,d", ""):
+        with pytest.raises(DataError, match="`--box` must be x0,y0,x1,y1, got "):
+            parsed_box(text)

@@ -11,6 +11,7 @@ import pytest
 from fake_server import FakeServer
 from hands import ANY_WEBGL, ask_model, box_of, canvas_values, draw_mark, open_files, view_box
 from PIL import Image
+from pictures import take_pictures
 
 from diagnet.notice import NOTICE
 
@@ -374,3 +375,9 @@ def test_time_to_first_score(page, phantoms, capsys):
     with capsys.disabled():
         print(f"\npage: {1000 * taken:.0f} ms from choosing a file to its first score (the fake server's answer is instant)")
     assert taken < 15
+
+
+def test_the_pictures_of_the_docs_can_be_made(browser, state, server, tmp_path):
+    taken = take_pictures(browser, server.url, tmp_path)
+    assert {path.name for path in taken} == {path.name for path in (ROOT / "docs" / "pictures").glob("reader-*.png")}
+    assert all(path.stat().st_size < 200_000 for path in taken)

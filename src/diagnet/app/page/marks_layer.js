@@ -183,7 +183,9 @@ export class MarksLayer {
       end.setAttribute("cx", x);
       end.setAttribute("cy", y);
     }
-    setPoint(this.length, Math.max(a[0], b[0]) + 12, (a[1] + b[1]) / 2 + 5);
+    const isRight = Math.max(a[0], b[0]) > 0.6 * this.view.element.clientWidth; // no room for the length beside it
+    setPoint(this.length, isRight ? Math.max(a[0], b[0]) : Math.max(a[0], b[0]) + 12, isRight ? Math.max(a[1], b[1]) + 26 : (a[1] + b[1]) / 2 + 5);
+    this.length.setAttribute("text-anchor", isRight ? "end" : "start");
     this.length.textContent = this.rulerText;
   }
 

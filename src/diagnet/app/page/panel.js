@@ -90,7 +90,7 @@ export class Panel {
       has && make("p", { class: "meaning" }, meaningText(assessment.meaning)),
       make("p", { class: "reminder" }, NOTICE),
       mark.similar?.disagreement && make("p", { id: "disagreement", class: "disagreement", role: "note" }, make("b", {}, "≠ Model and nearest cases disagree. "), mark.similar.disagreement),
-      this.#flags(assessment.flags, model));
+      this.#flags([...(isBlind(model) ? ["On masses it had not seen, this model was not shown to be better than chance."] : []), ...(assessment.flags ?? [])]));
   }
 
   #scale({ malignancy, threshold, meaning }) {
@@ -119,7 +119,9 @@ export class Panel {
         make("button", { id: "saliency", type: "button", "aria-pressed": String(saliency.on), "aria-keyshortcuts": "S", onclick: () => this.actions.toggleSaliency() }, saliency.on ? "Hide saliency " : "Show saliency ", key("S")),
         make("label", { class: "opacity" }, "Opacity ", make("input", { id: "opacity", type: "range", min: 0, max: 100, value: Math.round(100 * saliency.opacity), oninput: (event) => this.actions.fadeSaliency(event.target.value / 100) }))),
       mark.saliency?.failure && make("p", { class: "refusal" }, mark.saliency.failure),
-      mark.saliency?.method && make("p", { class: "soft" }, `${mark.saliency.method.replace(/\.$/, "")}. ${mark.saliency.signs ? "Orange, plain: speaks for malignant. Blue, striped: for benign." : "The more opaque, the more influence."} It shows influence on the score, not disease.`));
+      mark.saliency?.method && make("p", { class: "soft" },
+        `${mark.saliency.signs ? "Orange, plain: speaks for malignant. Blue, striped: for benign." : "The more opaque, the more influence."} Influence on the score, not disease.`),
+      mark.saliency?.method && make("details", { id: "saliency-method" }, make("summary", {}, "How it is made"), make("p", { class: "soft" }, mark.saliency.method)));
   }
 
   #similar({ mark, model }) {
@@ -153,6 +155,9 @@ export class Panel {
       make("dl", {}, rows.filter(([, value]) => value).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
   }
 }
+
+/** Whether the interval of the model's AUC holds chance. */
+export const isBlind = (model) => model?.auc?.low != null && model.auc.low <= 0.5;
 
 /** "Of 100 training masses scored like this, 62 were malignant (95 % interval 52 % to 71 %)." */
 function meaningText(meaning) {

@@ -5,7 +5,7 @@ import { byId, download, make, refill } from "./elements.js";
 import { fillHelp, listenToKeys } from "./keys.js";
 import { Mammogram } from "./mammogram.js";
 import { Mark } from "./mark.js";
-import { fadeSlider, NOTICE, Panel } from "./panel.js";
+import { fadeSlider, isBlind, NOTICE, Panel } from "./panel.js";
 import { openReadingDialog, Reading } from "./reading.js";
 import { veilOf } from "./saliency.js";
 import { Problem, Server, ServerLost } from "./server.js";
@@ -13,7 +13,7 @@ import { fillToolbar } from "./toolbar.js";
 import { View } from "./view.js";
 
 const READABLE = /\.(dcm|dicom|png|jpe?g|tiff?)$/i;
-const LARGEST_UPLOAD = 256 * 2 ** 20; // where the server does not tell its own
+const LARGEST_UPLOAD = 128 * 2 ** 20; // where the server does not tell its own
 const N_SIMILAR = 4;
 const KEPT_IMAGES = 3; // decoded ones, most recent last; a large one has about 50 MB
 
@@ -83,7 +83,7 @@ export class Reader {
     byId("connection").className = "connection";
     byId("lost").hidden = true;
     const { name, version, auc, n_training: n } = this.model;
-    byId("model").textContent = [`Model ${name} ${version}`, auc && `AUC ${auc.value.toFixed(2)} (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`, n && `trained on ${n.benign + n.malignant} masses`].filter(Boolean).join(" · ");
+    byId("model").textContent = [`Model ${name} ${version}`, auc?.value != null && `AUC ${auc.value.toFixed(2)}${auc.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`}${isBlind(this.model) ? ", not shown to be better than chance" : ""}`, n?.benign != null && `trained on ${n.benign + n.malignant} masses`].filter(Boolean).join(" · ");
   }
 
   #lost() {
@@ -115,7 +115,11 @@ export class Reader {
       const known = this.cases.find((other) => other.image.id === image.id);
       if (!known) this.#add(new Case(image));
     }
-    if (!this.view.case && !this.reading && this.cases.length) await this.show(this.cases[0]);
+    if (this.view.case || this.reading) return;
+    for (const first of this.cases) {
+      await this.show(first);
+      if (first.state !== "refused") break;
+    }
   }
 
   #add(added) {
@@ -197,6 +201,7 @@ export class Reader {
   // -- looking
 
   async show(shown, view = this.view) {
+    this.says("");
     view.show(null, null);
     view.case = shown;
     view.saying(`Loading ${shown.image.name} ...`);
@@ -209,6 +214,7 @@ export class Reader {
       view.show(shown, mammogram);
       view.saying("");
     } catch (error) {
+      if (error instanceof Problem && error.status < 500 && error.status !== 404) shown.image.state = "refused";
       view.saying(error instanceof ServerLost ? "Not loaded: the server cannot be reached. It will be loaded when it is back." : error.message);
     }
     if (view === this.view) this.#veil();
@@ -333,6 +339,7 @@ export class Reader {
     }
     const asked = this.cases.find(({ marks }) => marks.includes(mark));
     if (asked.gone) return this.warns("This image is no longer on the server: open it again to score it.");
+    if (document.activeElement?.id === "score") this.view.layer.focus(mark); // the button goes, the keyboard stays
     const { version } = mark;
     const place = { image: asked.image.id, box: mark.whole };
     Object.assign(mark, { state: "asked", failure: "" });
@@ -459,6 +466,11 @@ export class Reader {
     for (const known of this.cases) known.read = reading.cases.indexOf(known.image.id) >= 0 && reading.cases.indexOf(known.image.id) < reading.next;
     if (shown && (this.view.case !== shown || !this.view.mammogram)) await this.show(shown);
     else if (!shown) this.view.show(null, null);
+    if (shown?.state === "refused") {
+      this.warns(`${shown.image.name} cannot be read and is passed over.`);
+      reading.unreadable.add(shown.image.id);
+      return this.showReading();
+    }
     reading.begin();
     this.render();
     if (shown && reading.showsModel) await this.score(this.mark);

@@ -34,6 +34,7 @@ export class Reading {
   /** `reader` is the page's Reader: it shows cases and says things. */
   constructor(reader, { id, reader: name, cases, scores = [] }) {
     Object.assign(this, { reader, id, name, cases, scores });
+    this.unreadable = new Set(); // images that the server refuses: there is nothing to read
     this.clock = new Clock();
     this.saving = false;
     localStorage.setItem(REMEMBERED, id);
@@ -48,7 +49,7 @@ export class Reading {
   }
 
   get next() {
-    const next = this.cases.findIndex((image) => !this.#given("with", image));
+    const next = this.cases.findIndex((image) => !this.#given("with", image) && !this.unreadable.has(image));
     return next < 0 ? this.cases.length : next;
   }
 

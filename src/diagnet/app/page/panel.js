@@ -90,7 +90,7 @@ export class Panel {
       has && make("p", { class: "meaning" }, meaningText(assessment.meaning)),
       make("p", { class: "reminder" }, NOTICE),
       mark.similar?.disagreement && make("p", { id: "disagreement", class: "disagreement", role: "note" }, make("b", {}, "≠ Model and nearest cases disagree. "), mark.similar.disagreement),
-      this.#flags([...(isBlind(model) ? ["On masses it had not seen, this model was not shown to be better than chance."] : []), ...(assessment.flags ?? [])]));
+      this.#flags([...(model.isBlind ? ["On masses it had not seen, this model was not shown to be better than chance."] : []), ...(assessment.flags ?? [])]));
   }
 
   #scale({ malignancy, threshold, meaning }) {
@@ -134,7 +134,7 @@ export class Panel {
       make("h2", { id: "similar-title" }, "Similar training masses"),
       make("p", {}, "By the network's own distance; nearest first. The nearest of all is ", make("b", {}, mark.similar.nearest_label), "."),
       make("div", { class: "columns" }, column("benign", "●"), column("malignant", "▲")),
-      (model?.has_pictures ?? model?.has_cases) === false && make("p", { class: "soft" }, "The server was started without --data: it has no pictures of them."));
+      !model.hasPictures && make("p", { class: "soft" }, "The server was started without --data: it has no pictures of them."));
   }
 
   #downloads() {
@@ -147,7 +147,7 @@ export class Panel {
 
   #record(assessment, model) {
     const rows = [
-      ["Uncalibrated", assessment.raw_malignancy?.toFixed(3)], ["Threshold", `${assessment.threshold.toFixed(3)}${model?.operating_point ? ` (${model.operating_point})` : ""}`],
+      ["Uncalibrated", assessment.raw_malignancy?.toFixed(3)], ["Threshold", `${assessment.threshold.toFixed(3)}${model.facts?.operating_point ? ` (${model.facts.operating_point})` : ""}`],
       ["Display", assessment.steps?.join(" · ")], ["Took", `${Math.round(assessment.latency_ms)} ms`],
       ["Model", assessment.model_sha256?.slice(0, 16)], ["Input", assessment.input_sha256?.slice(0, 16)],
     ];
@@ -155,9 +155,6 @@ export class Panel {
       make("dl", {}, rows.filter(([, value]) => value).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
   }
 }
-
-/** Whether the interval of the model's AUC holds chance. */
-export const isBlind = (model) => model?.auc?.low != null && model.auc.low <= 0.5;
 
 /** "Of 100 training masses scored like this, 62 were malignant (95 % interval 52 % to 71 %)." */
 function meaningText(meaning) {

@@ -1,29 +1,27 @@
 // The page as a whole: which images are open, which is looked at, what is asked of the server.
 
-import { Case, STATES } from "./case.js";
+import { Cases } from "./cases.js";
 import { byId, download, make, refill } from "./elements.js";
 import { fillHelp, listenToKeys } from "./keys.js";
 import { Mammogram } from "./mammogram.js";
 import { Mark } from "./mark.js";
-import { fadeSlider, isBlind, NOTICE, Panel } from "./panel.js";
+import { Model } from "./model.js";
+import { fadeSlider, NOTICE, Panel } from "./panel.js";
 import { openReadingDialog, Reading } from "./reading.js";
 import { veilOf } from "./saliency.js";
 import { Problem, Server, ServerLost } from "./server.js";
 import { fillToolbar } from "./toolbar.js";
 import { View } from "./view.js";
 
-const READABLE = /\.(dcm|dicom|png|jpe?g|tiff?)$/i;
-const LARGEST_UPLOAD = 128 * 2 ** 20; // where the server does not tell its own
-const N_SIMILAR = 4;
 const KEPT_IMAGES = 3; // decoded ones, most recent last; a large one has about 50 MB
 
 export class Reader {
   constructor() {
     this.server = new Server();
-    this.cases = [];
+    this.model = new Model(this.server);
+    this.cases = new Cases(this.server, this, () => this.model.facts?.limits?.max_upload_bytes);
     this.decoded = new Map();
-    this.pictures = new Map();
-    this.model = this.reading = null;
+    this.reading = null;
     this.tool = "move";
     this.saliency = { on: false, opacity: 0.6 };
     this.views = ["A", "B"].map((name) => new View(name, this));
@@ -38,7 +36,7 @@ export class Reader {
       report: (format) => this.report(format),
       print: () => this.print(),
       mark: () => this.markMiddle(),
-      picture: (name) => this.pictureOf(name),
+      picture: (name) => this.model.picture(name),
     });
   }
 
@@ -69,9 +67,10 @@ export class Reader {
 
   async connect() {
     try {
-      this.model = await this.server.json("v1/model");
-      await this.refreshCases();
+      await this.model.refresh();
+      await this.cases.refresh();
       this.#connected();
+      await this.#showFirst();
     } catch (error) {
       if (error instanceof Problem) this.warns(error.status === 401 ? "The server asks for its token: open the address that it printed, with #token=..." : error.message);
     }
@@ -82,8 +81,7 @@ export class Reader {
     byId("connection").textContent = "● Connected";
     byId("connection").className = "connection";
     byId("lost").hidden = true;
-    const { name, version, auc, n_training: n } = this.model;
-    byId("model").textContent = [`Model ${name} ${version}`, auc?.value != null && `AUC ${auc.value.toFixed(2)}${auc.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`}${isBlind(this.model) ? ", not shown to be better than chance" : ""}`, n?.benign != null && `trained on ${n.benign + n.malignant} masses`].filter(Boolean).join(" · ");
+    byId("model").textContent = this.model.text;
   }
 
   #lost() {
@@ -99,46 +97,20 @@ export class Reader {
     await this.connect();
     if (this.server.isLost) return;
     this.says("The server is back.");
-    for (const { file, gone } of [...this.cases]) if (gone && file) await this.#send(file);
+    await this.cases.sendLost();
     this.reading?.clock.go();
     if (this.view.case?.gone) this.says("This image is no longer on the server: open it again to score it.");
     for (const view of this.views) if (view.case && !view.mammogram) await this.show(view.case, view);
-    for (const { marks, gone } of this.cases) for (const mark of marks) if (mark.state === "waiting" && !gone) this.score(mark);
+    for (const { marks, gone } of this.cases.all) for (const mark of marks) if (mark.state === "waiting" && !gone) this.score(mark);
     this.render();
   }
 
-  async refreshCases() {
-    const images = await this.server.json("v1/images");
-    const there = new Set(images.map(({ id }) => id));
-    for (const known of this.cases) known.gone = !there.has(known.image.id);
-    for (const image of images) {
-      const known = this.cases.find((other) => other.image.id === image.id);
-      if (!known) this.#add(new Case(image));
-    }
+  async #showFirst() {
     if (this.view.case || this.reading) return;
-    for (const first of this.cases) {
+    for (const first of this.cases.all) {
       await this.show(first);
       if (first.state !== "refused") break;
     }
-  }
-
-  #add(added) {
-    this.cases.push(added);
-    // One after the other: a folder of mammograms would keep the server from everything else.
-    this.describing = (this.describing ?? Promise.resolve()).then(() => this.#describe(added)).catch(() => {});
-  }
-
-  /** Side, view and thumbnail come late: the server reads an image of its folder when it is asked for it. */
-  async #describe(added) {
-    if (!added.image.width) {
-      await this.#askFacts(added);
-      this.#renderList();
-    }
-    if (added.state !== "refused") await added.drawThumbnail(this.server);
-  }
-
-  async #askFacts(asked) {
-    Object.assign(asked.image, await this.server.json(`v1/images/${encodeURIComponent(asked.image.id)}`));
   }
 
   // -- files
@@ -151,50 +123,15 @@ export class Reader {
     if (this.reading) return this.warns("Files are not opened during a reader study.");
     if (files.length && !performance.getEntriesByName("file-chosen").length) performance.mark("file-chosen");
     let first = null;
-    for (const file of files) first = (await this.#send(file)) ?? first;
+    for (const file of files) first = (await this.cases.send(file)) ?? first;
     if (first) await this.show(first);
     this.render();
   }
 
-  async #send(file) {
-    const largest = this.model?.limits?.max_upload_bytes ?? LARGEST_UPLOAD;
-    if (file.size > largest) return this.warns(`${file.name} is too large: ${megabytes(file.size)}, at most ${megabytes(largest)} are taken.`);
-    if (!file.size) return this.warns(`${file.name} is empty.`);
-    if (file.name.includes(".") && !READABLE.test(file.name) && !/\.\d+$/.test(file.name)) {
-      return this.warns(`${file.name} is not an image that can be read: DICOM, PNG, JPEG or TIFF.`);
-    }
-    const form = new FormData();
-    form.append("file", file);
-    this.says(`Opening ${file.name} ...`);
-    try {
-      const image = await this.server.json("v1/images", form);
-      this.says("");
-      const again = this.cases.find((known) => known.file === file);
-      if (again) {
-        this.decoded.delete(again.image.id);
-        Object.assign(again, { image, gone: false });
-        return again;
-      }
-      const same = this.cases.find((known) => known.image.id === image.id);
-      if (same) return same;
-      this.#add(new Case(image, file));
-      return this.cases.at(-1);
-    } catch (error) {
-      this.says("");
-      return this.warns(`${file.name}: ${error.message}`);
-    }
-  }
-
   async close(closed) {
-    if (closed.marks.length && !confirm(`Remove ${closed.title} and its marks from the list?`)) return;
-    try {
-      if (!closed.gone) await this.server.remove(`v1/images/${encodeURIComponent(closed.image.id)}`);
-    } catch (error) {
-      if (error instanceof ServerLost) return this.warns(error.message);
-    }
-    this.cases = this.cases.filter((other) => other !== closed);
+    if (!(await this.cases.remove(closed))) return;
     for (const view of this.views) if (view.case === closed) view.show(null, null);
-    if (!this.view.case && this.cases.length) await this.show(this.cases[0]);
+    await this.#showFirst();
     this.render();
   }
 
@@ -207,7 +144,7 @@ export class Reader {
     view.saying(`Loading ${shown.image.name} ...`);
     this.render();
     try {
-      if (!shown.image.width) await this.#askFacts(shown);
+      if (!shown.image.width) await this.cases.askFacts(shown);
       if (shown.state === "refused") throw new Problem(422, shown.image.reason || "The server refuses this image.");
       const mammogram = await this.#decode(shown.image.id);
       if (view.case !== shown) return; // another one was chosen meanwhile
@@ -230,9 +167,8 @@ export class Reader {
   }
 
   step(by) {
-    if (this.reading || !this.cases.length) return;
-    const k = this.cases.indexOf(this.view.case);
-    this.show(this.cases[(k + by + this.cases.length) % this.cases.length]);
+    const { all } = this.cases;
+    if (!this.reading && all.length) this.show(all[(all.indexOf(this.view.case) + by + all.length) % all.length]);
   }
 
   async toggleSecond() {
@@ -241,7 +177,7 @@ export class Reader {
     byId("views").classList.toggle("double", this.isDouble);
     if (this.isDouble) {
       byId("views").append(second.element);
-      const partner = !this.reading && first.case?.partner(this.cases);
+      const partner = !this.reading && first.case?.partner(this.cases.all);
       second.saying("No other image is open");
       if (partner) await this.show(partner, second);
     } else {
@@ -337,15 +273,15 @@ export class Reader {
       byId("reader-slider").focus();
       return this.says("First give your own score.");
     }
-    const asked = this.cases.find(({ marks }) => marks.includes(mark));
+    const asked = this.cases.of(mark);
     if (asked.gone) return this.warns("This image is no longer on the server: open it again to score it.");
     if (document.activeElement?.id === "score") this.view.layer.focus(mark); // the button goes, the keyboard stays
     const { version } = mark;
-    const place = { image: asked.image.id, box: mark.whole };
+    const place = [asked.image.id, mark.whole];
     Object.assign(mark, { state: "asked", failure: "" });
     this.render();
     try {
-      const { assessments: [assessment] } = await this.server.json("v1/predict", { image: place.image, boxes: [place.box] });
+      const assessment = await this.model.assessment(...place);
       if (mark.version !== version) return;
       Object.assign(mark, { state: "answered", assessment });
     } catch (error) {
@@ -357,7 +293,7 @@ export class Reader {
     this.render();
     if (mark.assessment?.malignancy == null) return;
     if (this.saliency.on) this.#askSaliency(mark);
-    const similar = await this.server.json("v1/similar", { ...place, n: N_SIMILAR }).catch((error) => ({ failure: error.message }));
+    const similar = await this.model.similar(...place);
     if (mark.version !== version) return;
     mark.similar = similar;
     this.render();
@@ -378,8 +314,7 @@ export class Reader {
   async #askSaliency(mark) {
     if (this.saliency.on && !mark.saliency?.values) {
       const { version } = mark;
-      const asked = this.cases.find(({ marks }) => marks.includes(mark));
-      const saliency = await this.server.json("v1/saliency", { image: asked.image.id, box: mark.whole }).catch((error) => ({ failure: error.message }));
+      const saliency = await this.model.saliency(this.cases.of(mark).image.id, mark.whole);
       if (mark.version !== version) return;
       mark.saliency = saliency;
     }
@@ -404,29 +339,10 @@ export class Reader {
     fadeSlider(opacity);
   }
 
-  /** Without --data the server has pictures of synthetic neighbors ("n0", "n1", ...) alone. */
-  hasPicture(name) {
-    return (this.model?.has_pictures ?? this.model?.has_cases) !== false || name.startsWith("n");
-  }
-
-  /** A training mass's region; a still surface where the server has no picture of it. */
-  pictureOf(name) {
-    const image = make("img", { class: "picture", alt: "", width: 96, height: 96 });
-    if (!this.hasPicture(name)) return make("span", { class: "picture none" }, "no picture");
-    if (!this.pictures.has(name)) {
-      this.pictures.set(name, this.server.blob(`v1/cases/${encodeURIComponent(name)}/picture`).then((blob) => URL.createObjectURL(blob)));
-    }
-    this.pictures.get(name).then((address) => { image.src = address; image.alt = `Training mass ${name}`; }, () => {
-      this.pictures.delete(name);
-      image.replaceWith(make("span", { class: "picture none" }, "no picture"));
-    });
-    return image;
-  }
-
   async report(format) {
     const scored = this.view.case.marks.filter(({ assessment }) => assessment);
     try {
-      const blob = await this.server.blob("v1/report", { image: this.view.case.image.id, boxes: scored.map(({ whole }) => whole), format });
+      const blob = await this.model.report(this.view.case.image.id, scored.map(({ whole }) => whole), format);
       download(blob, `diagnet-${this.view.case.image.name.replace(/\W+/g, "-")}.${format === "sr" ? "dcm" : "json"}`);
     } catch (error) {
       this.warns(error.message);
@@ -451,19 +367,19 @@ export class Reader {
   async beginReading(study) {
     this.reading = new Reading(this, study);
     if (this.isDouble) await this.toggleSecond();
-    this.readBefore = this.cases.map(({ marks }) => marks);
-    for (const known of this.cases) known.marks = [];
+    this.readBefore = this.cases.all.map(({ marks }) => marks);
+    for (const known of this.cases.all) known.marks = [];
     await this.showReading();
   }
 
   /** Show the study's next case, or its end; with the model only after the reader's own score. */
   async showReading() {
     const { reading } = this;
-    const shown = this.cases.find(({ image }) => image.id === reading.image);
+    const shown = this.cases.byId(reading.image);
     this.saliency.on = false;
     if (reading.image && !shown) this.warns("The study's next image is not on the server: start it with the same folder.");
     if (shown && reading.first && !shown.marks.length) shown.marks = [new Mark([...reading.first.box])];
-    for (const known of this.cases) known.read = reading.cases.indexOf(known.image.id) >= 0 && reading.cases.indexOf(known.image.id) < reading.next;
+    for (const known of this.cases.all) known.read = reading.cases.indexOf(known.image.id) >= 0 && reading.cases.indexOf(known.image.id) < reading.next;
     if (shown && (this.view.case !== shown || !this.view.mammogram)) await this.show(shown);
     else if (!shown) this.view.show(null, null);
     if (shown?.state === "refused") {
@@ -481,7 +397,7 @@ export class Reader {
   leaveReading() {
     this.says(`The study ${this.reading.id} is kept by the server; go on with Reader study.`);
     this.reading = null;
-    for (const [k, known] of this.cases.entries()) Object.assign(known, { marks: this.readBefore[k] ?? [], read: false });
+    for (const [k, known] of this.cases.all.entries()) Object.assign(known, { marks: this.readBefore[k] ?? [], read: false });
     if (this.view.case) this.show(this.view.case);
     else this.render();
   }
@@ -509,9 +425,9 @@ export class Reader {
     document.body.classList.toggle("reading-on", Boolean(this.reading));
     byId("start-reading").textContent = this.reading ? "Pause study" : "Reader study";
     for (const view of this.views) view.element.classList.toggle("active", view === this.view);
-    this.#renderList();
+    this.renderList();
     this.#renderToolbar();
-    this.panel.show({ case: this.view.case, mark: this.mark, model: this.model, saliency: this.saliency, reading: this.reading, cases: this.cases.length });
+    this.panel.show({ case: this.view.case, mark: this.mark, model: this.model, saliency: this.saliency, reading: this.reading, cases: this.cases.all.length });
   }
 
   #renderToolbar() {
@@ -522,17 +438,10 @@ export class Reader {
     fillToolbar(byId("toolbar"), this);
   }
 
-  #renderList() {
-    const looked = this.views.map((view) => view.case);
-    refill(byId("list"), this.cases.map((shown, k) => make("li", {},
-      make("button", {
-        id: `case-${k + 1}`, type: "button", class: `case ${shown.state}`, "aria-disabled": String(Boolean(this.reading)),
-        "aria-current": shown === this.view.case ? "true" : null, onclick: () => this.reading || this.show(shown),
-      }, shown.thumbnail, make("span", { class: "side" }, shown.side || "Side not known"),
-      make("span", { class: "name" }, shown.image.name),
-      make("span", { class: "state" }, STATES[shown.state], this.isDouble && looked.includes(shown) ? ` · view ${this.views[looked.indexOf(shown)].name}` : "")),
-      shown.file && !this.reading && make("button", { id: `close-${k + 1}`, type: "button", class: "close", "aria-label": `Remove ${shown.title}`, onclick: () => this.close(shown) }, "×"))));
+  renderList() {
+    this.cases.render(byId("list"), {
+      looked: this.views.map((view) => view.case), current: this.view.case,
+      choose: this.reading ? null : (shown) => this.show(shown), close: this.reading ? null : (closed) => this.close(closed),
+    });
   }
 }
-
-const megabytes = (bytes) => `${Math.max(bytes / 2 ** 20, 0.1).toFixed(1)} MB`;

@@ -1,7 +1,7 @@
 // The page's only way to the server. Says when the server is lost and when it is back.
 
 const ROOT = new URL("..", import.meta.url);
-const RETRY_MS = 1500;
+const RETRY_MS = 2000;
 const WATCH_MS = 10_000;
 
 /** The server answered, and refused: `message` is its one line. */

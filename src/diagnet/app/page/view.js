@@ -140,6 +140,7 @@ export class View {
 
   #resized() {
     const { clientWidth, clientHeight } = this.element;
+    if (!clientWidth || !clientHeight) return; // hidden, as on paper: it comes back as it was
     this.canvas.width = Math.max(1, Math.round(clientWidth * devicePixelRatio));
     this.canvas.height = Math.max(1, Math.round(clientHeight * devicePixelRatio));
     if (this.fitted) this.fit();

@@ -20,7 +20,7 @@ from diagnet.meaning import HeldOut, read_held_out
 from diagnet.scoring import embeddings_and_logits
 
 N_NEAREST = 5  # training masses that are asked what they say of a case
-_KINDS = {0: "training mass", 1: "positive neighbor", -1: "negative neighbor"}
+_KINDS = {0: "original", 1: "positive", -1: "negative"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Case:
 
     Attributes:
         name: the mass' index in the run's data, or "n" and the neighbor's place in neighbors.npz.
-        kind: "training mass", "positive neighbor" or "negative neighbor".
+        kind: "original", "positive" or "negative": a training mass, or a synthetic neighbor of either sign.
         label: its class; of a neighbor, the class it was made from.
         label_source: where the label came from, "" where that is not known.
         malignancy: by a network that had not seen it, None where there is none.

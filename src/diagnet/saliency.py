@@ -1,11 +1,15 @@
 """Which parts of a region a score hangs on: what the model says when they are greyed out."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import nn
 
 from diagnet.arrays import Image, Images
+from diagnet.network import SeparableNetwork
 
 METHOD = (
     "occlusion: how much the log-odds of malignancy change when a patch of a quarter of the region's side is replaced"
@@ -41,3 +45,34 @@ def occlusion(
         total[top : top + patch, left : left + patch] += change
         n_patches[top : top + patch, left : left + patch] += 1
     return total / n_patches
+
+
+def randomized(
+    network: SeparableNetwork, images: Images, *, layers: Sequence[str] | None = None, rng: np.random.Generator
+) -> SeparableNetwork:
+    """Return a copy of a network that has forgotten what it learned: for the sanity check of a saliency method.
+
+    Args:
+        network: trained.
+        images: which it sees once, so that its batch norms fit the fresh weights; without, all scores could be alike.
+        layers: names of the layers that get fresh weights, and all below them; None: all.
+        rng: of the fresh weights.
+
+    Source: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018.
+    """
+    found = copy.deepcopy(network)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(int(rng.integers(2**31)))
+        for name, module in found.named_modules():
+            is_chosen = layers is None or any(name == layer or name.startswith(f"{layer}.") for layer in layers)
+            if is_chosen and isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                module.reset_parameters()
+    for module in found.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # statistics of these images alone
+            module.reset_running_stats()
+            module.train()
+    with torch.no_grad():
+        found.embed(torch.from_numpy(np.array(images, dtype=np.float32))[:, None])
+    found.eval()
+    return found

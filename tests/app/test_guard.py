@@ -11,9 +11,9 @@ from PIL import Image
 from diagnet.app.guard import Rate, is_open
 from diagnet.app.settings import ServerSettings, is_loopback, server_settings
 from diagnet.errors import SettingsError
-from served import BOX, CANARY, CSRF
+from served import BOX, CANARY
 
-TOKEN = "a-token-of-many-letters"
+TOKEN = "a-token-of-many-letters"  # noqa: S105 -- of these tests
 # Written out, so that a route that is added without a thought of the token fails here.
 ROUTES = {
     "GET /healthz", "GET /v1/model", "POST /v1/images", "GET /v1/images", "GET /v1/images/{image}",
@@ -23,15 +23,6 @@ ROUTES = {
     "GET /", "GET /page/{name:path}", "GET /openapi.json",
 }  # fmt: skip
 OPEN = {"GET /healthz", "GET /", "GET /page/{name:path}"}
-
-
-def routes(app):
-    """Every route of the app, those of its routers too."""
-    for route in app.routes:
-        if hasattr(route, "methods"):
-            yield from (f"{method} {route.path}" for method in route.methods - {"HEAD"})
-        else:
-            yield from routes(getattr(route, "router", None) or route.original_router)
 
 
 def is_problem(answer, status):
@@ -51,7 +42,12 @@ def test_each_route_needs_the_token(make_client, route):
     client = make_client(token=TOKEN, host="192.0.2.1", wrong_tokens_per_minute=100)
     method, path = route.split()
     path = re.sub(r"\{.*?\}", "index.html" if "page" in path else "0" * 24, path)
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+    ):
         answer = client.request(method, path, headers=headers)
         if route in OPEN:
             assert answer.status_code == 200
@@ -60,7 +56,6 @@ def test_each_route_needs_the_token(make_client, route):
             assert answer.headers["www-authenticate"] == "Bearer"
     answer = client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code not in (401, 403, 500)
-    assert "Bearer ï" or answer  # other letters than ASCII are compared too
     assert is_problem(client.get("/v1/model", headers={"Authorization": "Bearer ï".encode("latin-1")}), 401)
 
 
@@ -71,7 +66,9 @@ def test_guessing_the_token_is_slow(make_client):
     assert is_problem(client.get("/v1/model", headers={"Authorization": f"Bearer {TOKEN}"}), 429)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "", "[", "localhost:x"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "", "[", "localhost:x"]
+)
 def test_other_hosts_are_dns_rebinding(client, host):
     answer = client.get("/v1/model", headers={"Host": host})
     assert answer.status_code in ((200, 421) if host == "localhost:x" else (421,))
@@ -125,14 +122,14 @@ def test_sizes(make_client, dicom):
     client = make_client(max_upload_mb=1, max_body_kb=1)
     assert is_problem(client.post("/v1/images", files={"file": b"x" * 2**21}), 413)
     assert is_problem(client.post("/v1/predict", json={"image": "x" * 2000}), 413)
-    # A length that is not told, or lies, is counted.
-    pieces = (b"x" * 2**16 for _ in range(40))
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    # A length that is not told is counted.
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     for route in ("images", "predict"):
-        answer = client.post(f"/v1/{route}", content=(part for part in (begin, *pieces)), headers=headers)
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        answer = client.post(f"/v1/{route}", content=(part for part in (head, *[b"x" * 2**16] * 40)), headers=headers)
         assert is_problem(answer, 413), answer.text
-        pieces = [b"x" * 2**16] * 40
+    headers = {"Content-Type": "application/json"}
+    assert is_problem(client.post("/v1/predict", content=(b"[" for _ in range(2000)), headers=headers), 413)
     assert client.post("/v1/images", files={"file": dicom}).status_code == 201
 
 
@@ -209,14 +206,13 @@ def test_no_patient_in_logs_or_answers(make_client, served, dicom, tmp_path, cap
     log = (tmp_path / "state" / "audit.jsonl").read_text()
     said = "".join([*(each.text for each in answers), log, caplog.text.replace("testclient", ""), *capfd.readouterr()])
     said = re.sub(r"HTTP Request: .*", "", said)  # what this test's own client logs of itself
-    assert CANARY not in said.replace(f"`body.{CANARY}`", "")  # a key that the client made up is named back to it
+    assert CANARY not in said
     assert str(served.folder) not in said
 
 
-def test_audit(make_client, tmp_path, image):
-    client = make_client(tmp_path / "other")
+def test_audit(client, tmp_path, image):
     client.post("/v1/predict", json={"image": image, "boxes": [BOX]})
-    path = tmp_path / "other" / "audit.jsonl"
+    path = tmp_path / "state" / "audit.jsonl"
     assert path.stat().st_mode & 0o777 == 0o600
     line = json.loads(path.read_text().splitlines()[-1])
     assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/predict", 200)
@@ -299,4 +295,3 @@ def test_any_other_address_needs_a_token(tmp_path):
     settings = server_settings("0.0.0.0", 8080, path)  # noqa: S104
     assert settings.token.get_secret_value() == TOKEN
     assert TOKEN not in repr(settings)
-    assert CSRF

@@ -58,8 +58,7 @@ def test_a_study_is_taken_up_again_after_a_restart(start):
     assert sorted(row["caseID"] for row in truth) == ["1", "2"]
     read = [(row["readerID"], row["modalityID"], row["score"]) for row in rows if row["readerID"] != "-1"]
     assert sorted(read) == sorted(
-        [("R1", "without-model", "40"), ("R1", "with-model", "80"), ("R1", "without-model", "7.5")]
-        + [("R1", "with-model", "7.5")]
+        ("R1", f"{stage}-model", score) for stage, score in zip(("without", "with") * 2, ("40", "80", "7.5", "7.5"))
     )
     of_case = {row["caseID"] for row in rows if row["score"] in ("40", "80")}
     assert len(of_case) == 1

@@ -28,6 +28,7 @@ def test_health_and_model(client):
     assert model["notice"] == NOTICE
     assert model["n_training"] == {"benign": 20, "malignant": 20}
     assert model["roi"] == {"size": 16, "padding_factor": 1.6, "square": False}
+    assert model["limits"] == {"max_upload_bytes": 128 * 2**20}
     assert model["auc"] == {"value": 0.6, "low": 0.5, "high": 0.7}
 
 
@@ -119,7 +120,7 @@ def test_what_predict_does_not_take(client, how, status):
     problem(client.post("/v1/predict", **how), status)
 
 
-def test_similar_cases(client, image, served):
+def test_similar_cases(client, image):
     answer = client.post("/v1/similar", json={"image": image, "box": BOX, "n": 3}).json()
     for name in ("benign", "malignant"):
         assert [each["label"] for each in answer[name]] == [name] * 3

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,6 @@ from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.assessment import Assessment, Policy, assess
 from diagnet.config import read_config
-from diagnet.data.image import read_picture
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import cut_roi, padded_box
@@ -28,6 +28,8 @@ from diagnet.inference import Model
 from diagnet.notice import NOTICE
 from diagnet.run_folder import read_json
 from diagnet.saliency import METHOD, occlusion
+
+_KEPT = 256  # assessments, for what is asked next of the same mass
 
 WriteReport = Callable[[Sequence[Assessment], Path, Path], object]  # as diagnet.clinic.report writes it
 
@@ -41,6 +43,7 @@ class Answers:
         images: at hand.
         data: what the run was trained on, for pictures of its masses.
         write_report: writes a structured report, where that is possible.
+        max_upload_mb: what a client is told before it sends a file.
 
     Raises:
         DiagNetError: the run or the data cannot be used.
@@ -53,10 +56,13 @@ class Answers:
         images: Images,
         data: MassSet | Prepared | None = None,
         write_report: WriteReport | None = None,
+        max_upload_mb: int = 128,
     ) -> None:
         self._model, self._images, self._write_report = model, images, write_report
         self._cases = read_case_base(run, model, data)
         self._facts = _model_facts(run, model, has_pictures=data is not None)
+        self._facts["limits"] = {"max_upload_bytes": max_upload_mb * 2**20}
+        self._known: OrderedDict[tuple[str, Corners], Assessment] = OrderedDict()
 
     @property
     def model(self) -> dict[str, Any]:
@@ -167,13 +173,17 @@ class Answers:
         found = assess(self._model, shown.path, list(boxes), shown.policy, original_size=shown.original_size)
         if not found[0].input_sha256:
             raise refused(without_path(found[0].reason, shown.path, shown.name))
+        if shown.id:  # the same content, so the same assessment
+            self._known.update({(shown.id, box): each for box, each in zip(boxes, found, strict=True)})
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
         return found
 
     def _scored(self, shown: Shown, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
-        assessment = self._assessed(shown, [box])[0]
+        assessment = self._known.get((shown.id, box)) or self._assessed(shown, [box])[0]
         if assessment.malignancy is None:
             raise refused(without_path(assessment.reason, shown.path, shown.name))
-        picture = self._images.picture(shown.id) if shown.id else read_picture(shown.path)
+        picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
         mass = Mass(shown.path, clipped_box(box, width, height), None, "", original_size=shown.original_size)
         return asdict(assessment), cut_roi(picture.pixels, mass, self._model.roi)

@@ -123,7 +123,7 @@ class Guard:
         if not self._rate.allows(address):
             return problem(429, "Too many requests from this address.", headers={"Retry-After": "1"})
         if self._token is not None and not is_open(scope["path"]):
-            if not self._wrong_tokens.allows(address, cost=0):
+            if not self._wrong_tokens.allows(address, cost=0.0):
                 return problem(429, "Too many wrong tokens from this address.", headers={"Retry-After": "60"})
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # Latin-1 is how headers come; bytes, as compare_digest takes no other letters than ASCII in text.
@@ -164,7 +164,8 @@ class _Limited:
         message = await self._receive()
         self._n_bytes += len(message.get("body", b""))
         if self._n_bytes > self.limit:
-            await self.drain()
+            if message.get("more_body"):
+                await self.drain()
             raise HTTPException(413, _too_large(self.limit))
         return message
 

@@ -82,8 +82,12 @@ def tell_problems(app: FastAPI) -> None:
 
 
 def described(error: RequestValidationError | ValidationError) -> str:
-    """Say where a request is wrong, without the values: they could be anything."""
-    return "; ".join(f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in error.errors()[:5])
+    """Say where a request is wrong, in the schema's own names: the client's names and values could be anything."""
+    found = []
+    for each in error.errors()[:5]:
+        where = "a name" if each["type"] == "extra_forbidden" else f"`{'.'.join(map(str, each['loc']))}`"
+        found.append(f"{where}: {each['msg']}")
+    return "; ".join(found)
 
 
 def _one_line(text: str) -> str:

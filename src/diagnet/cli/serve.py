@@ -2,13 +2,14 @@
 
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diagnet.errors import DataError, MissingExtraError
+from diagnet.errors import DataError, MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
     from diagnet.data.mass import MassSet
@@ -77,7 +78,7 @@ def serve(
             timeout_graceful_shutdown=5,
         )
     )
-    listening = server.config.bind_socket()
+    listening = _bound(host, port)
     where = f"[{host}]" if ":" in host else host
     print(f"{NOTICE}\nReader page: http://{where}:{listening.getsockname()[1]}/", flush=True)
     if not settings.is_loopback:
@@ -87,6 +88,15 @@ def serve(
             file=sys.stderr,
         )
     server.run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket at an address; uvicorn's own way ends the program where it is taken."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"`--port` must be free, got {error.strerror}: {host}, {port}. Fix: --port 0") from None
 
 
 def _labels(data: "MassSet | Prepared") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A stand-in for `diagnet serve` that keeps the page's contract with invented answers: the page's tests need no network.
+"""A stand-in for `diagnet serve` that keeps the page's contract with invented answers.
 
 Run `python tests/app/page/fake_server.py` to look at the page with phantoms.
 """
@@ -6,8 +6,8 @@ Run `python tests/app/page/fake_server.py` to look at the page with phantoms.
 import base64
 import io
 import json
-import tempfile
 import sys
+import tempfile
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
@@ -80,8 +80,13 @@ def score(box: list[float]) -> float:
 
 def assessment(image: dict[str, Any], box: list[float]) -> dict[str, Any]:
     value, refused = score(box), box[2] - box[0] < 12
-    decision = "refused" if refused else "abstained" if 0.4 < value < 0.5 else "malignant" if value >= 0.45 else "benign"
-    reasons = {"refused": "The box is too small for a mass.", "abstained": "The score is too near the threshold to call."}
+    decision = (
+        "refused" if refused else "abstained" if 0.4 < value < 0.5 else "malignant" if value >= 0.45 else "benign"
+    )
+    reasons = {
+        "refused": "The box is too small for a mass.",
+        "abstained": "The score is too near the threshold to call.",
+    }
     n_malignant = round(60 * value)
     return {
         "box": box,
@@ -146,7 +151,7 @@ def similar(box: list[float], n: int) -> dict[str, Any]:
                     "x": float(places[k, 0]),
                     "y": float(places[k, 1]),
                     "label": names[labels[k]],
-                    "kind": "positive neighbor" if k % 17 == 0 else "training mass",
+                    "kind": "positive" if k % 17 == 0 else "original",
                 }
                 for k in range(N_POINTS)
             ],
@@ -219,9 +224,11 @@ class Handler(BaseHTTPRequestHandler):
             file = PAGE / ("index.html" if path == "/" else Path(path).name)
             if not file.is_file():
                 raise Refusal(404, "There is no such page.")
-            return self.send(file.read_bytes(), KINDS[file.suffix])
+            self.send(file.read_bytes(), KINDS[file.suffix])
+            return
         if path == "/healthz":
-            return self.say({"status": "ok"})
+            self.say({"status": "ok"})
+            return
         if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
             raise Refusal(401, "The token is missing or wrong.")
         if verb != "GET" and self.headers.get("X-DiagNet") != "1":

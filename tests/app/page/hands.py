@@ -56,9 +56,6 @@ def canvas_values(page: Any, x: float = 0.5, y: float = 0.5) -> int:
         page.evaluate(
             """async ([u, v]) => {
               await new Promise(requestAnimationFrame);
-              const shown = document.querySelector("canvas.pixels");
-              const copy = Object.assign(document.createElement("canvas"), { width: shown.width, height: shown.height });
-              const context = copy.getContext("2d");
               return await new Promise((resolve) => requestAnimationFrame(() => {
                 dispatchEvent(new Event("beforeprint"));  // lays the view on paper, a copy that can be read
                 const paper = document.querySelector("#printed canvas");

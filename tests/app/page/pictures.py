@@ -11,8 +11,8 @@ from typing import Any
 
 from fake_server import FakeServer, State
 from hands import ask_model, draw_mark
-from PIL import Image
 from phantoms import write_phantoms
+from PIL import Image
 
 WIDTH, N_COLORS = 1024, 256  # small files, for they live in the repository
 
@@ -64,8 +64,9 @@ def take_pictures(browser: Any, url: str, out: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from conftest import CHROMIUM, FLAGS
     from playwright.sync_api import sync_playwright
+
+    from conftest import CHROMIUM, FLAGS
 
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         state = State()

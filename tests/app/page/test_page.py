@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fake_server import FakeServer
 from hands import ANY_WEBGL, ask_model, box_of, canvas_values, draw_mark, open_files, view_box
-from PIL import Image
 from pictures import take_pictures
+from PIL import Image
 
 from diagnet.notice import NOTICE
 
@@ -196,7 +196,9 @@ def test_wrong_and_oversized_files_are_told_in_one_line(page, state, tmp_path):
     (tmp_path / "large.png").write_bytes(b"\0" * 5000)
     for name, told in (("notes.txt", "not an image"), ("broken.png", "not an image"), ("large.png", "too large")):
         open_files(page, tmp_path / name)
-        page.wait_for_function("name => document.querySelector('#says [role=alert]')?.textContent.includes(name)", arg=name)
+        page.wait_for_function(
+            "name => document.querySelector('#says [role=alert]')?.textContent.includes(name)", arg=name
+        )
         said = page.inner_text("#says")
         assert told in said
         assert "\n" not in said
@@ -306,7 +308,7 @@ def test_downloads_and_paper(page, tmp_path):
 
 
 def test_a_token_goes_from_the_address_to_the_header(browser, server, state):
-    state.token = "a-long-token"
+    state.token = "a-long-token"  # noqa: S105 -- of the fake server
     page = browser.new_page()
     page.goto(server.url)
     page.wait_for_selector("#says >> text=token")
@@ -373,11 +375,11 @@ def test_time_to_first_score(page, phantoms, capsys):
     page.wait_for_selector("#scored")
     taken = time.perf_counter() - began
     with capsys.disabled():
-        print(f"\npage: {1000 * taken:.0f} ms from choosing a file to its first score (the fake server's answer is instant)")
+        print(f"\npage: {1000 * taken:.0f} ms from a file to its first score (the fake server answers at once)")
     assert taken < 15
 
 
-def test_the_pictures_of_the_docs_can_be_made(browser, state, server, tmp_path):
+def test_the_pictures_of_the_docs_can_be_made(browser, server, tmp_path):
     taken = take_pictures(browser, server.url, tmp_path)
     assert {path.name for path in taken} == {path.name for path in (ROOT / "docs" / "pictures").glob("reader-*.png")}
     assert all(path.stat().st_size < 200_000 for path in taken)

@@ -57,8 +57,9 @@ def test_open_mark_score_similar_saliency_and_study(browser, address, served, tm
     if not page.locator(".mark").count():
         draw_mark(page, 120)
     said = ask_model(page)
+    taken = time.perf_counter() - began
     with capsys.disabled():
-        print(f"\npage: {1000 * (time.perf_counter() - began):.0f} ms from choosing a file to its first score, with a small model")
+        print(f"\npage: {1000 * taken:.0f} ms from a file to its first score, with a small model on the real server")
     assert NOTICE in said
     if "%" in said:
         page.wait_for_selector("#map")

@@ -367,6 +367,7 @@ export class Reader {
   async beginReading(study) {
     this.reading = new Reading(this, study);
     if (this.isDouble) await this.toggleSecond();
+    Object.assign(this.view.window, { preset: 0, inverted: false }); // every study begins alike
     this.readBefore = this.cases.all.map(({ marks }) => marks);
     for (const known of this.cases.all) known.marks = [];
     await this.showReading();

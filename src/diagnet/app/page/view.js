@@ -170,6 +170,7 @@ export class View {
     const spacing = this.case.image.spacing_mm;
     if (!spacing) {
       this.bar.textContent = "spacing not known";
+      this.bar.removeAttribute("style");
       return;
     }
     const pxPerMm = this.scale / spacing[1];

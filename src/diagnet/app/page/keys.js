@@ -53,7 +53,7 @@ export function listenToKeys(reader) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("select, textarea, input:not([type='range'])")) return;
-    const onControl = event.target.closest("button, summary, input, [role='toolbar']");
+    const onControl = event.target.closest("button, summary, input");
     if (onControl && (event.key === "Enter" || /^(Arrow|Page)/.test(event.key))) return;
     if (event.key.length === 1 && !lettersOn()) return;
     const inPanel = event.target.closest("#panel, #cases");

@@ -81,7 +81,7 @@ export class Panel {
     }
     const [symbol, call, meant] = CALLS[assessment.decision];
     const has = assessment.malignancy != null;
-    return make("section", { id: "scored", class: `card call ${assessment.decision}`, "aria-label": "Score", "aria-live": "polite" },
+    return make("section", { id: "scored", class: `card call ${assessment.decision}`, "aria-label": "Score" },
       make("p", { class: "soft" }, where),
       make("p", { class: "decision" }, make("span", { class: "symbol", "aria-hidden": "true" }, symbol), ` ${call}`),
       make("p", {}, assessment.reason || meant),

@@ -284,6 +284,7 @@ export class Reader {
       const assessment = await this.model.assessment(...place);
       if (mark.version !== version) return;
       Object.assign(mark, { state: "answered", assessment });
+      this.says("The model has answered: see the findings."); // for ears; the score itself stands beside its notice
     } catch (error) {
       if (mark.version !== version) return;
       const waits = error instanceof ServerLost;

@@ -365,7 +365,7 @@ def test_nothing_is_cut_off_at_200_percent(page):
     assert notice["y"] >= -1  # still there
 
 
-def test_time_to_first_score(page, phantoms, capsys):
+def test_time_to_first_score(page, phantoms, print_figure):
     began = time.perf_counter()
     open_files(page, phantoms[1])
     page.wait_for_selector("#case-4[aria-current]")
@@ -374,8 +374,7 @@ def test_time_to_first_score(page, phantoms, capsys):
     page.keyboard.press("Enter")
     page.wait_for_selector("#scored")
     taken = time.perf_counter() - began
-    with capsys.disabled():
-        print(f"\npage: {1000 * taken:.0f} ms from a file to its first score (the fake server answers at once)")
+    print_figure(f"page: {1000 * taken:.0f} ms from a file to its first score (the fake server answers at once)")
     assert taken < 15
 
 

@@ -39,7 +39,7 @@ def address(served: Any, tmp_path: Path) -> Iterator[str]:
     thread.join(10)
 
 
-def test_open_mark_score_similar_saliency_and_study(browser, address, served, tmp_path, capsys):
+def test_open_mark_score_similar_saliency_and_study(browser, address, served, tmp_path, print_figure):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(30_000)
     faults: list[str] = []
@@ -58,8 +58,7 @@ def test_open_mark_score_similar_saliency_and_study(browser, address, served, tm
         draw_mark(page, 120)
     said = ask_model(page)
     taken = time.perf_counter() - began
-    with capsys.disabled():
-        print(f"\npage: {1000 * taken:.0f} ms from a file to its first score, with a small model on the real server")
+    print_figure(f"page: {1000 * taken:.0f} ms from a file to its first score, with a small model on the real server")
     assert NOTICE in said
     if "%" in said:
         page.wait_for_selector("#map")

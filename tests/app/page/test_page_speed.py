@@ -45,7 +45,7 @@ def large(phantoms, tmp_path_factory):
 
 @pytest.mark.parametrize(("painter", "frames"), [("2D canvas", 60), ("WebGL 2", 30)])
 def test_frame_rate_on_a_large_image(
-    browser: Any, server: Any, state: Any, large: Any, capsys, painter: str, frames: int
+    browser: Any, server: Any, state: Any, large: Any, print_figure, painter: str, frames: int
 ):
     state.images.clear()
     state.add(large)
@@ -58,19 +58,17 @@ def test_frame_rate_on_a_large_image(
         page.close()
         pytest.skip(f"no {painter} here: its frame rate was not measured")
     page.wait_for_timeout(500)
-    lines = []
     for place, key in (("whole image", "0"), ("1:1", "1")):
         page.keyboard.press(key)
         for kind in ("move", "window", "zoom"):
             times, n_painted = page.evaluate(DRAG, [kind, frames])
             times.sort()
             rate, median, late = 1000 / statistics.mean(times), statistics.median(times), times[int(0.95 * frames)]
-            lines.append(
+            print_figure(
                 f"page: {painter}, {LARGE[0]} x {LARGE[1]}, {place}, {kind}: "
                 f"{rate:.0f} frames/s, median {median:.1f} ms, 95th percentile {late:.1f} ms"
             )
             assert n_painted >= frames  # every frame was a new picture
             assert median < 500
     page.close()
-    with capsys.disabled():
-        print("", *lines, f"page: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, no graphics card", sep="\n")
+    print_figure(f"page: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, no graphics card asked for")

@@ -3,8 +3,8 @@
     python benchmarks/saliency.py RUN DATA --figure docs/saliency.svg --json
 
 Layers get fresh weights one after the other, from the classifier down to the stem; each time the maps of held-out
-masses are compared with the trained network's by rank correlation (Spearman, of the size of the changes). A method
-that only finds edges would stay near 1.
+masses are compared with the trained network's by rank correlation (Spearman): of the changes as they are, for and
+against malignant, and of their size alone. A method that only finds edges would stay near 1.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main():
 
     def maps(of):
         score = malignancy(of, model.classes, model.temperatures[0])
-        return [np.abs(occlusion(score, image)) for image in images]
+        return [occlusion(score, image).ravel() for image in images]
 
     trained = maps(network)
     n_down = len(network.settings.widths)
@@ -73,20 +73,14 @@ def main():
     for n_layers in range(len(layers) + 1):
         fresh = [name for group in layers[:n_layers] for name in group]
         others = maps(randomized(network, images, layers=fresh, rng=rng)) if fresh else trained
-        found = [spearmanr(a.ravel(), b.ravel())[0] for a, b in zip(trained, others, strict=True)]
+        pairs = [*zip(trained, others, strict=True)]
+        found = [spearmanr(a, b)[0] for a, b in pairs]
+        sizes = float(np.nanmedian([spearmanr(np.abs(a), np.abs(b))[0] for a, b in pairs]))
         low, middle, high = np.nanquantile(found, [0.25, 0.5, 0.75])
-        rows.append(
-            {
-                "layer": " to ".join(layers[n_layers - 1][:: max(len(layers[n_layers - 1]) - 1, 1)])
-                if n_layers
-                else "none",
-                "low": low,
-                "median": middle,
-                "high": high,
-            }
-        )
+        layer = "-".join([*dict.fromkeys((layers[n_layers - 1][0], layers[n_layers - 1][-1]))]) if fresh else "none"
+        rows.append({"layer": layer, "low": low, "median": middle, "high": high, "median_of_sizes": sizes})
         if not asked.json:
-            print(f"{rows[-1]['layer']:<12} {middle:.2f} ({low:.2f} to {high:.2f})")
+            print(f"{layer:<20} {middle:.2f} ({low:.2f} to {high:.2f}); sizes {sizes:.2f}")
     if asked.figure:
         draw(rows, len(images), asked.figure)
     if asked.json:
@@ -110,7 +104,9 @@ def draw(rows, n_masses, path):
             alpha=0.18,
             linewidth=0,
         )
-        axes.plot(places, [row["median"] for row in rows], "o-", color="#0072B2")
+        axes.plot(places, [row["median"] for row in rows], "o-", color="#0072B2", label="for and against")
+        axes.plot(places, [row["median_of_sizes"] for row in rows], "^--", color="#D55E00", label="size alone")
+        axes.legend(frameon=False)
         axes.axhline(0, color="#8a949e", linestyle=":", linewidth=1)
         axes.set_xticks(places, [row["layer"] for row in rows], rotation=45, ha="right")
         axes.set_ylim(-0.5, 1.05)

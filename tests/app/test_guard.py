@@ -219,6 +219,8 @@ def test_audit(client, tmp_path, image):
     assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/predict", 200)
     assert len(line["input_sha256"][0]) == len(line["model_sha256"]) == 64
     assert line["latency_ms"] > 0
+    client.post("/v1/report", json={"image": image, "boxes": [BOX]})
+    assert json.loads(path.read_text().splitlines()[-1])["input_sha256"] == line["input_sha256"]
     client.get("/v1/cases/CANARY/picture")
     line = json.loads(path.read_text().splitlines()[-1])
     assert (line["route"], line["status"]) == ("/v1/cases/{case}/picture", 404)

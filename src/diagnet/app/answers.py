@@ -144,17 +144,18 @@ class Answers:
         PIL.Image.fromarray(np.rint(np.clip(region, 0, 1) * 255).astype(np.uint8)).save(file, "PNG")
         return file.getvalue()
 
-    def report(self, shown: Shown, boxes: Sequence[Corners], form: str, folder: Path) -> bytes:
-        """Return a download: the assessments as JSON, or as a DICOM structured report.
+    def report(self, shown: Shown, boxes: Sequence[Corners], form: str, folder: Path) -> tuple[bytes, list[str]]:
+        """Return a download, the assessments as JSON or as a DICOM structured report, and the hashes of the inputs.
 
         Raises:
             HTTPException: 422, there can be no structured report.
             MissingExtraError: the extra `pacs` is not installed.
         """
         assessments = self._assessed(shown, boxes)
+        hashes = [each.input_sha256 for each in assessments]
         if form == "json":
             told = {"notice": NOTICE, "assessments": [self._told(each) for each in assessments], "model": self._facts}
-            return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode()
+            return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
         if self._write_report is None:
             raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
         if shown.path.suffix != ".dcm" and not _is_dicom(shown.path):
@@ -167,7 +168,7 @@ class Answers:
             self._write_report(scored, shown.path, out)
         except RefusedInputError as error:
             raise refused(without_path(str(error), shown.path, shown.name)) from None
-        return out.read_bytes()
+        return out.read_bytes(), hashes
 
     def _assessed(self, shown: Shown, boxes: Sequence[Corners]) -> list[Assessment]:
         found = assess(self._model, shown.path, list(boxes), shown.policy, original_size=shown.original_size)

@@ -127,11 +127,11 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
         return found
 
     @router.post("/report", responses={200: {"content": {"application/json": {}, "application/dicom": {}}}})
-    async def report(asked: ReportRequest) -> Response:
+    async def report(request: Request, asked: ReportRequest) -> Response:
         """A download: JSON, or a DICOM structured report (for DICOM images, with the extra `pacs`)."""
         _check_number(len(asked.boxes), settings)
         shown = images.get(asked.image)
-        found = await worker.run(_report, answers, shown, asked)
+        found, request.state.audit["input_sha256"] = await worker.run(_report, answers, shown, asked)
         name, media_type = (
             ("report.json", "application/json") if asked.format == "json" else ("report.dcm", "application/dicom")
         )
@@ -141,7 +141,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     return router
 
 
-def _report(answers: Answers, shown: Shown, asked: ReportRequest) -> bytes:
+def _report(answers: Answers, shown: Shown, asked: ReportRequest) -> tuple[bytes, list[str]]:
     with tempfile.TemporaryDirectory(prefix="diagnet-") as folder:  # mode 0700
         return answers.report(shown, asked.boxes, asked.format, Path(folder))
 

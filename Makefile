@@ -39,5 +39,5 @@ $(USE): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(USE)
-	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[onnx,tensorboard,mlflow,study,dask,hpo,pacs]"
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[onnx,tensorboard,mlflow,study,dask,hpo,pacs,serve]"
 	@touch $@

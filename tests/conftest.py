@@ -1,6 +1,6 @@
 """Shapes and types of every diagnet function are checked at run time in the tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +52,23 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from test_experiment import phantoms, tiny  # after the hook
 
     return run_experiment(tiny(), phantoms(), tmp_path_factory.mktemp("finished") / "run", with_report=False).folder
+
+
+@pytest.fixture
+def print_figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Have a measured figure printed at the end of the run, also where another process ran the test."""
+    return lambda line: record_property("figure", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    figures = [
+        value
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if figures:
+        terminalreporter.section("measured")
+        terminalreporter.write("\n".join([*figures, ""]))

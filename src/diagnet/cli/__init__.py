@@ -6,7 +6,7 @@ import warnings
 
 import typer
 
-from diagnet.cli import doctor, listen, masses, predict, runs, study
+from diagnet.cli import doctor, listen, masses, predict, runs, serve, study
 from diagnet.errors import DiagNetError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command(epilog="Example: diagnet train data/inbreast --out runs/first --seed
 )
 app.command(epilog="Example: diagnet evaluate runs/first --data other/masses.csv --json")(runs.evaluate)
 app.command(epilog="Example: diagnet predict runs/first mammogram.dcm --box 928,2304,1239,2575")(predict.predict)
+app.command(epilog="Example: diagnet serve runs/first --data masses.csv --images mammograms")(serve.serve)
 app.command(epilog="Example: diagnet export runs/first --onnx --out first.onnx")(runs.export)
 app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET --forward 127.0.0.1:4242:ORTHANC")(
     listen.listen

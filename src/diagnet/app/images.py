@@ -1,0 +1,315 @@
+"""The images at hand: those of a folder given at start, and those a client sent."""
+
+import hashlib
+import hmac
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+from starlette.exceptions import HTTPException
+
+from diagnet.app.problems import Refusal, refused
+from diagnet.assessment import Policy
+from diagnet.data.dicom import Mammogram
+from diagnet.data.image import read_picture
+from diagnet.data.marked import Marked
+from diagnet.data.mass import Box
+from diagnet.errors import DiagNetError, MissingExtraError
+
+_KEPT_BYTES = 512 * 2**20  # of decoded images
+_CHUNK = 2**20
+_PREFIX = "diagnet-uploads-"
+_MAGIC = ((b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"))
+_SUFFIXES = {
+    ".dcm": ".dcm",
+    ".dicom": ".dcm",
+    ".png": ".png",
+    ".jpg": ".jpg",
+    ".jpeg": ".jpg",
+    ".tif": ".tif",
+    ".tiff": ".tif",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One image as the page knows it.
+
+    Attributes:
+        id: stands for the content: the same image has the same id after a restart.
+        name: an ordinal and the kind of file; a file's own name could be a patient's.
+        path: of the file, never told to a client.
+        is_uploaded: whether it is removed at the end.
+        policy: how it may be read.
+        boxes: masses marked beforehand.
+        is_malignant: whether its worst mass is, None where that is not known.
+        original_size: (width, height) before somebody stretched it.
+        facts: what is told of it; `width` 0 until it was read for the first time.
+    """
+
+    id: str
+    name: str
+    path: Path
+    is_uploaded: bool
+    policy: Policy = Policy()  # noqa: RUF009 -- frozen, so sharing it is safe
+    boxes: tuple[Box, ...] = ()
+    is_malignant: bool | None = None
+    original_size: tuple[float, float] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Images:
+    """Holds images by id. Uploaded ones are files of mode 0600 in a folder of its own, which `close` removes.
+
+    Args:
+        key: makes ids of contents; whoever lacks it cannot tell from an id what the image is.
+        max_images: that clients may send.
+        keep_s: after which an uploaded image that nobody asked for is removed.
+    """
+
+    def __init__(self, key: bytes, *, max_images: int, keep_s: float) -> None:
+        self._key, self._max_images, self._keep_s = key, max_images, keep_s
+        _remove_leftovers()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # mode 0700
+        self._lock = threading.RLock()
+        self._shown: dict[str, Shown] = {}
+        self._asked: dict[str, float] = {}
+        self._pictures: OrderedDict[str, Mammogram] = OrderedDict()
+        self._n_named = 0
+
+    def offer(self, found: Sequence[Marked], labels: Mapping[str, str]) -> None:
+        """Show the images of a folder or table given at start; they are only read, and read when they are asked for.
+
+        Args:
+            found: images with what is marked on them.
+            labels: of images by their real path, where they are known from elsewhere.
+        """
+        for each in found:
+            try:
+                with each.image.open("rb") as file:
+                    image_id = self._id(hashlib.file_digest(file, "sha256").digest())
+            except OSError:
+                continue
+            known = {*each.labels, labels.get(os.path.realpath(each.image), "")} - {""}
+            with self._lock:
+                self._shown[image_id] = Shown(
+                    id=image_id,
+                    name=self._name(_SUFFIXES.get(each.image.suffix.lower(), "")),
+                    path=each.image,
+                    is_uploaded=False,
+                    boxes=tuple(box for box in each.boxes if box is not None),
+                    is_malignant="malignant" in known if known else None,
+                    original_size=each.original_size,
+                    facts=_UNREAD,
+                )
+
+    def add(self, content: BinaryIO, policy: Policy) -> Shown:
+        """Take in an image that a client sent, and read it.
+
+        Raises:
+            HTTPException: it is of no known kind (415), cannot be used (422), or there are too many (409).
+        """
+        self._forget_old()
+        with self._lock:
+            if sum(each.is_uploaded for each in self._shown.values()) >= self._max_images:
+                raise HTTPException(409, f"At most {self._max_images} images are held. Remove one first.")
+        path, digest = self.stored(content, policy)
+        image_id = self._id(digest)
+        with self._lock:
+            if image_id in self._shown:  # sent again
+                path.unlink()
+                return self.described(image_id)
+            shown = Shown(image_id, self._name(path.suffix), path, True, policy, facts=_UNREAD)
+            self._shown[image_id], self._asked[image_id] = shown, time.monotonic()
+        try:
+            return self.described(image_id)
+        except HTTPException:
+            self.remove(image_id)
+            raise
+
+    def stored(self, content: BinaryIO, policy: Policy) -> tuple[Path, bytes]:
+        """Write what a client sent to a file of mode 0600; return it and the content's SHA-256.
+
+        Raises:
+            HTTPException: 415, it is no DICOM, PNG, JPEG or TIFF file.
+        """
+        content.seek(0)
+        suffix = _kind(content.read(132), policy)
+        content.seek(0)
+        path = self._folder / f"{secrets.token_hex(16)}{suffix}"
+        digest = hashlib.sha256()
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            while chunk := content.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+        return path, digest.digest()
+
+    def all(self) -> list[Shown]:
+        """All images, those given at start first."""
+        self._forget_old()
+        with self._lock:
+            return list(self._shown.values())
+
+    def get(self, image_id: str) -> Shown:
+        """Return an image by its id.
+
+        Raises:
+            HTTPException: 404, there is none.
+        """
+        with self._lock:
+            if image_id not in self._shown:
+                raise HTTPException(404, "There is no image of this id.")
+            self._asked[image_id] = time.monotonic()
+            return self._shown[image_id]
+
+    def described(self, image_id: str) -> Shown:
+        """Return an image with its facts, for which it is read once.
+
+        Raises:
+            HTTPException: there is none (404), or it cannot be used (422).
+        """
+        shown = self.get(image_id)
+        if not shown.facts["width"]:
+            self.picture(image_id)
+        return self.get(image_id)
+
+    def picture(self, image_id: str) -> Mammogram:
+        """Return an image as displayed, read again only where others have pushed it out of memory.
+
+        Raises:
+            HTTPException: there is none (404), or it cannot be used (422).
+        """
+        shown = self.get(image_id)
+        with self._lock:
+            if image_id in self._pictures:
+                self._pictures.move_to_end(image_id)
+                return self._pictures[image_id]
+        try:
+            picture = read_picture(
+                shown.path,
+                allow_for_processing=shown.policy.allow_for_processing,
+                bare="any" if shown.policy.force else "none",
+            )
+        except DiagNetError as error:
+            reason = without_path(str(error), shown.path, shown.name)
+            with self._lock:
+                if image_id in self._shown:
+                    facts = {**shown.facts, "state": "refused", "reason": reason}
+                    self._shown[image_id] = replace(shown, facts=facts)
+            kind = "missing-extra" if isinstance(error, MissingExtraError) else "refused-input"
+            raise refused(reason, kind) from None
+        with self._lock:
+            if image_id in self._shown:  # else removed meanwhile
+                self._shown[image_id] = replace(shown, facts=_facts(picture))
+                self._pictures[image_id] = picture
+            while sum(each.pixels.nbytes for each in self._pictures.values()) > _KEPT_BYTES and len(self._pictures) > 1:
+                self._pictures.popitem(last=False)
+        return picture
+
+    def remove(self, image_id: str) -> None:
+        """Forget an image; an uploaded one's file is removed.
+
+        Raises:
+            HTTPException: 404, there is none.
+        """
+        shown = self.get(image_id)
+        with self._lock:
+            self._shown.pop(image_id, None)
+            self._asked.pop(image_id, None)
+            self._pictures.pop(image_id, None)
+        if shown.is_uploaded:
+            shown.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove every uploaded file."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - self._keep_s
+        with self._lock:
+            for image_id in [each for each, asked in self._asked.items() if asked < oldest]:
+                if image_id in self._shown and self._shown[image_id].is_uploaded:
+                    self.remove(image_id)
+
+    def _name(self, suffix: str) -> str:
+        self._n_named += 1
+        return f"image {self._n_named}{suffix}"
+
+    def _id(self, digest: bytes) -> str:
+        return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
+
+
+_UNREAD: dict[str, Any] = {
+    "width": 0, "height": 0, "laterality": "", "view": "", "spacing_mm": None, "flags": [], "steps": [],
+    "state": "new", "reason": "",
+}  # fmt: skip
+
+
+def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
+    """Return the displayed grey values in 16 bits, made smaller where they are larger than `max_side`."""
+    pixels = picture.pixels
+    height, width = pixels.shape
+    if max_side is not None and max(height, width) > max_side:
+        scale = max_side / max(height, width)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        # The mean of whole blocks first: resampling forty million pixels by itself takes a second.
+        pixels = np.asarray(
+            PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BOX, reducing_gap=2.0), dtype=np.float32
+        )
+    return np.asarray(np.rint(np.clip(pixels, 0, 1) * np.float32(65535)).astype("<u2"))
+
+
+def without_path(text: str, path: Path, name: str) -> str:
+    """Say "image 3.dcm" where a message names the file, in full or as it can be printed."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in str(path))
+    return text.replace(str(path), name).replace(printable, name)
+
+
+def _facts(picture: Mammogram) -> dict[str, Any]:
+    height, width = picture.pixels.shape
+    return {
+        "width": width,
+        "height": height,
+        "laterality": picture.laterality,
+        "view": picture.view,
+        "spacing_mm": picture.spacing_mm,
+        "flags": list(picture.warnings),
+        "steps": list(picture.steps),
+        "state": "new",
+        "reason": "",
+    }
+
+
+def _remove_leftovers() -> None:
+    """Remove the uploads of servers that were killed before they could do so."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        try:
+            if folder.stat().st_uid != os.getuid() or not number.isdigit():
+                continue
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, AttributeError):  # somebody else's, or a system without such numbers
+            continue
+
+
+def _kind(head: bytes, policy: Policy) -> str:
+    if head[128:132] == b"DICM":
+        return ".dcm"
+    for magic, suffix in _MAGIC:
+        if head.startswith(magic):
+            return suffix
+    if policy.force:  # a DICOM file without preamble has no sign at its head
+        return ".dcm"
+    raise Refusal(415, "`file` must be a DICOM, PNG, JPEG or TIFF file, got another.", "unknown-kind-of-file")

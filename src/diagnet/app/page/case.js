@@ -1,0 +1,52 @@
+// An image that was opened: what the server says of it, the marks on it, the file it came from.
+
+import { make } from "./elements.js";
+import { Mark } from "./mark.js";
+
+const THUMBNAIL_PX = 160;
+export const STATES = { new: "○ new", marked: "□ marked", scored: "● scored", read: "✓ read", gone: "✕ lost", refused: "■ refused" };
+
+export class Case {
+  constructor(image, file = null) {
+    this.image = image;
+    this.file = file; // kept, so that it can be sent again to a server that started anew
+    this.marks = (image.boxes ?? []).map((box) => new Mark(box));
+    this.read = this.gone = false;
+    this.thumbnail = make("canvas", { class: "thumbnail", width: 1, height: 1, "aria-hidden": "true" });
+  }
+
+  get side() {
+    return [this.image.laterality, this.image.view].filter(Boolean).join(" ");
+  }
+
+  get title() {
+    return `${this.side || "Side not known"}, ${this.image.name}`;
+  }
+
+  get state() {
+    if (this.gone) return "gone";
+    if (this.image.state === "refused") return "refused";
+    if (this.read) return "read";
+    if (this.marks.some((mark) => mark.assessment)) return "scored";
+    return this.marks.length ? "marked" : "new";
+  }
+
+  async drawThumbnail(server) {
+    const { width, height, pixels } = await server.pixels(this.image.id, THUMBNAIL_PX);
+    [this.thumbnail.width, this.thumbnail.height] = [width, height];
+    const image = new ImageData(width, height);
+    for (let k = 0; k < pixels.length; k++) image.data.set([pixels[k] >> 8, pixels[k] >> 8, pixels[k] >> 8, 255], 4 * k);
+    this.thumbnail.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  /** The other view of the same breast, else the same view of the other breast, else any other image. */
+  partner(cases) {
+    const others = cases.filter((other) => other !== this && !other.gone);
+    const { laterality, view } = this.image;
+    return (
+      others.find(({ image }) => laterality && image.laterality === laterality && image.view !== view) ??
+      others.find(({ image }) => view && image.view === view && image.laterality !== laterality) ??
+      others[0] ?? null
+    );
+  }
+}

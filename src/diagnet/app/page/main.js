@@ -1,0 +1,3 @@
+import { Reader } from "./reader.js";
+
+new Reader().start();

@@ -1,0 +1,70 @@
+// What the server's model says: scores, similar cases, saliency, pictures of training masses, reports.
+
+import { make } from "./elements.js";
+
+const N_SIMILAR = 4;
+
+export class Model {
+  constructor(server) {
+    this.server = server;
+    this.facts = null;
+    this.pictures = new Map();
+  }
+
+  async refresh() {
+    this.facts = await this.server.json("v1/model");
+  }
+
+  /** Whether the interval of the model's AUC holds chance. */
+  get isBlind() {
+    return this.facts?.auc?.low != null && this.facts.auc.low <= 0.5;
+  }
+
+  get hasPictures() {
+    return (this.facts?.has_pictures ?? this.facts?.has_cases) !== false;
+  }
+
+  get text() {
+    const { name, version, auc, n_training: n } = this.facts;
+    const interval = auc?.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`;
+    return [
+      `Model ${name} ${version}`,
+      auc?.value != null && `AUC ${auc.value.toFixed(2)}${interval}${this.isBlind ? ", not shown to be better than chance" : ""}`,
+      n?.benign != null && `trained on ${n.benign + n.malignant} masses`,
+    ].filter(Boolean).join(" · ");
+  }
+
+  async assessment(image, box) {
+    return (await this.server.json("v1/predict", { image, boxes: [box] })).assessments[0];
+  }
+
+  /** Similar cases, or {failure} in one line: a score stands without them. */
+  similar(image, box) {
+    return this.server.json("v1/similar", { image, box, n: N_SIMILAR }).catch((error) => ({ failure: error.message }));
+  }
+
+  /** Saliency, or {failure} in one line. */
+  saliency(image, box) {
+    return this.server.json("v1/saliency", { image, box }).catch((error) => ({ failure: error.message }));
+  }
+
+  report(image, boxes, format) {
+    return this.server.blob("v1/report", { image, boxes, format });
+  }
+
+  /** A training mass's region; without --data the server has pictures of synthetic neighbors ("n0", "n1", ...) alone. */
+  picture(name) {
+    const none = () => make("span", { class: "picture none" }, "no picture");
+    if (!this.hasPictures && !name.startsWith("n")) return none();
+    const image = make("img", { class: "picture", alt: "", width: 96, height: 96 });
+    if (!this.pictures.has(name)) {
+      const asked = this.server.blob(`v1/cases/${encodeURIComponent(name)}/picture`);
+      this.pictures.set(name, asked.then((blob) => URL.createObjectURL(blob)));
+    }
+    this.pictures.get(name).then((address) => Object.assign(image, { src: address, alt: `Training mass ${name}` }), () => {
+      this.pictures.delete(name);
+      image.replaceWith(none());
+    });
+    return image;
+  }
+}

@@ -1,0 +1,28 @@
+// The buttons over the views; what they do, keys do too.
+
+import { make, refill } from "./elements.js";
+import { PRESETS } from "./window_level.js";
+
+const TOOLS = [["move", "Move", "V"], ["window", "Window", "L"], ["mark", "Mark", "M"], ["ruler", "Ruler", "R"]];
+
+export function fillToolbar(element, reader) {
+  const { view } = reader;
+  const tool = ([name, text, letter]) => make("button", {
+    id: `tool-${name}`, type: "button", "aria-pressed": String(reader.tool === name), "aria-keyshortcuts": letter,
+    title: `${text}: drag on the image (key ${letter})`, onclick: () => reader.useTool(name),
+  }, text);
+  const presets = make("select", { id: "preset", "aria-label": "Window preset", onchange: (event) => view.choosePreset(Number(event.target.value)) },
+    view.window.preset < 0 && make("option", { value: "-1", selected: true }, "By hand"),
+    PRESETS.map(({ name }, k) => make("option", { value: k, selected: view.window.preset === k }, name)));
+  const button = (id, text, name, letter, action, pressed) => make("button", {
+    id, type: "button", "aria-label": name, title: `${name} (key ${letter})`, "aria-keyshortcuts": letter, onclick: action,
+    "aria-pressed": pressed === undefined ? null : String(pressed),
+  }, text);
+  refill(element,
+    make("div", { class: "group", role: "group", "aria-label": "Tool for dragging" }, TOOLS.map(tool)),
+    make("div", { class: "group" }, presets, button("invert", "Invert", "Invert grey values", "I", () => view.invert(), view.window.inverted)),
+    make("div", { class: "group" },
+      button("zoom-out", "−", "Zoom out", "-", () => view.zoom(0.8)), button("zoom-in", "+", "Zoom in", "+", () => view.zoom(1.25)),
+      button("fit", "Fit", "Fit whole image", "0", () => view.fit()), button("actual", "1:1", "1:1, one pixel for one pixel", "1", () => view.actualSize())),
+    make("div", { class: "group" }, button("second", "Two views", "Two views side by side", "2", () => reader.toggleSecond(), reader.isDouble)));
+}

@@ -1,0 +1,131 @@
+"""Reader studies: cases in random order, read without the model first, then with it; kept over restarts."""
+
+import csv
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.exceptions import HTTPException
+
+from diagnet.app.shapes import ScoreRequest
+from diagnet.run_folder import now, read_json, write_json
+
+STAGES = ("without", "with")
+
+
+class ReadingRoom:
+    """The reading sessions of a state folder, a JSON file each.
+
+    A session is one reader's, on one set of cases, in the order of one seed: asking for it again takes it up again.
+
+    Args:
+        folder: where sessions are kept; it is made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def begin(self, reader: str, seed: int, images: Sequence[str]) -> dict[str, Any]:
+        """Begin a session, or take it up again.
+
+        Args:
+            reader: a code.
+            seed: of the order.
+            images: ids.
+
+        Raises:
+            HTTPException: 409, there are no images.
+        """
+        if not images:
+            raise HTTPException(409, "There must be images to read. Open some, or start the server with --images.")
+        cases = sorted(images)
+        session = hashlib.sha256(json.dumps([reader, seed, cases]).encode()).hexdigest()[:24]
+        with self._lock:
+            if not self._path(session).exists():
+                order = np.random.default_rng([seed, *hashlib.sha256(reader.encode()).digest()]).permutation(len(cases))
+                found = {"id": session, "reader": reader, "seed": seed, "begun": now(), "scores": []}
+                write_json(self._path(session), found | {"cases": [cases[i] for i in order]})
+            return self._told(session)
+
+    def session(self, session: str) -> dict[str, Any]:
+        """Return a session.
+
+        Raises:
+            HTTPException: 404, there is none of this id.
+        """
+        with self._lock:
+            return self._told(session)
+
+    def score(self, session: str, given: ScoreRequest) -> dict[str, Any]:
+        """Write down a score; none is ever changed.
+
+        Raises:
+            HTTPException: there is no such session (404), the image is none of its cases (422), it was scored at this
+                stage, or is scored with the model before it was scored without (409).
+        """
+        with self._lock:
+            found = self._read(session)
+            if given.image not in found["cases"]:
+                raise HTTPException(422, "`image` must be one of the session's cases.")
+            done = _done(found["scores"], given.image)
+            if given.stage in done:
+                raise HTTPException(409, f"This image was scored {given.stage} the model already.")
+            if given.stage == "with" and "without" not in done:
+                raise HTTPException(409, "The first read is without the model.")
+            found["scores"].append(given.model_dump(mode="json") | {"time": now()})
+            write_json(self._path(session), found)
+            return self._told(session)
+
+    def as_imrmc(self, session: str, truth: Mapping[str, bool | None]) -> str:
+        """Return scores as iMRMC reads them: `readerID,caseID,modalityID,score`, rows of truth with reader -1.
+
+        Cases are numbers, as some readers of this layout need: 1 for the first of the session's sorted ids.
+
+        Args:
+            session: its id.
+            truth: whether an image is malignant, by id; None where that is not known.
+
+        Raises:
+            HTTPException: 404, there is none of this id.
+
+        Source: Gallas et al., iMRMC, https://github.com/DIDSR/iMRMC.
+        """
+        with self._lock:
+            found = self._read(session)
+        number = {image: place for place, image in enumerate(sorted(found["cases"]), start=1)}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("readerID", "caseID", "modalityID", "score"))
+        for image, case in number.items():
+            is_malignant = truth.get(image)
+            if is_malignant is not None:
+                writer.writerow((-1, case, "truth", int(is_malignant)))
+        for stage in STAGES:
+            for each in sorted(found["scores"], key=lambda each: number[each["image"]]):
+                if each["stage"] == stage:
+                    writer.writerow((found["reader"], number[each["image"]], f"{stage}-model", f"{each['score']:g}"))
+        return text.getvalue()
+
+    def _told(self, session: str) -> dict[str, Any]:
+        found = self._read(session)
+        is_done = [set(STAGES) == _done(found["scores"], image) for image in found["cases"]]
+        following = is_done.index(False) if False in is_done else len(is_done)
+        return found | {"next": following, "is_complete": all(is_done)}
+
+    def _read(self, session: str) -> dict[str, Any]:
+        if not self._path(session).exists():
+            raise HTTPException(404, "There is no reading session of this id.")
+        return read_json(self._path(session))
+
+    def _path(self, session: str) -> Path:
+        return self._folder / f"{session}.json"
+
+
+def _done(scores: Sequence[Mapping[str, Any]], image: str) -> set[str]:
+    return {each["stage"] for each in scores if each["image"] == image}

@@ -1,0 +1,41 @@
+"""The routes of reader studies."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from diagnet.app.images import Images
+from diagnet.app.reading import ReadingRoom
+from diagnet.app.shapes import ImageId, ReadingRequest, ScoreRequest
+
+
+def reading_routes(room: ReadingRoom, images: Images) -> APIRouter:
+    """Routes of reading sessions; their ids look as images' do."""
+    router = APIRouter(prefix="/v1/reading")
+
+    @router.post("")
+    async def begin(asked: ReadingRequest) -> dict[str, Any]:
+        """Begin a session on the images at hand (those of the folder, where there is one), or take it up again."""
+        shown = [each for each in images.all() if each.facts["state"] != "refused"]
+        given = [each.id for each in shown if not each.is_uploaded]
+        return room.begin(asked.reader, asked.seed, given or [each.id for each in shown])
+
+    @router.get("/{session}")
+    async def session(session: ImageId) -> dict[str, Any]:
+        """A session with its cases in order, its scores and the place of the next case."""
+        return room.session(session)
+
+    @router.post("/{session}/scores")
+    async def score(session: ImageId, given: ScoreRequest) -> dict[str, Any]:
+        """Write down a score: without the model first, then with it; none is ever changed."""
+        return room.score(session, given)
+
+    @router.get("/{session}/imrmc.csv", responses={200: {"content": {"text/csv": {}}}})
+    async def imrmc(session: ImageId) -> Response:
+        """The session's scores for iMRMC."""
+        truth = {each.id: each.is_malignant for each in images.all()}
+        headers = {"Content-Disposition": 'attachment; filename="imrmc.csv"'}
+        return Response(room.as_imrmc(session, truth), media_type="text/csv", headers=headers)
+
+    return router

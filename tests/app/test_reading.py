@@ -1,0 +1,110 @@
+import csv
+
+import pytest
+
+from served import BOX
+
+
+@pytest.fixture
+def labeled(served, tmp_path):
+    """The folder's images as a table that says which of them is malignant."""
+    table = tmp_path / "read.csv"
+    names = sorted(path for path in served.images.iterdir() if "broken" not in path.name)
+    lines = [f"{path},{label},20,60,60,100" for path, label in zip(names, ("malignant", "benign"), strict=True)]
+    table.write_text("\n".join(["image,label,x0,y0,x1,y1", *lines]) + "\n")
+    return table
+
+
+@pytest.fixture
+def start(served, labeled, tmp_path):
+    from fastapi.testclient import TestClient
+
+    from diagnet.app.server import create_app
+    from diagnet.data.marked import find_marked
+
+    def start():
+        app = create_app(served.run, tmp_path / "state", shown=find_marked([labeled])[0])
+        return TestClient(app, base_url="http://127.0.0.1:8080", headers={"X-DiagNet": "1"})
+
+    return start
+
+
+def test_a_study_is_taken_up_again_after_a_restart(start):
+    with start() as client:
+        session = client.post("/v1/reading", json={"reader": "R1", "seed": 3}).json()
+        assert (session["next"], session["is_complete"], len(session["cases"])) == (0, False, 2)
+        first, second = session["cases"]
+        where = f"/v1/reading/{session['id']}"
+        given = {"image": first, "box": BOX, "stage": "with", "score": 80, "seconds": 12.5}
+        assert client.post(f"{where}/scores", json=given).status_code == 409  # not before the read without
+        told = client.post(f"{where}/scores", json=given | {"stage": "without", "score": 40}).json()
+        assert told["next"] == 0
+        assert client.post(f"{where}/scores", json=given | {"stage": "without"}).status_code == 409  # never changed
+        assert client.post(f"{where}/scores", json=given).json()["next"] == 1
+    with start() as client:
+        again = client.post("/v1/reading", json={"reader": "R1", "seed": 3}).json()
+        assert (again["id"], again["cases"], again["next"]) == (session["id"], [first, second], 1)
+        assert [each["score"] for each in again["scores"]] == [40, 80]
+        assert again["scores"][0]["seconds"] == 12.5
+        given |= {"image": second, "stage": "without", "score": 7.5}
+        client.post(f"{where}/scores", json=given)
+        assert client.post(f"{where}/scores", json=given | {"stage": "with"}).json()["is_complete"]
+        answer = client.get(f"{where}/imrmc.csv")
+        assert answer.headers["content-type"].startswith("text/csv")
+        rows = list(csv.DictReader(answer.text.splitlines()))
+    assert [*rows[0]] == ["readerID", "caseID", "modalityID", "score"]
+    truth = [row for row in rows if row["readerID"] == "-1"]
+    assert sorted(row["score"] for row in truth) == ["0", "1"]
+    assert sorted(row["caseID"] for row in truth) == ["1", "2"]
+    read = [(row["readerID"], row["modalityID"], row["score"]) for row in rows if row["readerID"] != "-1"]
+    assert sorted(read) == sorted(
+        ("R1", f"{stage}-model", score)
+        for stage, score in zip(("without", "with") * 2, ("40", "80", "7.5", "7.5"), strict=True)
+    )
+    of_case = {row["caseID"] for row in rows if row["score"] in ("40", "80")}
+    assert len(of_case) == 1
+
+
+def test_orders_differ_by_seed_and_by_reader(tmp_path):
+    from diagnet.app.reading import ReadingRoom
+
+    room, images = ReadingRoom(tmp_path), [f"{k:024x}" for k in range(20)]
+    orders = [room.begin(*of, images)["cases"] for of in (("R1", 0), ("R1", 1), ("R2", 0), ("R1", 0))]
+    assert all(sorted(order) == images for order in orders)
+    assert orders[0] == orders[3]
+    assert len({*map(tuple, orders)}) == 3
+
+
+def test_truth_only_where_it_is_known(client, image):
+    session = client.post("/v1/reading", json={"reader": "R1"}).json()
+    given = {"image": image, "stage": "without", "score": 1, "seconds": 1}
+    client.post(f"/v1/reading/{session['id']}/scores", json=given)
+    text = client.get(f"/v1/reading/{session['id']}/imrmc.csv").text
+    assert "truth" not in text
+    assert "R1," in text
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"score": 101}, 422),
+        ({"stage": "both"}, 422),
+        ({"seconds": -1}, 422),
+        ({"image": "0" * 24}, 422),
+        ({"image": "x"}, 422),
+        ({"more": 1}, 422),
+    ],
+)
+def test_scores_that_are_none(client, image, given, status):
+    session = client.post("/v1/reading", json={"reader": "R1"}).json()["id"]
+    good = {"image": image, "stage": "without", "score": 1, "seconds": 1}
+    answer = client.post(f"/v1/reading/{session}/scores", json=good | given)
+    assert answer.status_code == status
+
+
+def test_sessions_that_are_none(client, make_client, tmp_path):
+    assert client.get(f"/v1/reading/{'0' * 24}").status_code == 404
+    assert client.get("/v1/reading/..%2fkey").status_code in (404, 422)
+    assert client.post("/v1/reading", json={"reader": "Anna Canary"}).status_code == 422
+    empty = make_client(tmp_path / "empty", images=False)
+    assert empty.post("/v1/reading", json={"reader": "R1"}).status_code == 409

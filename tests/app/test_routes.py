@@ -1,0 +1,215 @@
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diagnet.assessment import assess
+from diagnet.data.image import read_image
+from diagnet.inference import load_model
+from diagnet.notice import NOTICE
+from served import BOX, CSRF
+
+
+def problem(answer, status):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = answer.json()
+    assert set(found) == {"type", "title", "status", "detail"}
+    assert found["status"] == status
+    return found
+
+
+def test_health_and_model(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    model = client.get("/v1/model").json()
+    assert model["notice"] == NOTICE
+    assert model["n_training"] == {"benign": 20, "malignant": 20}
+    assert model["roi"] == {"size": 16, "padding_factor": 1.6, "square": False}
+    assert model["limits"] == {"max_upload_bytes": 128 * 2**20}
+    assert model["auc"] == {"value": 0.6, "low": 0.5, "high": 0.7}
+
+
+def test_an_image_comes_and_goes(client, dicom):
+    n_before = len(client.get("/v1/images").json())
+    added = client.post("/v1/images", files={"file": ("CANARY.dcm", dicom[:-1] + b"\1")})
+    assert added.status_code == 201
+    told = added.json()
+    assert (told["width"], told["height"], told["laterality"], told["state"]) == (128, 160, "L", "new")
+    assert told["name"].startswith("image ")
+    assert len(client.get("/v1/images").json()) == n_before + 1
+    pixels = client.get(f"/v1/images/{told['id']}/pixels")
+    assert (pixels.headers["x-width"], pixels.headers["x-height"]) == ("128", "160")
+    assert len(np.frombuffer(pixels.content, "<u2")) == 128 * 160
+    assert client.delete(f"/v1/images/{told['id']}").status_code == 204
+    problem(client.get(f"/v1/images/{told['id']}/pixels"), 404)
+    problem(client.delete(f"/v1/images/{told['id']}"), 404)
+
+
+def test_pixels_are_the_displayed_ones(client, image, served):
+    answer = client.get(f"/v1/images/{image}/pixels")
+    found = np.frombuffer(answer.content, "<u2").reshape(160, 128)
+    np.testing.assert_allclose(found / 65535, read_image(served.images / "a.dcm"), atol=1e-5)
+    small = client.get(f"/v1/images/{image}/pixels?max_side=40")
+    assert (small.headers["x-width"], small.headers["x-height"]) == ("32", "40")
+    assert np.frombuffer(small.content, "<u2").mean() == pytest.approx(found.mean(), rel=0.02)
+    problem(client.get(f"/v1/images/{image}/pixels?max_side=0"), 422)
+
+
+def test_a_folders_broken_image_is_told_when_it_is_asked_for(client):
+    states = {}
+    for each in client.get("/v1/images").json():
+        answer = client.get(f"/v1/images/{each['id']}")
+        states[answer.status_code] = answer
+    assert "image " in problem(states[422], 422)["detail"]
+    assert "refused" in {each["state"] for each in client.get("/v1/images").json()}
+
+
+def test_predict_says_what_assess_says(client, image, served):
+    asked = {"image": image, "boxes": [BOX, [0, 0, 3, 3]]}
+    answer = client.post("/v1/predict", json=asked)
+    assert answer.status_code == 200, answer.text
+    found, refused = answer.json()["assessments"]
+    expected = assess(load_model(served.run, engine="torch"), served.images / "a.dcm", [tuple(BOX)])[0]
+    for name in ("malignancy", "raw_malignancy", "decision", "input_sha256", "model_sha256", "laterality"):
+        assert found[name] == getattr(expected, name)
+    assert (found["notice"], refused["decision"], refused["meaning"]) == (NOTICE, "refused", None)
+    assert "8 pixels" in refused["reason"]
+    meaning = found["meaning"]
+    assert meaning["n_like"] == 20
+    assert meaning["share"]["low"] <= meaning["share"]["value"] <= meaning["share"]["high"]
+    assert str(meaning["n_malignant"]) in meaning["text"]
+
+
+def test_predict_takes_a_file_and_forgets_it(client, dicom, image):
+    files, data = {"file": ("x.dcm", dicom)}, {"boxes": json.dumps([BOX])}
+    n_before = len(client.get("/v1/images").json())
+    sent = client.post("/v1/predict", files=files, data=data).json()["assessments"][0]
+    held = client.post("/v1/predict", json={"image": image, "boxes": [BOX]}).json()["assessments"][0]
+    assert sent["malignancy"] == held["malignancy"]
+    assert len(client.get("/v1/images").json()) == n_before
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ({"json": {"image": "0" * 24, "boxes": [BOX]}}, 404),
+        ({"json": {"image": "../../etc/passwd", "boxes": [BOX]}}, 422),
+        ({"json": {"image": "0" * 24, "boxes": []}}, 422),
+        ({"json": {"image": "0" * 24, "boxes": [[1, 2, 3]]}}, 422),
+        ({"json": {"image": "0" * 24, "boxes": [BOX] * 51}}, 422),
+        ({"content": b'{"image": "000000000000000000000000", "boxes": [[NaN, 0, 1, 1]]}'}, 422),
+        ({"content": b"{"}, 422),
+        ({"content": b"[" * 100_000}, 422),
+        ({"files": {"file": b"x"}, "data": {"boxes": "[[1, 2, 3, 4]]"}}, 415),
+        ({"files": {"file": b"\0" * 128 + b"DICM"}, "data": {"boxes": "[[1, 2, 3, 4]]"}}, 422),
+        ({"files": {"file": b"x"}, "data": {"boxes": "[" * 50_000}}, 422),
+        ({"files": {"file": b"x"}, "data": {"boxes": "[]"}}, 422),
+        ({"files": {"file": b"x"}}, 422),
+        ({"data": {"boxes": "[[1, 2, 3, 4]]"}}, 415),
+        ({"content": b"no part", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400),
+        ({"content": b"no part", "headers": {"Content-Type": "multipart/form-data"}}, 400),
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415),
+    ],
+)
+def test_what_predict_does_not_take(client, how, status):
+    if "content" in how:
+        how = {"headers": {"Content-Type": "application/json"}} | how
+    problem(client.post("/v1/predict", **how), status)
+
+
+def test_similar_cases(client, image):
+    answer = client.post("/v1/similar", json={"image": image, "box": BOX, "n": 3}).json()
+    for name in ("benign", "malignant"):
+        assert [each["label"] for each in answer[name]] == [name] * 3
+        assert all(each["label_source"] == "biopsy" for each in answer[name])
+        distances = [each["distance"] for each in answer[name]]
+        assert distances == sorted(distances)
+    points = {each["case"]: each for each in answer["map"]["points"]}
+    assert len(points) == 20 + 8
+    assert len(answer["map"]["attracting"]) == 1
+    assert len(answer["map"]["repelling"]) == 4
+    assert {*answer["map"]["attracting"], *answer["map"]["repelling"]} <= set(points)
+    assert answer["notice"] == NOTICE
+    nearest = answer["benign"][0]["case"]
+    picture = client.get(f"/v1/cases/{nearest}/picture")
+    assert Image.open(io.BytesIO(picture.content)).size == (16, 16)
+    assert client.get("/v1/cases/n0/picture").headers["content-type"] == "image/png"
+    for name in ("zero", "n99", "..%2f..%2fetc%2fpasswd", "-1"):
+        problem(client.get(f"/v1/cases/{name}/picture"), 404)
+
+
+def test_without_data_there_are_cases_but_no_pictures(make_client, dicom):
+    client = make_client(data=False, images=False)
+    image = client.post("/v1/images", files={"file": dicom}).json()["id"]
+    found = client.post("/v1/similar", json={"image": image, "box": BOX}).json()
+    assert found["benign"][0]["label_source"] == ""
+    problem(client.get(f"/v1/cases/{found['benign'][0]['case']}/picture"), 404)
+    assert client.get("/v1/cases/n0/picture").status_code == 200
+
+
+def test_saliency(client, image):
+    found = client.post("/v1/saliency", json={"image": image, "box": BOX}).json()
+    values = np.frombuffer(base64.b64decode(found["values"]), np.uint8)
+    assert found["size"] == 16
+    assert len(values) == 256
+    assert values.max() == 255
+    x0, y0, x1, y1 = found["region"]
+    assert x0 <= BOX[0] < BOX[2] <= x1
+    assert y0 <= BOX[1] < BOX[3] <= y1
+    assert found["largest_change"] > 0
+
+
+@pytest.mark.parametrize("route", ["similar", "saliency"])
+def test_a_box_off_the_breast_has_no_explanation(client, image, route):
+    found = problem(client.post(f"/v1/{route}", json={"image": image, "box": [100, 0, 127, 20]}), 422)
+    assert "breast" in found["detail"]
+
+
+def test_report(client, image):
+    asked = {"image": image, "boxes": [BOX], "format": "json"}
+    answer = client.post("/v1/report", json=asked)
+    assert answer.headers["content-disposition"] == 'attachment; filename="report.json"'
+    assert answer.json()["notice"] == NOTICE
+    problem(client.post("/v1/report", json=asked | {"format": "sr"}), 422)
+    problem(client.post("/v1/report", json=asked | {"format": "exe"}), 422)
+
+
+def test_a_structured_report_is_written_by_what_it_is_given(served, tmp_path, dicom):
+    from fastapi.testclient import TestClient
+
+    from diagnet.app.server import create_app
+
+    def write(assessments, source, out):
+        assert source.suffix == ".dcm"
+        out.write_bytes(f"{len(assessments)} of {NOTICE}".encode())
+
+    with TestClient(
+        create_app(served.run, tmp_path, write_report=write), base_url="http://localhost", headers=CSRF
+    ) as client:
+        image = client.post("/v1/images", files={"file": dicom}).json()["id"]
+        answer = client.post("/v1/report", json={"image": image, "boxes": [BOX, BOX], "format": "sr"})
+        assert answer.content.startswith(b"2 of RESEARCH")
+        assert answer.headers["content-type"] == "application/dicom"
+        problem(client.post("/v1/report", json={"image": image, "boxes": [[0, 0, 2, 2]], "format": "sr"}), 422)
+        png = io.BytesIO()
+        Image.fromarray(np.arange(65536).reshape(256, 256).astype(np.uint8)).save(png, "PNG")
+        image = client.post("/v1/images", files={"file": png.getvalue()}).json()["id"]
+        asked = {"image": image, "boxes": [[60, 60, 120, 120]], "format": "sr"}
+        assert "no-dicom" in problem(client.post("/v1/report", json=asked), 422)["type"]
+
+
+def test_the_pages_files_are_looked_up_not_opened(client):
+    assert "NOT FOR CLINICAL USE" in client.get("/").text
+    assert client.get("/page/index.html").status_code == 200
+    for name in ("../server.py", "..%2fserver.py", "%2fetc%2fpasswd", "nothing.js", "__init__.py"):
+        problem(client.get(f"/page/{name}"), 404)
+
+
+def test_other_errors_are_problems_too(client):
+    problem(client.get("/nothing"), 404)
+    problem(client.put("/v1/model"), 405)
+    problem(client.get("/docs"), 404)
+    problem(client.get("/v1/images/"), 404)

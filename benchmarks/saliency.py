@@ -109,11 +109,12 @@ def draw(rows, n_masses, path):
         axes.legend(frameon=False)
         axes.axhline(0, color="#8a949e", linestyle=":", linewidth=1)
         axes.set_xticks(places, [row["layer"] for row in rows], rotation=45, ha="right")
-        axes.set_ylim(-0.5, 1.05)
+        axes.set_ylim(-0.75, 1.05)
         axes.set_xlabel("Fresh weights from the classifier down to this layer")
         axes.set_ylabel("Rank correlation with the\ntrained network's map")
         axes.set_title(f"{n_masses} held-out masses: median and quartiles", fontsize=10)
-        figure.savefig(path, metadata={"Date": None, "Creator": None})
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from diagnet.notice import NOTICE
@@ -72,6 +75,26 @@ def test_a_server_starts_answers_and_stops(start, served, tmp_path):
     state = tmp_path / "home" / "diagnet"
     assert state.stat().st_mode & 0o777 == 0o700
     assert (state / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_fifty_at_once_are_all_answered(start, served, print_figure):
+    process = start("--images", served.images)
+    process.stdout.readline()
+    url = process.stdout.readline().split()[-1]
+    images = [each["id"] for each in json.loads(ask(f"{url}v1/images")[1])]
+    image = next(each for each in images if ask(f"{url}v1/predict", {"image": each, "boxes": [BOX]})[0] == 200)
+
+    def timed(_):
+        began = time.perf_counter()
+        status, content = ask(f"{url}v1/predict", {"image": image, "boxes": [BOX]})
+        assert json.loads(content)["assessments"], content
+        return status, 1000 * (time.perf_counter() - began)
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = [*pool.map(timed, range(200))]
+    assert [status for status, _ in answers] == [200] * 200
+    p50, p99 = np.quantile([taken for _, taken in answers], [0.5, 0.99])
+    print_figure(f"50 predictions at once, 200 in all, none lost: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
 
 
 def test_another_address_needs_a_token_and_says_so(start, tmp_path):

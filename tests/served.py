@@ -59,6 +59,7 @@ def write_served(folder: Path) -> SimpleNamespace:
         for k in range(2, N_MASSES, 3):
             writer.writerow([f"masses/{k}.png", f"P{k // 2}", ("benign", "malignant")[k % 2], f"{k / 60:.6f}", k])
     images, patient = folder / "images", {"PatientName": f"{CANARY}^ANNA", "PatientID": f"{CANARY}-7"}
+    patient |= {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4"}
     write_dicom(images / "a.dcm", drawn_breast(), Laterality="L", **patient)
     write_dicom(images / f"{CANARY}_ANNA.dcm", drawn_breast("R"), Laterality="R", **patient)
     (images / f"{CANARY}-broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + CANARY.encode())

@@ -79,6 +79,7 @@ def assess(
     policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
     *,
     original_size: tuple[float, float] | None = None,
+    picture: Mammogram | None = None,
 ) -> list[Assessment]:
     """Score the marked masses of one file; a file or box that must not be scored is refused with the reason.
 
@@ -88,6 +89,7 @@ def assess(
         boxes: one for each mass, in pixels of the file; None for the whole image, which must then be a crop.
         policy: which files and boxes may be scored.
         original_size: (width, height) of the image before somebody stretched it.
+        picture: what `read_picture` made of the file by the same policy, where it is at hand; else the file is read.
 
     Returns:
         One assessment a box, in their order; one refusal where there is no box. Where the file cannot be read, the
@@ -102,7 +104,7 @@ def assess(
     began = time.perf_counter()
     unscored = _unscored(model, image)
     try:
-        picture = read_picture(
+        picture = picture or read_picture(
             image, allow_for_processing=policy.allow_for_processing, bare="any" if policy.force else "none"
         )
     except DiagNetError as error:

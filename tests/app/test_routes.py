@@ -193,12 +193,34 @@ def test_a_structured_report_is_written_by_what_it_is_given(served, tmp_path, di
         answer = client.post("/v1/report", json={"image": image, "boxes": [BOX, BOX], "format": "sr"})
         assert answer.content.startswith(b"2 of RESEARCH")
         assert answer.headers["content-type"] == "application/dicom"
-        problem(client.post("/v1/report", json={"image": image, "boxes": [[0, 0, 2, 2]], "format": "sr"}), 422)
+        refused = client.post("/v1/report", json={"image": image, "boxes": [[0, 0, 2, 2]], "format": "sr"})
+        assert refused.content.startswith(b"1 of RESEARCH")  # a refused mass is reported with its reason
         png = io.BytesIO()
         Image.fromarray(np.arange(65536).reshape(256, 256).astype(np.uint8)).save(png, "PNG")
         image = client.post("/v1/images", files={"file": png.getvalue()}).json()["id"]
         asked = {"image": image, "boxes": [[60, 60, 120, 120]], "format": "sr"}
         assert "no-dicom" in problem(client.post("/v1/report", json=asked), 422)["type"]
+
+
+def test_a_real_structured_report(served, tmp_path, dicom):
+    highdicom = pytest.importorskip("highdicom", reason="the extra pacs is not installed")
+    from fastapi.testclient import TestClient
+
+    from diagnet.app.server import create_app
+    from diagnet.clinic.report import write_structured_report
+
+    app = create_app(served.run, tmp_path, write_report=write_structured_report)
+    with TestClient(app, base_url="http://localhost", headers=CSRF) as client:
+        image = client.post("/v1/images", files={"file": dicom}).json()["id"]
+        asked = {"image": image, "boxes": [BOX], "format": "sr"}
+        answer = client.post("/v1/report", json=asked)
+        assert answer.status_code == 200, answer.text
+        (tmp_path / "sr.dcm").write_bytes(answer.content)
+        report = highdicom.sr.srread(tmp_path / "sr.dcm")
+        (group,) = report.content.get_planar_roi_measurement_groups()
+        (measured,) = group.get_measurements()
+        (score,) = client.post("/v1/predict", json={"image": image, "boxes": [BOX]}).json()["assessments"]
+        assert float(measured.value) == pytest.approx(100 * score["malignancy"], rel=1e-6)
 
 
 def test_the_pages_files_are_looked_up_not_opened(client):

@@ -160,18 +160,23 @@ class Answers:
             raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
         if shown.path.suffix != ".dcm" and not _is_dicom(shown.path):
             raise refused("A structured report needs a DICOM image, got another.", "no-dicom")
-        scored = [each for each in assessments if each.malignancy is not None]
-        if not scored:
-            raise refused(assessments[0].reason)
         out = folder / "report.dcm"
         try:
-            self._write_report(scored, shown.path, out)
+            self._write_report(assessments, shown.path, out)
         except RefusedInputError as error:
             raise refused(without_path(str(error), shown.path, shown.name)) from None
         return out.read_bytes(), hashes
 
     def _assessed(self, shown: Shown, boxes: Sequence[Corners]) -> list[Assessment]:
-        found = assess(self._model, shown.path, list(boxes), shown.policy, original_size=shown.original_size)
+        picture = self._images.picture(shown.id) if shown.id else None
+        found = assess(
+            self._model,
+            shown.path,
+            list(boxes),
+            shown.policy,
+            original_size=shown.original_size,
+            picture=picture,
+        )
         if not found[0].input_sha256:
             raise refused(without_path(found[0].reason, shown.path, shown.name))
         if shown.id:  # the same content, so the same assessment

@@ -66,9 +66,9 @@ def test_bfloat16_by_name_changes_scores_a_little(images, name):
         pytest.skip('the extra is missing: OpenVINO was not tested. Fix: pip install "diagnet[openvino]"')
     wide = (make_network(3, NetworkSettings(stem_widths=(16, 16), widths=(16, 32), n_middle=1, n_hidden=16)),)
     exact, rough = (
-        Model(wide, (4.0,), 0.5, ("benign", "malignant"), Preprocessing(RoiSettings(size=16)), engine).probabilities(
-            images[:8]
-        )
+        Model(
+            wide, (4.0,), 0.5, ("benign", "malignant"), Preprocessing(roi=RoiSettings(size=16)), engine
+        ).probabilities(images[:8])
         for engine in ("torch", resolve_engine(name, wide))
     )
     assert 0 < np.abs(exact - rough).max() < 0.05

@@ -66,6 +66,23 @@ def test_open_mark_score_and_similar_cases(page, tmp_path):
     assert "Case m" in page.inner_text(".map-mass")
 
 
+def test_files_are_opened_by_dropping_them(page, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 240)).astype(np.uint8)).save(tmp_path / "a.png")
+    dropped = page.evaluate_handle(
+        """(bytes) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "a.png", {type: "image/png"}));
+            return data;
+        }""",
+        list((tmp_path / "a.png").read_bytes()),
+    )
+    page.dispatch_event("body", "dragover", {"dataTransfer": dropped})
+    assert "dropping" in page.get_attribute("body", "class")
+    page.dispatch_event("body", "drop", {"dataTransfer": dropped})
+    page.wait_for_selector("#list .case[aria-current] >> text=image 4.png")
+    assert "dropping" not in (page.get_attribute("body", "class") or "")
+
+
 def test_disagreement_abstention_and_refusal_are_told(page):
     page.wait_for_selector(".view.filled")
     seen = {}

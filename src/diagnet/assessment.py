@@ -18,7 +18,7 @@ from diagnet.data.image import read_picture
 from diagnet.data.mass import Box, Mass
 from diagnet.data.roi import cut_roi
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box, shown
-from diagnet.errors import DiagNetError, RunFolderError
+from diagnet.errors import DiagNetError, RunFolderError, printable
 from diagnet.inference import Model
 
 _ROWS = 256
@@ -110,14 +110,14 @@ def assess(
     except DiagNetError as error:
         taken = 1000 * (time.perf_counter() - began)
         return [
-            replace(unscored, box=UNKNOWN_BOX if box is None else box, reason=_one_line(error), latency_ms=taken)
+            replace(unscored, box=UNKNOWN_BOX if box is None else box, reason=printable(error), latency_ms=taken)
             for box in boxes or (None,)
         ]
     if not boxes:
         return [
             replace(
                 unscored,
-                reason=_one_line(f"`box` must be given, got no mass marked on {image}."),
+                reason=printable(f"`box` must be given, got no mass marked on {image}."),
                 flags=picture.warnings,
             )
         ]
@@ -143,7 +143,7 @@ def assess(
         try:
             assessment = _scored(model, picture, breast, start, policy, original_size)
         except DiagNetError as error:
-            assessment = replace(start, reason=_one_line(error))
+            assessment = replace(start, reason=printable(error))
         found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
     return found
 
@@ -205,8 +205,3 @@ def _hashed(pixels: Image) -> "hashlib._Hash":
     for top in range(0, len(pixels), _ROWS):  # a whole mammogram of these would be a copy more
         digest.update(np.rint(pixels[top : top + _ROWS] * np.float32(65535)).astype("<u2").data)
     return digest
-
-
-def _one_line(error: DiagNetError | str) -> str:
-    """An error's text; a file's name may hold line ends and the like."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(error))

@@ -58,3 +58,8 @@ class MissingExtraError(DiagNetError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f'`{package}` must be installed for this. Fix: pip install "diagnet[{extra}]"')
+
+
+def printable(text: object) -> str:
+    """Write something on one line: a file's name may hold line ends and the like."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))

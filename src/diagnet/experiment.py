@@ -14,7 +14,7 @@ from diagnet.atomic import write_text
 from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
-from diagnet.data.prepared import Prepared
+from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
@@ -81,7 +81,7 @@ def run_experiment(
     if with_report:
         require_report()
     began, started = time.perf_counter(), now()
-    mass_set = masses.mass_set if isinstance(masses, Prepared) else masses
+    mass_set = mass_set_of(masses)
     if mass_set.classes != config.classes:
         raise DataError(f"`classes` must be those of the data, {mass_set.classes}, got {config.classes}")
     notes: list[str] = []

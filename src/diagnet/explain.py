@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int, Int8
 from diagnet.arrays import Image, Images
 from diagnet.config import Config, read_config
 from diagnet.data.mass import Mass, MassSet
-from diagnet.data.prepared import Prepared
+from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import read_rois
 from diagnet.distance import cosine_distance
 from diagnet.errors import DataError, RunFolderError
@@ -202,7 +202,7 @@ def read_case_base(run: Path, model: Model, data: MassSet | Prepared | None = No
         raise RunFolderError(f"`{run / 'embeddings.npz'}` must be as training wrote it, got a broken file") from error
     if data is not None:
         _check_data(data, model, index, labels)
-    masses: Sequence[Mass] = () if data is None else _masses(data).masses
+    masses: Sequence[Mass] = () if data is None else mass_set_of(data).masses
     scores = dict(zip(held_out.index.tolist(), held_out.malignancy.tolist(), strict=True))
     is_training = part == 0
     units = _units(embeddings)
@@ -255,16 +255,12 @@ def _neighbors(
 def _check_data(
     data: MassSet | Prepared, model: Model, index: Int[np.ndarray, "mass"], labels: Int[np.ndarray, "mass"]
 ) -> None:
-    masses = _masses(data)
+    masses = mass_set_of(data)
     is_same = len(masses.masses) == len(index) and tuple(masses.classes) == model.classes
     if not is_same or not (masses.labels[index] == labels).all():
         raise DataError(f"`--data` must be what the run was trained on, got other masses in {masses.source}")
     if isinstance(data, Prepared) and data.settings != model.roi:
         raise DataError(f"`--data` must be cut as the run's regions were, got other settings in {masses.source}")
-
-
-def _masses(data: MassSet | Prepared) -> MassSet:
-    return data.mass_set if isinstance(data, Prepared) else data
 
 
 def _units(embeddings: Float32[np.ndarray, "case feature"]) -> Float[np.ndarray, "case feature"]:

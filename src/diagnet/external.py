@@ -10,7 +10,7 @@ import numpy as np
 from diagnet.atomic import require_empty
 from diagnet.checkpoint import array_hash
 from diagnet.data.mass import MassSet
-from diagnet.data.prepared import Prepared
+from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import read_rois
 from diagnet.engines import EngineChoice
 from diagnet.errors import DataError
@@ -57,7 +57,7 @@ def evaluate_run(
         RunFolderError: `run` is no finished run, or `out` is not empty.
     """
     model = load_model(run, engine=engine)
-    mass_set = masses.mass_set if isinstance(masses, Prepared) else masses
+    mass_set = mass_set_of(masses)
     if tuple(mass_set.classes) != model.classes:
         raise DataError(f"`classes` must be those of the run, {model.classes}, got {tuple(mass_set.classes)}")
     if isinstance(masses, Prepared) and masses.settings != model.roi:

@@ -1,7 +1,5 @@
 """Assessments as people and programs read them: a table, JSON, CSV, and the NYU metarepository's columns."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,8 +7,10 @@ from typing import Any
 
 from diagnet.assessment import Assessment
 from diagnet.data.mass import Box
+from diagnet.errors import printable
 from diagnet.inference import Model
 from diagnet.notice import NOTICE
+from diagnet.run_folder import table_text
 
 COLUMNS = (
     "image", "x0", "y0", "x1", "y1", "malignancy", "raw_malignancy", "threshold", "decision", "reason", "flags",
@@ -66,7 +66,7 @@ def as_metarepo(assessments: Sequence[Assessment], labels: Sequence[str]) -> str
 
 def as_table(assessments: Sequence[Assessment], model: Model) -> str:
     """Return lines for a terminal: each mass with its call, and below it why, and what to know."""
-    names = [_shown_name(each) for each in assessments]
+    names = [printable(each.image) for each in assessments]
     boxes = [_shown_box(each.box) for each in assessments]
     wide, wider = max(map(len, ["image", *names])), max(map(len, ["box", *boxes]))
     lines = [NOTICE, f"{'image':<{wide}}  {'box':<{wider}}  malignancy     raw  decision"]
@@ -89,19 +89,11 @@ def summary(assessments: Sequence[Assessment]) -> Mapping[str, int]:
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "replace").decode()  # a file's name may be no text
+    return table_text(columns, rows).encode("utf-8", "replace").decode()  # a file's name may be no text
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
-
-
-def _shown_name(assessment: Assessment) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in str(assessment.image))
 
 
 def _shown_box(box: Box) -> str:

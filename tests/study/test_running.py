@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from tiny import TINY
 
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
@@ -17,12 +18,6 @@ from diagnet.study.running import Study, claim_study, duration, parse_shard, run
 from diagnet.study.scores import Scores, read_scores, truth_of
 from diagnet.study.tables import arm_figures, compare_arms, differences, write_tables
 
-TINY = {
-    "roi": {"size": 16},
-    "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 0, "n_hidden": 8},
-    "training": {"epochs": 1, "batch_size": 16, "precision": "float32"},
-    "neighbors": {"budget": 2},
-}
 ARMS = (Arm("plain", "plain", PLAIN), Arm("diagnet", "all"))
 SETTINGS = [
     *("--set", "roi.size=16", "--set", "training.epochs=1", "--set", "neighbors.budget=2"),

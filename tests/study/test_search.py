@@ -1,6 +1,7 @@
 import csv
 
 import pytest
+from tiny import TINY
 
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
@@ -11,12 +12,6 @@ from diagnet.study.tables import write_tables
 
 pytest.importorskip("optuna", reason="the extra hpo is not installed")
 
-TINY = {
-    "roi": {"size": 16},
-    "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 0, "n_hidden": 8},
-    "training": {"epochs": 1, "batch_size": 16, "precision": "float32"},
-    "neighbors": {"budget": 2},
-}
 NARROW = {"training.learning_rate": Range(low=1e-3, high=1e-2, log=True), "graph.n_attracting": Range(low=0, high=2)}
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
+from tiny import TINY
 
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
@@ -22,13 +23,6 @@ from diagnet.study.published import PUBLISHED
 from diagnet.study.running import Study, claim_study, run_study, write_rows
 from diagnet.study.scores import Scores, Truth, per_job, read_jobs, read_scores, truth_of, weighted_accuracy
 from diagnet.study.tables import write_tables
-
-TINY = {
-    "roi": {"size": 16},
-    "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 0, "n_hidden": 8},
-    "training": {"epochs": 1, "batch_size": 16, "precision": "float32"},
-    "neighbors": {"budget": 2},
-}
 
 
 def rows(validation, test):

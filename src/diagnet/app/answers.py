@@ -13,11 +13,13 @@ import numpy as np
 import PIL.Image
 
 from diagnet import __version__
-from diagnet.app.images import Images, Shown, without_path
+from diagnet.app.images import Images, Shown
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.assessment import Assessment, Policy, assess
+from diagnet.clinic.privacy import without_path
 from diagnet.config import read_config
+from diagnet.data.image import is_dicom
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import cut_roi, padded_box
@@ -158,7 +160,7 @@ class Answers:
             return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
         if self._write_report is None:
             raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
-        if shown.path.suffix != ".dcm" and not _is_dicom(shown.path):
+        if not is_dicom(shown.path):
             raise refused("A structured report needs a DICOM image, got another.", "no-dicom")
         out = folder / "report.dcm"
         try:
@@ -204,11 +206,6 @@ class Answers:
             meaning = self._cases.held_out.meaning(assessment.malignancy)
             told["meaning"] = asdict(meaning) | {"text": meaning.text}
         return told | {"notice": NOTICE}
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _case(case: Case) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from diagnet.app.problems import Refusal, refused
 from diagnet.assessment import Policy
+from diagnet.clinic.privacy import without_path
 from diagnet.data.dicom import Mammogram
 from diagnet.data.image import read_picture
 from diagnet.data.marked import Marked
@@ -267,12 +268,6 @@ def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
             PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BOX, reducing_gap=2.0), dtype=np.float32
         )
     return np.asarray(np.rint(np.clip(pixels, 0, 1) * np.float32(65535)).astype("<u2"))
-
-
-def without_path(text: str, path: Path, name: str) -> str:
-    """Say "image 3.dcm" where a message names the file, in full or as it can be printed."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in str(path))
-    return text.replace(str(path), name).replace(printable, name)
 
 
 def _facts(picture: Mammogram) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from diagnet.errors import DiagNetError, MissingExtraError
+from diagnet.errors import DiagNetError, MissingExtraError, printable
 
 MEDIA_TYPE = "application/problem+json"
 _SCHEMA = {
@@ -91,4 +91,4 @@ def described(error: RequestValidationError | ValidationError) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:1000]
+    return printable(text)[:1000]

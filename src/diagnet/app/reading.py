@@ -1,8 +1,6 @@
 """Reader studies: cases in random order, read without the model first, then with it; kept over restarts."""
 
-import csv
 import hashlib
-import io
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,7 @@ import numpy as np
 from starlette.exceptions import HTTPException
 
 from diagnet.app.shapes import ScoreRequest
-from diagnet.run_folder import now, read_json, write_json
+from diagnet.run_folder import now, read_json, table_text, write_json
 
 STAGES = ("without", "with")
 
@@ -99,18 +97,15 @@ class ReadingRoom:
         with self._lock:
             found = self._read(session)
         number = {image: place for place, image in enumerate(sorted(found["cases"]), start=1)}
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("readerID", "caseID", "modalityID", "score"))
-        for image, case in number.items():
-            is_malignant = truth.get(image)
-            if is_malignant is not None:
-                writer.writerow((-1, case, "truth", int(is_malignant)))
+        known = [
+            (case, is_malignant) for image, case in number.items() if (is_malignant := truth.get(image)) is not None
+        ]
+        rows: list[tuple[object, ...]] = [(-1, case, "truth", int(is_malignant)) for case, is_malignant in known]
         for stage in STAGES:
             for each in sorted(found["scores"], key=lambda each: number[each["image"]]):
                 if each["stage"] == stage:
-                    writer.writerow((found["reader"], number[each["image"]], f"{stage}-model", f"{each['score']:g}"))
-        return text.getvalue()
+                    rows.append((found["reader"], number[each["image"]], f"{stage}-model", f"{each['score']:g}"))
+        return table_text(("readerID", "caseID", "modalityID", "score"), rows)
 
     def _told(self, session: str) -> dict[str, Any]:
         found = self._read(session)

@@ -1,6 +1,5 @@
 """The server as one app: a model, images, reading sessions, the page."""
 
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from diagnet.app.reading_routes import reading_routes
 from diagnet.app.routes import score_routes
 from diagnet.app.settings import ServerSettings
 from diagnet.app.worker import Worker
+from diagnet.clinic.privacy import Pseudonyms
 from diagnet.data.marked import Marked
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
@@ -115,13 +115,9 @@ def _page_file(name: str) -> Response:
 
 def _key(state: Path) -> bytes:
     """Return the secret that makes images' ids, drawn at the first start."""
-    path = state / "key"
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_bytes(secrets.token_bytes(32))
-        return path.read_bytes()
+        return Pseudonyms.from_file(state / "key").key
     except OSError as error:
         raise RunFolderError(f"`--state` must be a folder that can be written, got {error.strerror}: {state}") from None
 

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -45,6 +45,7 @@ def serve(
             raise MissingExtraError(str(error.name), "serve") from None
         raise
     from diagnet.cli.shared import read_data
+    from diagnet.clinic.report import write_structured_report
     from diagnet.config import read_config
     from diagnet.data.marked import find_marked
     from diagnet.notice import NOTICE
@@ -61,7 +62,7 @@ def serve(
         data=masses,
         shown=shown,
         labels=None if masses is None else _labels(masses),
-        write_report=_write_report(),
+        write_report=write_structured_report,
     )
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what it cannot read
     server = uvicorn.Server(
@@ -101,19 +102,11 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _labels(data: "MassSet | Prepared") -> dict[str, str]:
     """Label of each image by its real path: malignant, where any of its masses is."""
-    from diagnet.data.prepared import Prepared
+    from diagnet.data.prepared import mass_set_of
 
     found: dict[str, str] = {}
-    for mass in (data.mass_set if isinstance(data, Prepared) else data).masses:
+    for mass in mass_set_of(data).masses:
         if isinstance(mass.image, Path) and mass.label is not None:
             path = os.path.realpath(mass.image)
             found[path] = "malignant" if "malignant" in (mass.label, found.get(path)) else mass.label
     return found
-
-
-def _write_report() -> Any:
-    try:
-        from diagnet.clinic.report import write_structured_report  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:
-        return None
-    return write_structured_report

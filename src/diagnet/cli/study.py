@@ -157,10 +157,9 @@ def compare(
 
 
 def _mass_set(data: Path, config: Any) -> Any:
-    from diagnet.data.prepared import Prepared
+    from diagnet.data.prepared import mass_set_of
 
-    found = read_data(data, config)
-    return found.mass_set if isinstance(found, Prepared) else found
+    return mass_set_of(read_data(data, config))
 
 
 def _run(

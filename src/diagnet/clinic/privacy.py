@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnet.data.quiet import quiet
-from diagnet.errors import DataError
+from diagnet.errors import DataError, printable
 
 _KEY_BYTES = 32
 _TALKERS = ("highdicom", "pynetdicom", "dicomweb_client", "urllib3")  # they log values, UIDs and whole requests
@@ -35,9 +35,9 @@ def silenced() -> Iterator[None]:
         yield
 
 
-def without_path(text: str, path: Path) -> str:
-    """Leave a file's own path, whose name may be a patient's, out of a text that others will read."""
-    return text.replace(str(path), "the file")
+def without_path(text: str, path: Path, name: str = "the file") -> str:
+    """Leave a file's own path, whose name may be a patient's, out of a text, in full or as it can be printed."""
+    return text.replace(str(path), name).replace(printable(path), name)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
         MissingExtraError: a DICOM compression needs the extra `dicom`.
     """
     check_file(path)
-    if _is_dicom(path) or (bare == "any" and not _is_picture(path)):
+    if is_dicom(path) or (bare == "any" and not _is_picture(path)):
         shown = read_mammogram(path, allow_for_processing=allow_for_processing, require_preamble=bare == "none")
         return dataclasses.replace(shown, pixels=scaled_over_breast(shown.pixels), steps=(*shown.steps, _INTENSITY))
     with _opened(path) as file:
@@ -65,7 +65,7 @@ def image_size(path: Path) -> tuple[int, int]:
         RefusedInputError: it has too many pixels or several pages.
     """
     check_file(path)
-    if _is_dicom(path):
+    if is_dicom(path):
         geometry = read_geometry(path)
         return geometry.width, geometry.height
     with _opened(path) as file:
@@ -97,7 +97,12 @@ def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
     return np.clip(values, 0, 1, out=values)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Tell a DICOM file by its name or its preamble.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     return path.suffix.lower() in (".dcm", ".dicom") or _beginning(path)[128:] == b"DICM"
 
 

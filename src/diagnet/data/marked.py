@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diagnet.data.image import is_dicom
 from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE
 from diagnet.data.mass import Box
 from diagnet.data.table import Row, read_table
@@ -134,18 +135,17 @@ def _images_below(folder: Path) -> tuple[list[Path], int]:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith("."):
             continue
-        if path.suffix.lower() in SUFFIXES or _has_preamble(path):
+        if _is_image(path):
             found.append(path)
         else:
             n_others += 1
     return found, n_others
 
 
-def _has_preamble(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
+        return path.suffix.lower() in SUFFIXES or is_dicom(path)
+    except DataError:
         return False
 
 

@@ -107,6 +107,11 @@ def is_prepared(path: Path) -> bool:
     return (path / ABOUT).is_file()
 
 
+def mass_set_of(data: MassSet | Prepared) -> MassSet:
+    """The masses of what `read_data` returns."""
+    return data.mass_set if isinstance(data, Prepared) else data
+
+
 def read_data(path: Path, classes: tuple[str, ...]) -> MassSet | Prepared:
     """Read masses to train on or to score: a prepared folder or a manifest.
 

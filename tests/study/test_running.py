@@ -13,7 +13,8 @@ from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError, RunFolderError, SettingsError
 from diagnet.study.arms import PLAIN, STUDIES, Arm, chosen_arms, read_arms
-from diagnet.study.jobs import Job, parts
+from diagnet.study.jobs import Job, parts, run_job
+from diagnet.study.methods import METHODS
 from diagnet.study.running import Study, claim_study, duration, parse_shard, run_study
 from diagnet.study.scores import Scores, read_scores, truth_of
 from diagnet.study.tables import arm_figures, compare_arms, differences, write_tables
@@ -152,6 +153,22 @@ def test_parts_share_no_patient_and_draws_are_nested(manifest):
     assert {masses.labels[k] for k in small} == {0, 1}
 
 
+def test_fewer_masses_are_seen_as_often_in_all(manifest, monkeypatch):
+    seen = []
+
+    def fit(cases, config, fold, repeat):
+        seen.append((len(cases.labels), config.training.epochs))
+        return lambda others: np.zeros(len(others.labels))
+
+    monkeypatch.setitem(METHODS, "network", fit)
+    base = Config.from_preset("small", {"roi": {"size": 32}, "training": {"epochs": 7}})
+    for n in (None, 10):
+        run_job(Job(Arm("a", "", n_train=n, as_many_images=True), 0, 0), manifest, base, 3)
+    assert seen[0] == (40, 7)
+    assert seen[1][0] < 15
+    assert seen[1][1] == round(7 * 40 / seen[1][0])
+
+
 def test_a_perfect_arm_against_one_that_guesses(manifest):
     truth = truth_of(read_manifest(manifest), 3)
     rng = np.random.default_rng(0)
@@ -193,6 +210,7 @@ def test_the_studies_of_the_issue_are_there():
     [
         ("[a.training]\nno_such = 1", "`training.no_such` must be an existing setting"),
         ("['../a'.training]\nepochs = 1", "an arm's name must be"),
+        ("[a]\nmethod = 'magic'", "`method` must be valid: .* arm `a`"),
         ("a = 1", "`a` must be a table"),
         ("", "must hold at least one arm"),
         ("[a", "must be a readable TOML file"),

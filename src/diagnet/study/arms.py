@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from diagnet.config import Config, merged, read_toml
+from pydantic import TypeAdapter, ValidationError
+
+from diagnet.config import Config, merged, one_line, read_toml
 from diagnet.errors import SettingsError
 
 Method = Literal[
@@ -39,6 +41,7 @@ class Arm:
         changes: settings that differ from the study's own, `{"training": {"epochs": 3}}`.
         method: what is trained.
         n_train: training masses, drawn by patient; None: all there are.
+        as_many_images: train on fewer masses for so many more epochs that as many images are seen as with all.
         holdout: keep an inner fold of the training patients out of training and score it too, so that a choice, a
             temperature or a threshold can be made on it.
         perturbed: score the test masses once more for each perturbation.
@@ -49,6 +52,7 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     method: Method = "network"
     n_train: int | None = None
+    as_many_images: bool = False
     holdout: bool = False
     perturbed: bool = False
 
@@ -58,10 +62,10 @@ class Arm:
 
 
 def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
-    """Read arms of the user's own: a TOML table for each, of the settings that differ and `what` it is.
+    """Read arms of the user's own: a TOML table for each, of the settings that differ and what else an `Arm` has.
 
     Raises:
-        SettingsError: the file cannot be read, a name makes no folder, or a setting does not exist.
+        SettingsError: the file cannot be read, a name makes no folder, or a setting does not exist or is no good.
     """
     arms = []
     for name, table in read_toml(path, "--arms").items():
@@ -69,8 +73,11 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
             raise SettingsError(f"`{name}` must be a table, [{name}], got a value in {path}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", name):
             raise SettingsError(f"an arm's name must be up to 64 letters, digits, `_.+-`, got {name!r} in {path}")
-        what, n_train, holdout = (table.pop(*each) for each in (("what", name), ("n_train", None), ("holdout", False)))
-        arm = Arm(name, str(what), n_train=n_train, holdout=bool(holdout), changes=table)
+        own = {each.name: table.pop(each.name) for each in fields(Arm) if each.name in table}
+        try:
+            arm = TypeAdapter(Arm).validate_python({"what": name, **own, "name": name, "changes": table})
+        except ValidationError as error:
+            raise SettingsError(f"{one_line(error)} in {path}, arm `{name}`") from error
         arm.config(base)  # says what is wrong with it
         arms.append(arm)
     if not arms:
@@ -166,7 +173,7 @@ _COMPARATORS = (
 )
 _CURVE = (
     *(
-        Arm(f"{arm.name}-{n}", f"{arm.what}; {n} training masses", arm.changes, n_train=n)
+        Arm(f"{arm.name}-{n}", f"{arm.what}; {n} training masses", arm.changes, n_train=n, as_many_images=True)
         for n in (43, 86, 172, 344)
         for arm in (_PLAIN, _DIAGNET)
     ),

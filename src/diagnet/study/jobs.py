@@ -71,6 +71,10 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
     config = job.arm.config(base)
     mass_set, images = _data(data, config.classes, config.roi)
     own, held_out, test = parts(mass_set, job, n_folds)
+    if job.arm.as_many_images:
+        n_all = len(mass_set.labels) - len(test) - len(held_out)
+        epochs = round(config.training.epochs * n_all / len(own))
+        config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     cases = Cases(images, tuple(mass_set.masses), mass_set.labels, mass_set.patient_numbers)
     began = time.perf_counter()
     score = METHODS[job.arm.method](cases.part(own), config, job.fold, job.repeat)

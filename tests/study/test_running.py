@@ -156,7 +156,7 @@ def test_parts_share_no_patient_and_draws_are_nested(manifest):
 def test_fewer_masses_are_seen_as_often_in_all(manifest, monkeypatch):
     seen = []
 
-    def fit(cases, config, fold, repeat):
+    def fit(cases, config, *_):
         seen.append((len(cases.labels), config.training.epochs))
         return lambda others: np.zeros(len(others.labels))
 

@@ -3,11 +3,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from diagnet.augmentation import augment
 from diagnet.config import Config, merged
 from diagnet.data.mass import Mass
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.errors import DataError
 from diagnet.network import NetworkSettings
+from diagnet.study import methods
 from diagnet.study.arms import PLAIN
 from diagnet.study.features import hand_crafted, sizes
 from diagnet.study.methods import METHODS, Cases
@@ -44,6 +46,18 @@ def test_each_method_scores_masses_it_has_not_seen(method, cases):
     np.testing.assert_array_equal(scores, METHODS[method](train, config, 0, 0)(test))
     if method == "size":  # these were made to be told apart by it
         assert roc_auc_score(test.labels, scores) > 0.7
+
+
+def test_arms_on_the_same_masses_share_the_search_for_neighbors(cases, monkeypatch):
+    searches = []
+    monkeypatch.setattr(methods, "augment", lambda *given, **more: searches.append(1) or augment(*given, **more))
+    train, test = cases.part(np.arange(60)), cases.part(np.arange(60, 80))
+    for changes, seed, n_searches in (({}, 0, 1), ({"training": {"graph_weight": 0.3}}, 0, 1), ({}, 1, 2), ({}, 0, 3)):
+        scores = METHODS["network"](train, Config.from_preset("small", merged(TINY, changes)), 0, seed)(test)
+        assert len(searches) == n_searches
+        if n_searches == 1 and not changes:
+            first = scores
+    np.testing.assert_array_equal(scores, first)
 
 
 def test_hand_crafted_features_are_finite_for_any_image():

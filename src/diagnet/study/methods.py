@@ -10,16 +10,21 @@ from torch import Tensor
 
 from diagnet.arrays import Images, Labels
 from diagnet.augmentation import augment
+from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import Mass, malignant_class
 from diagnet.errors import MissingExtraError
 from diagnet.network import SeparableNetwork, create_network
+from diagnet.points import Points
 from diagnet.scoring import embeddings_and_logits
 from diagnet.study.features import FEATURES
 from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
 from diagnet.training import ExtraLoss, train
 from diagnet.training_state import start
 
+_searched: dict[
+    tuple[object, ...], dict[str, Points]
+] = {}  # of the last job's masses: points by the settings of the search
 _RIVAL_WEIGHT = 0.3  # of an embedding loss beside cross-entropy
 
 
@@ -59,15 +64,7 @@ def fit_network(
     extra_loss: ExtraLoss | None = None,
 ) -> Score:
     """Neighbors, graph and network as the settings say."""
-    points, _, _ = augment(
-        config,
-        cases.images,
-        np.arange(len(cases.labels)),
-        cases.labels,
-        cases.patients,
-        rng=np.random.default_rng([repeat, fold]),
-        workers=1,
-    )
+    points = _points(cases, config, fold, repeat)
     state = start(points, config.network, config.graph, config.training, seed=repeat, make_network=make_network)
     train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss)
     malignant = malignant_class(config.classes)
@@ -78,6 +75,27 @@ def fit_network(
         return np.asarray(logits[:, malignant] - np.logaddexp.reduce(rest, axis=1))
 
     return score
+
+
+def _points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
+    """Originals and neighbors; the search is not done again for the next arm on the same masses with the same seed."""
+    hashes = (array_hash(part) for part in (np.asarray(cases.images), cases.labels, cases.patients))
+    place = (fold, repeat, *hashes)
+    if _searched.keys() != {place}:
+        _searched.clear()
+    known = _searched.setdefault(place, {})
+    settings = config.neighbors.model_dump_json() + config.training.flips
+    if settings not in known:
+        known[settings] = augment(
+            config,
+            cases.images,
+            np.arange(len(cases.labels)),
+            cases.labels,
+            cases.patients,
+            rng=np.random.default_rng([repeat, fold]),
+            workers=1,
+        )[0]
+    return known[settings]
 
 
 def fit_with_metric_loss(cases: Cases, config: Config, fold: int, repeat: int, *, name: str) -> Score:

@@ -22,9 +22,8 @@ from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
 from diagnet.training import ExtraLoss, train
 from diagnet.training_state import start
 
-_searched: dict[
-    tuple[object, ...], dict[str, Points]
-] = {}  # of the last job's masses: points by the settings of the search
+# Points of the last job's masses, by the settings of the search for neighbors.
+_searched: dict[tuple[object, ...], dict[str, Points]] = {}
 _RIVAL_WEIGHT = 0.3  # of an embedding loss beside cross-entropy
 
 

@@ -1,5 +1,7 @@
 import itertools
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,12 +9,12 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from tiny import TINY
 
-from diagnet.config import Config
+from diagnet.config import Config, read_config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.prepared import write_prepared
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.errors import DataError, SettingsError
-from diagnet.study.arms import PLAIN, Arm
+from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms
 from diagnet.study.calibration import abstention, calibration, calibration_error
 from diagnet.study.choice import choice
 from diagnet.study.jobs import Job, Rows, run_job
@@ -187,3 +189,16 @@ def test_rows_are_read_as_they_were_written(tmp_path):
         (1, 2): [{"part": "test", "index": "3", "score": "0.50000", "seconds": "7"}]
     }
     assert read_jobs(tmp_path / "a", 2) == {}
+
+
+def test_the_arms_of_the_evidence_can_be_run_again():
+    folder = Path(__file__).parents[2] / "evidence"
+    base = read_config(folder / "studies.toml")
+    record = json.loads((folder / "studies" / "study.json").read_text())
+    today = {arm.name: arm for arms in STUDIES.values() for arm in arms}
+    today |= {arm.name: arm for arm in read_arms(folder / "designs.toml", base)}
+    for name, kept in record["arms"].items():
+        described = asdict(today[name])
+        assert {key: described[key] for key in kept} == kept
+    shipped = today["graph+positives-100"].config(base)
+    assert shipped.model_dump(exclude={"seed"}) == Config.from_preset("small").model_dump(exclude={"seed"})

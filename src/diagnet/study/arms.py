@@ -127,27 +127,41 @@ def _sweep() -> tuple[Arm, ...]:
 
 
 _PLAIN = Arm("plain", "plain cross-entropy", PLAIN)
-_DIAGNET = Arm("diagnet", "signed graph, positive and negative neighbors")
+_DIAGNET = Arm("diagnet", "signed graph, positive neighbors: the preset small")
+_WITH_NEGATIVES: Mapping[str, Any] = {"neighbors": {"negative_share": 0.2}}
 _LETTER = {
+    "neighbors": {"positive_share": 0.2, "negative_share": 0.2},
     "graph": {"space": "image", "skip_relatives": False},
     "training": {"graph_weight": 1.0, "negative_label": "own"},
 }
 _ABLATION = (
     _PLAIN,
     Arm(
-        "plain-72",
-        "plain cross-entropy, 72 epochs: as many steps as with neighbors",
-        merged(PLAIN, {"training": {"epochs": 72}}),
+        "plain-120",
+        "plain cross-entropy, 120 epochs: as many steps as with neighbors",
+        merged(PLAIN, {"training": {"epochs": 120}}),
     ),
     Arm("graph", "signed graph of originals alone", NO_NEIGHBORS),
-    Arm("graph+positives", "signed graph, positive neighbors", {"neighbors": {"negative_share": 0.0}}),
-    Arm("graph+negatives", "signed graph, negative neighbors", {"neighbors": {"positive_share": 0.0}}),
+    Arm(
+        "graph+negatives",
+        "signed graph, negative neighbors",
+        {"neighbors": {"positive_share": 0.0, "negative_share": 0.2}},
+    ),
+    Arm("graph+both", "signed graph, positive and negative neighbors", _WITH_NEGATIVES),
     _DIAGNET,
-    Arm("positives", "positive neighbors, no graph", {**NO_GRAPH, "neighbors": {"negative_share": 0.0}}),
+    Arm("positives", "positive neighbors, no graph", NO_GRAPH),
     Arm("image-space", "graph in image space (reading 4)", {"graph": {"space": "image"}}),
     Arm("relatives", "attraction to the same patient's too (reading 5)", {"graph": {"skip_relatives": False}}),
-    Arm("negatives-own", "negative neighbors keep their class (reading 7)", {"training": {"negative_label": "own"}}),
-    Arm("negatives-other", "negative neighbors take the other class", {"training": {"negative_label": "other"}}),
+    Arm(
+        "negatives-own",
+        "negative neighbors keep their class (reading 7)",
+        merged(_WITH_NEGATIVES, {"training": {"negative_label": "own"}}),
+    ),
+    Arm(
+        "negatives-other",
+        "negative neighbors take the other class",
+        merged(_WITH_NEGATIVES, {"training": {"negative_label": "other"}}),
+    ),
     Arm("pooled", "H is the pooled features (reading 2)", {"network": {"embedding": "pooled"}}),
     Arm("angular", "angular distance (reading 3)", {"training": {"distance": "angular"}}),
     Arm("lambda-1", "lambda 1 (reading 24)", {"training": {"graph_weight": 1.0}}),

@@ -98,9 +98,12 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
     done = in_process("prepare", "manifest", manifest, "--out", tmp_path / "data", "--set", "roi.size=32")
     assert done.returncode == 0, done.stderr
     assert "60 masses" in done.stdout
-    done = in_process("augment", tmp_path / "data", "--out", tmp_path / "n", "--json", "--set", "neighbors.budget=10")
+    options = ["--set", "neighbors.budget=10", "--set", "neighbors.negative_share=0.2"]
+    done = in_process("augment", tmp_path / "data", "--out", tmp_path / "n", "--json", *options)
     summary = json.loads(done.stdout)
-    assert summary["neighbors"]["positive benign"] + summary["neighbors"]["positive malignant"] == 12
+    made = summary["neighbors"]
+    assert made["positive benign"] + made["positive malignant"] == 60
+    assert made["negative benign"] + made["negative malignant"] == 12
     assert summary["breaking_a_rule"] == 0
     with Image.open(tmp_path / "n" / "neighbors.png") as picture:
         assert picture.size[0] > 100

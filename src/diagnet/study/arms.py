@@ -138,7 +138,7 @@ _ABLATION = (
     _PLAIN,
     Arm(
         "plain-120",
-        "plain cross-entropy, 120 epochs: as many steps as with neighbors",
+        "plain cross-entropy, 120 epochs: as many steps as with 100 % neighbors",
         merged(PLAIN, {"training": {"epochs": 120}}),
     ),
     Arm("graph", "signed graph of originals alone", NO_NEIGHBORS),

@@ -174,7 +174,7 @@ def test_a_perfect_arm_against_one_that_guesses(manifest):
     rng = np.random.default_rng(0)
     good = Scores("good", np.tile(truth.targets.astype(float), (2, 1)) + 0.1 * rng.random((2, 60)), np.ones(6))
     bad = Scores("bad", rng.random((2, 60)), np.ones(6))
-    better, same = differences([good, bad], bad, truth)
+    better, same = differences([(good, bad), (bad, bad)], truth)
     assert better["auc"]["low"] > 0.2
     assert better["p_holm"] <= 0.05
     assert better["delong_p"] < 1e-3

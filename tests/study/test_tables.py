@@ -193,11 +193,11 @@ def test_rows_are_read_as_they_were_written(tmp_path):
 
 def test_the_arms_of_the_evidence_can_be_run_again():
     folder = Path(__file__).parents[2] / "evidence"
-    base = read_config(folder / "studies.toml")
+    base = Config.from_preset("small")
     record = json.loads((folder / "studies" / "study.json").read_text())
     today = {arm.name: arm for arms in STUDIES.values() for arm in arms}
     today |= {arm.name: arm for arm in read_arms(folder / "designs.toml", base)}
     for name, kept in record["arms"].items():
         described = asdict(today[name])
         assert {key: described[key] for key in kept} == kept
-    assert today["graph+positives-100"].config(base) == Config.from_preset("small")
+    assert Config.model_validate(record["settings"]) == base == today["diagnet"].config(base)

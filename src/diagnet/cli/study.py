@@ -143,13 +143,17 @@ def tables(
 def compare(
     arms: Annotated[list[Path], typer.Argument(help="Folders of arms; the others are compared with the first.")],
     data: Annotated[Path, typer.Option(help="The studies' data.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write the figures to.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
     from diagnet.config import read_config
-    from diagnet.study.tables import compare_arms
+    from diagnet.run_folder import write_table
+    from diagnet.study.tables import as_table, compare_arms
 
     found = compare_arms(arms, _mass_set(data, read_config()))
+    if out is not None:
+        write_table(out, *as_table(found))
     if as_json:
         print_json({"differences": found})
     else:

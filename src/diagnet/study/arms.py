@@ -194,13 +194,10 @@ _CURVE = (
     _PLAIN,
     _DIAGNET,
 )
-_ROBUSTNESS = (
-    Arm("plain-perturbed", "plain cross-entropy; test masses perturbed", PLAIN, perturbed=True),
-    Arm("diagnet-perturbed", f"{_DIAGNET.what}; test masses perturbed", perturbed=True),
-)
-_CALIBRATION = (
-    Arm("plain-held-out", "plain cross-entropy; an inner fold held out", PLAIN, holdout=True),
-    Arm("diagnet-held-out", f"{_DIAGNET.what}; an inner fold held out", holdout=True),
+# Both calibration and robustness: the same runs serve the two studies.
+_HELD_OUT = (
+    Arm("plain-held-out", "plain cross-entropy; an inner fold held out", PLAIN, holdout=True, perturbed=True),
+    Arm("diagnet-held-out", f"{_DIAGNET.what}; an inner fold held out", holdout=True, perturbed=True),
 )
 _SHORTCUTS = (
     Arm("permuted", "plain, the training masses' labels shuffled", PLAIN, "permuted"),
@@ -216,7 +213,7 @@ STUDIES: Mapping[str, tuple[Arm, ...]] = {
     "comparators": _COMPARATORS,
     "table1": _COMPARATORS,
     "curve": _CURVE,
-    "robustness": _ROBUSTNESS,
-    "calibration": _CALIBRATION,
+    "robustness": _HELD_OUT,
+    "calibration": _HELD_OUT,
     "shortcuts": _SHORTCUTS,
 }

@@ -13,6 +13,7 @@ from diagnet.errors import DataError
 from diagnet.evaluation import Spread, across_folds
 from diagnet.paired import delong, holm, points_to_show
 from diagnet.run_folder import read_json, write_table
+from diagnet.study.arms import PLAIN
 from diagnet.study.calibration import abstention, calibration
 from diagnet.study.choice import choice
 from diagnet.study.perturbations import PERTURBATIONS
@@ -79,10 +80,10 @@ def arm_figures(scores: Scores, truth: Truth) -> ArmFigures:
     }
 
 
-def differences(arms: Sequence[Scores], against: Scores, truth: Truth) -> list[Difference]:
-    """Each arm minus one, on the jobs both have done; p values with and without correction for their number."""
+def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Difference]:
+    """First minus second arm of each pair, on the jobs both have done; p values with and without Holm's correction."""
     found: list[Difference] = []
-    for arm in arms:
+    for arm, against in pairs:
         both = jobs_done(arm, truth) & jobs_done(against, truth)
         first, second = (resampled(each, truth, jobs=both) for each in (arm, against))
         minus = first - second
@@ -152,8 +153,8 @@ def _delong(
 def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[Difference]]:
     """Write the tables and pictures of a study from its rows, finished or not.
 
-    `arms.csv`, `differences.csv` (against the arm "plain", or the first where there is none) and `table1.csv`; of
-    arms that hold out an inner fold `calibration.csv` and `abstention.csv`, and of two or more of them `choice.csv`;
+    `arms.csv`, `differences.csv` (against plain cross-entropy on the same masses, or the first arm where there is
+    none) and `table1.csv`; of arms that hold out an inner fold `calibration.csv` and `abstention.csv`, and of two or more of them `choice.csv`;
     of arms whose test masses were perturbed `robustness.csv`.
     """
     record = read_json(out / RECORD)
@@ -162,9 +163,7 @@ def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[D
     figures = [arm_figures(arm, truth) for arm in arms]
     write_table(out / "arms.csv", *as_table(figures))
     write_table(out / "table1.csv", *as_table(_table1(figures)))
-    against = next((arm for arm in arms if arm.name == "plain"), arms[0])
-    others = [arm for arm in arms if arm is not against and len(arm.seconds)]
-    minus = differences(others, against, truth) if len(against.seconds) else []
+    minus = differences(_pairs([arm for arm in arms if len(arm.seconds)], record["arms"]), truth)
     if minus:
         write_table(out / "differences.csv", *as_table(minus))
     for name, rows in _further(out, record, truth).items():
@@ -173,6 +172,20 @@ def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[D
     n_all = round(len(truth.targets) * (1 - 1 / record["folds"]))
     write_pictures(out, figures, {name: arm["n_train"] or n_all for name, arm in record["arms"].items()})
     return figures, minus
+
+
+def _pairs(arms: Sequence[Scores], described: Mapping[str, Mapping[str, Any]]) -> list[tuple[Scores, Scores]]:
+    """Each arm with the one it is to beat: plain cross-entropy that saw the same masses, else the first that did."""
+    same_masses: dict[tuple[Any, ...], list[Scores]] = {}
+    for arm in arms:
+        seen = tuple(described[arm.name].get(key) for key in ("n_train", "as_many_images", "holdout"))
+        same_masses.setdefault(seen, []).append(arm)
+    pairs = []
+    for group in same_masses.values():
+        plain = (arm for arm in group if described[arm.name]["changes"] == PLAIN)
+        against = next((arm for arm in plain if described[arm.name]["method"] == "network"), group[0])
+        pairs += [(arm, against) for arm in group if arm is not against]
+    return pairs
 
 
 def _table1(figures: Sequence[ArmFigures]) -> list[dict[str, Any]]:
@@ -261,4 +274,4 @@ def compare_arms(folders: Sequence[Path], mass_set: MassSet) -> list[Difference]
     for arm in arms:
         if not len(arm.seconds):
             raise DataError(f"`{arm.name}` must have rows of finished runs, got none")
-    return differences(arms[1:], arms[0], truth)
+    return differences([(arm, arms[0]) for arm in arms[1:]], truth)

@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from tiny import TINY
 
-from diagnet.config import Config, read_config
+from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.prepared import write_prepared
 from diagnet.data.roi import RoiSettings, read_rois

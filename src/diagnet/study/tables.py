@@ -154,8 +154,8 @@ def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[D
     """Write the tables and pictures of a study from its rows, finished or not.
 
     `arms.csv`, `differences.csv` (against plain cross-entropy on the same masses, or the first arm where there is
-    none) and `table1.csv`; of arms that hold out an inner fold `calibration.csv` and `abstention.csv`, and of two or more of them `choice.csv`;
-    of arms whose test masses were perturbed `robustness.csv`.
+    none) and `table1.csv`; of arms that hold out an inner fold `calibration.csv` and `abstention.csv`, and of two or
+    more of them `choice.csv`; of arms whose test masses were perturbed `robustness.csv`.
     """
     record = read_json(out / RECORD)
     truth, repeats = truth_of(mass_set, record["folds"]), record["repeats"]

@@ -34,6 +34,27 @@ def test_closed_form():
     assert signed_graph_loss(H, signs, distance="angular", reduction="sum").item() == pytest.approx(0.5 + 1 - 0.25)
 
 
+@pytest.mark.parametrize(("n_attracting", "n_repelling"), [(1, 4), (4, 4), (4, 1)])
+def test_what_spreading_without_regard_to_class_is_worth(n_attracting, n_repelling):
+    # Each of 10 anchors has its edges to points of its own: all at one place costs n-, all at right angles n+, classes
+    # apart nothing. With more repelling than attracting edges J_g falls where nothing is learned (docs/evidence.md).
+    n = 10 * (1 + n_attracting + n_repelling)
+    signs = np.zeros((n, n), dtype=np.int64)
+    for anchor in range(10):
+        own = 10 + anchor * (n_attracting + n_repelling)
+        signs[anchor, own : own + n_attracting] = 1
+        signs[anchor, own + n_attracting : own + n_attracting + n_repelling] = -1
+    classes = np.zeros(n, dtype=np.int64)
+    classes[(signs < 0).any(axis=0)] = 1
+    for H, expected in (
+        (torch.ones(n, 3), n_repelling),
+        (torch.eye(n), n_attracting),
+        (torch.eye(2)[classes], 0),
+    ):
+        found = signed_graph_loss(H, torch.from_numpy(signs)).item()
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), margin=st.floats(0.05, 2.0))
 def test_equals_the_slow_reference(seed, margin):

@@ -70,6 +70,24 @@ def test_classes_and_the_classifier_can_change():
     assert network(torch.rand(2, 1, 32, 32)).shape == (2, 128)
 
 
+def test_a_score_averaged_over_flips_does_not_depend_on_them(small):
+    averaged = create_network(NetworkSettings(average_flips=True)).eval()
+    averaged.load_state_dict(small.state_dict())
+    images = torch.rand(3, 1, 32, 48)
+    with torch.inference_mode():
+        h, logits = averaged.embed_and_classify(images)
+        each = [small.embed_and_classify(images.flip(axes)) for axes in ((), (2,), (3,), (2, 3))]
+        assert torch.allclose(h, torch.stack([one[0] for one in each]).mean(dim=0), atol=1e-6)
+        assert torch.allclose(logits, torch.stack([one[1] for one in each]).mean(dim=0), atol=1e-6)
+        assert torch.allclose(averaged(images.flip(2)), logits, atol=1e-6)
+        assert not torch.allclose(small(images.flip(2)), small(images), atol=1e-6)
+    rows = []
+    averaged.stem.register_forward_hook(lambda _module, given, _out: rows.append(len(given[0])))
+    averaged.train()(images)
+    averaged.eval()(images)
+    assert rows == [3, 12]  # training sees each image once
+
+
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (224, 224)])
 def test_any_size(small, size):
     assert small(torch.rand(1, 1, *size)).shape == (1, 2)

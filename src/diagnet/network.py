@@ -30,6 +30,9 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
         "hidden",
         description="H: the third fully connected layer before dropout (reading 2), or the pooled features",
     )
+    average_flips: bool = Field(
+        False, description="score the mean of an image's four flips: H and logits, four times the work"
+    )
     n_classes: int = Field(2, ge=2)
 
     @model_validator(mode="before")
@@ -171,7 +174,18 @@ class SeparableNetwork(nn.Module):
     def embed_and_classify(
         self, images: Float[Tensor, "b 1 h w"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
-        """H (Eq. 4) and logits (Eq. 5) in one pass."""
+        """H (Eq. 4) and logits (Eq. 5); with `average_flips`, outside training, the mean of the four flips'.
+
+        What exports, engines and explanations run is this method, so that all of them score alike.
+        """
+        if self.training or not self.settings.average_flips:
+            return self._one_pass(images)
+        flips = torch.cat([images, images.flip(3), images.flip(2), images.flip((2, 3))])
+        embedded, logits = (part.reshape(4, -1, part.shape[1]).mean(dim=0) for part in self._one_pass(flips))
+        return embedded, logits
+
+    def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """H and logits of the images as they are."""
         pooled = self.pool(self.forward_features(images))
         hidden = self.hidden(pooled)
         return (hidden if self.settings.embedding == "hidden" else pooled), self._classify(hidden)

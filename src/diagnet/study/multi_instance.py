@@ -27,7 +27,7 @@ class MultiInstanceNetwork(SeparableNetwork):
         """One: the sum of the probabilities."""
         return 1
 
-    def embed_and_classify(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b 1"], Float[Tensor, "b 2"]]:
+    def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b 1"], Float[Tensor, "b 2"]]:
         """Sum of the instances' probabilities, and logits of the most malignant instance."""
         features = self.dropout(torch.relu(self.forward_features(images)))
         odds = self.instances(features).float().flatten(1)

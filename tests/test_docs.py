@@ -26,6 +26,8 @@ def commands():
 def test_commands_of_the_docs_exist(page, line):  # noqa: ARG001 -- the page names the test
     verb, *words = shlex.split(line, comments=True)
     command = get_command(app).commands[verb]
+    while words and words[0] in getattr(command, "commands", {}):  # a verb of a verb: `study curve`
+        command = command.commands[words.pop(0)]
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in words if word.startswith("--")} <= options
     for setting in [words[k + 1] for k, word in enumerate(words) if word == "--set"]:

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from tiny import TINY
+from typer.testing import CliRunner
 
+from diagnet.cli import app
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError, RunFolderError, SettingsError
 from diagnet.study.arms import PLAIN, STUDIES, Arm, chosen_arms, read_arms
-from diagnet.study.jobs import Job, parts, run_job
+from diagnet.study.jobs import Job, Rows, parts, run_job
 from diagnet.study.methods import METHODS
-from diagnet.study.running import Study, claim_study, duration, parse_shard, run_study
+from diagnet.study.running import Study, claim_study, duration, parse_shard, run_study, write_rows
 from diagnet.study.scores import Scores, read_scores, truth_of
 from diagnet.study.tables import arm_figures, compare_arms, differences, write_tables
 
@@ -189,6 +191,30 @@ def test_tables_are_rebuilt_from_the_rows(study, manifest):
     assert header.startswith("arm,jobs,of,auc,auc_low,auc_high")
     assert len(lines) == 2
     assert minus == compare_arms([study / "plain", study / "diagnet"], read_manifest(manifest))
+    written = study.parent / "compared.csv"
+    arms = [str(study / name) for name in ("plain", "diagnet")]
+    done = CliRunner().invoke(app, ["study", "compare", *arms, "--data", str(manifest), "--out", str(written)])
+    assert done.exit_code == 0, done.output
+    assert written.read_text() == (study / "differences.csv").read_text()
+
+
+def test_an_arm_is_to_beat_plain_on_as_many_masses(manifest, tmp_path):
+    arms = [
+        Arm(name + more, name, changes, n_train=n)
+        for more, n in (("", None), ("-20", 20))
+        for name, changes in (("diagnet", {}), ("plain", PLAIN))
+    ]
+    arms.append(Arm("rival", "plain and another loss", PLAIN, "supcon"))
+    some = tiny(manifest, arms=arms)
+    mass_set = read_manifest(manifest)
+    claim_study(some, mass_set, tmp_path, joins=False)
+    rng = np.random.default_rng(0)
+    for job in some.jobs():
+        test = parts(mass_set, job, some.folds)[2]
+        write_rows(job.path(tmp_path), Rows(["test"] * len(test), test, rng.random(len(test)), 1.0))
+    minus = write_tables(tmp_path, mass_set)[1]
+    found = {row["arm"]: row["against"] for row in minus}
+    assert found == {"diagnet": "plain", "rival": "plain", "diagnet-20": "plain-20"}
 
 
 def test_the_studies_of_the_issue_are_there():

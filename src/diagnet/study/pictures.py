@@ -74,7 +74,7 @@ def _sweep(figures: Sequence[Any]) -> "Figure | None":
     found = sorted((float(at[1]), row["auc"]) for row in figures if (at := re.fullmatch(_LAMBDA, row["arm"])))
     if len(found) < 2:
         return None
-    figure, axes = _axes("lambda (leftmost: 0)", "AUC of outer folds", (5.6, 3.8))
+    figure, axes = _axes("lambda" if found[0][0] else "lambda (leftmost: 0)", "AUC of outer folds", (5.6, 3.8))
     above = [weight for weight, _ in found if weight > 0]
     places = [weight or min(above) / 4 for weight, _ in found]
     _with_intervals(axes, places, [auc for _, auc in found], 0, "AUC")

@@ -74,10 +74,13 @@ def test_bfloat16_by_name_changes_scores_a_little(images, name):
     assert 0 < np.abs(exact - rough).max() < 0.05
 
 
+@pytest.mark.parametrize("average_flips", [False, True])
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
-def test_every_engine_scores_as_the_eager_networks_do(networks, images, name):
+def test_every_engine_scores_as_the_eager_networks_do(images, name, average_flips):
     if any(find_spec(package) is None for package in (name, "onnx", "onnxscript")):
         pytest.skip(f'the extra is missing: {name} was not tested. Fix: pip install "diagnet[onnx,openvino]"')
+    settings = TINY.model_copy(update={"average_flips": average_flips})
+    networks = make_network(0, settings), make_network(1, settings)
     model = Model(networks, (0.5, 2.0), 0.5, ("benign", "malignant"), Preprocessing(roi=RoiSettings(size=16)), name)
     for calibrated, temperatures in ((True, (0.5, 2.0)), (False, (1.0, 1.0))):
         expected = np.mean(
@@ -91,6 +94,8 @@ def test_every_engine_scores_as_the_eager_networks_do(networks, images, name):
         assert expected[:, 1].std() > 0.02
         np.testing.assert_allclose(found, expected, atol=1e-5)
         np.testing.assert_array_equal(model.probabilities(images, calibrated=calibrated), found)
+        flipped = model.probabilities(np.ascontiguousarray(images[:, :, ::-1]), calibrated=calibrated)
+        assert np.allclose(flipped, found, atol=1e-5) == average_flips
     assert model.probabilities(images[:0]).shape == (0, 2)
     with pytest.raises(ValueError, match="`images` must be 16 x 16 pixels, got 16 x 12"):
         model.probabilities(images[:, :, :12])

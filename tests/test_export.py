@@ -26,7 +26,8 @@ def make_run(folder, n_networks=1):
     for k in range(n_networks):
         torch.manual_seed(k)
         facts = {"classes": ["benign", "malignant"], "roi": {"size": 16}, "temperature": 0.5 + k, "threshold": 0.4}
-        write_weights(folder / "model" / f"fold-{k}.safetensors", create_network(TINY), facts)
+        network = create_network(TINY.model_copy(update={"average_flips": k > 0}))
+        write_weights(folder / "model" / f"fold-{k}.safetensors", network, facts)
     (folder / "run.json").write_text('{"status": "finished"}')
     return folder
 

@@ -61,6 +61,19 @@ def test_embedding_may_be_the_pooled_features():
     assert network.embed(torch.rand(2, 1, 32, 32)).shape == (2, network.embedding_size) == (2, 128)
 
 
+def test_embedding_may_have_layers_of_its_own_that_the_classifier_does_not_see(small):
+    network = create_network(NetworkSettings(embedding="projected", n_hidden=48, dropout=0.0))
+    images = torch.rand(2, 1, 32, 32)
+    h, logits = network.embed_and_classify(images)
+    assert h.shape == (2, network.embedding_size) == (2, 48)
+    h.sum().backward(retain_graph=True)
+    assert network.fc3.weight.grad is None
+    network.zero_grad(set_to_none=True)
+    logits.sum().backward()
+    assert all(weight.grad is None for weight in network.projection.parameters())
+    assert not any(name.startswith("projection") for name in small.state_dict())
+
+
 def test_classes_and_the_classifier_can_change():
     network = create_network(NetworkSettings(n_classes=4))
     assert network(torch.rand(2, 1, 32, 32)).shape == (2, 4)

@@ -26,9 +26,10 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
     n_middle: int = Field(2, ge=0, description="residual blocks at the last size")
     n_hidden: int = Field(128, ge=1, description="neurons of each of the three fully connected layers")
     dropout: float = Field(0.5, ge=0, lt=1)
-    embedding: Literal["hidden", "pooled"] = Field(
+    embedding: Literal["hidden", "pooled", "projected"] = Field(
         "hidden",
-        description="H: the third fully connected layer before dropout (reading 2), or the pooled features",
+        description="H: the third fully connected layer before dropout (reading 2), the pooled features, or two layers "
+        "of its own on them, which the classifier does not see",
     )
     average_flips: bool = Field(
         False, description="score the mean of an image's four flips: H and logits, four times the work"
@@ -135,11 +136,14 @@ class SeparableNetwork(nn.Module):
         self.fc3 = nn.Linear(hidden, hidden)
         self.dropout = nn.Dropout(settings.dropout)
         self.classifier: nn.Module = nn.Linear(hidden, settings.n_classes)
+        self.projection: nn.Module = nn.Identity()
+        if settings.embedding == "projected":
+            self.projection = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU(), nn.Linear(hidden, hidden))
 
     @property
     def embedding_size(self) -> int:
         """Length of h(x)."""
-        return self.settings.n_hidden if self.settings.embedding == "hidden" else self.num_features
+        return self.num_features if self.settings.embedding == "pooled" else self.settings.n_hidden
 
     def forward_features(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c i j"]:
         """Feature maps before pooling."""
@@ -188,7 +192,7 @@ class SeparableNetwork(nn.Module):
         """H and logits of the images as they are."""
         pooled = self.pool(self.forward_features(images))
         hidden = self.hidden(pooled)
-        return (hidden if self.settings.embedding == "hidden" else pooled), self._classify(hidden)
+        return (hidden if self.settings.embedding == "hidden" else self.projection(pooled)), self._classify(hidden)
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Logits, before the softmax of Eq. 5."""

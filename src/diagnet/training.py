@@ -162,7 +162,12 @@ class _Run:
             seen = edges.points if is_exact else batch
         rng = np.random.default_rng([self.seed, state.epoch + 1, state.step])
         transforms = draw_transforms(
-            len(seen), flips=settings.flips, rotation=settings.rotation, zoom=settings.zoom, rng=rng
+            (len(seen), *self.points.image_shape),
+            flips=settings.flips,
+            rotation=settings.rotation,
+            zoom=settings.zoom,
+            noise=settings.noise,
+            rng=rng,
         )
         own = processes.share(np.arange(len(seen)))
         images = torch.from_numpy(self.points.take(seen[own]))[:, None].to(self.compute.device)

@@ -46,6 +46,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     )
     rotation: float = Field(20.0, ge=0, le=180, description="largest random rotation, degrees")
     zoom: float = Field(0.15, ge=0, lt=1, description="largest random change of scale")
+    noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of random noise, of the grey scale")
     mixup: float = Field(
         0.0, ge=0, description="mixup's alpha: images of a batch, and their labels, are blended; without a graph only"
     )

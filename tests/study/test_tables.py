@@ -24,7 +24,7 @@ from diagnet.study.pictures import write_pictures
 from diagnet.study.published import PUBLISHED
 from diagnet.study.running import Study, claim_study, run_study, write_rows
 from diagnet.study.scores import Scores, Truth, per_job, read_jobs, read_scores, truth_of, weighted_accuracy
-from diagnet.study.tables import write_tables
+from diagnet.study.tables import arm_figures, write_tables
 
 
 def rows(validation, test):
@@ -106,6 +106,19 @@ def test_masses_far_from_the_threshold_are_decided_better(truth):
 def test_accuracy_is_of_the_more_probable_class(truth):
     scores = Scores("a", np.where(truth.targets, 0.1, -0.1)[None] * np.where(np.arange(400) < 40, -1, 1), np.ones(4))
     assert per_job(scores, truth, weighted_accuracy) == pytest.approx([0.6, 1, 1, 1])
+
+
+def test_the_mean_score_of_several_trainings_has_an_auc_of_its_own(truth):
+    values = truth.targets + np.random.default_rng(2).normal(0, 1, (3, 400))
+    row = arm_figures(Scores("a", values, np.ones(12)), truth)
+    mean = values.mean(axis=0)
+    by_hand = [roc_auc_score(truth.targets[truth.folds == f], mean[truth.folds == f]) for f in range(4)]
+    assert row["auc_of_mean_score"]["value"] == pytest.approx(np.mean(by_hand))
+    assert row["gain_of_mean_score"]["value"] == pytest.approx(np.mean(by_hand) - row["auc"]["value"])
+    assert row["gain_of_mean_score"]["low"] > 0
+    values[1, 7] = np.nan  # a training is missing
+    for given in (values, values[:1]):
+        assert arm_figures(Scores("a", given, np.ones(12)), truth)["auc_of_mean_score"]["value"] is None
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ Method = Literal[
     "brightness",
     "border",
     "permuted",
+    "warm-start",
 ]
 
 NO_NEIGHBORS: Mapping[str, Any] = {"neighbors": {"positive_share": 0.0, "negative_share": 0.0}}
@@ -45,6 +46,8 @@ class Arm:
         holdout: keep an inner fold of the training patients out of training and score it too, so that a choice, a
             temperature or a threshold can be made on it.
         perturbed: score the test masses once more for each perturbation.
+        unlabelled: a manifest of mammograms beside the study's data, for a warm start; images of patients who are
+            tested or held out are not looked at.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Arm:
     as_many_images: bool = False
     holdout: bool = False
     perturbed: bool = False
+    unlabelled: str | None = None
 
     def config(self, base: Config) -> Config:
         """The study's settings with this arm's changes."""
@@ -150,21 +154,42 @@ _ABLATION = (
     Arm("graph+both", "signed graph, positive and negative neighbors", _WITH_NEGATIVES),
     _DIAGNET,
     Arm("positives", "positive neighbors, no graph", NO_GRAPH),
-    Arm("image-space", "graph in image space (reading 4)", {"graph": {"space": "image"}}),
-    Arm("relatives", "attraction to the same patient's too (reading 5)", {"graph": {"skip_relatives": False}}),
+    # Readings of the graph, on originals alone: there it is all that differs from plain cross-entropy.
+    Arm(
+        "image-space",
+        "signed graph of originals alone, in image space (reading 4)",
+        merged(NO_NEIGHBORS, {"graph": {"space": "image"}}),
+    ),
+    Arm(
+        "relatives",
+        "signed graph of originals alone, attraction to the same patient's too (reading 5)",
+        merged(NO_NEIGHBORS, {"graph": {"skip_relatives": False}}),
+    ),
+    Arm(
+        "pooled",
+        "signed graph of originals alone, H is the pooled features (reading 2)",
+        merged(NO_NEIGHBORS, {"network": {"embedding": "pooled"}}),
+    ),
+    Arm(
+        "angular",
+        "signed graph of originals alone, angular distance (reading 3)",
+        merged(NO_NEIGHBORS, {"training": {"distance": "angular"}}),
+    ),
+    Arm(
+        "lambda-1",
+        "signed graph of originals alone, lambda 1 (reading 24)",
+        merged(NO_NEIGHBORS, {"training": {"graph_weight": 1.0}}),
+    ),
     Arm(
         "negatives-own",
-        "negative neighbors keep their class (reading 7)",
-        merged(_WITH_NEGATIVES, {"training": {"negative_label": "own"}}),
+        "signed graph, negative neighbors that keep their class (reading 7)",
+        {"neighbors": {"positive_share": 0.0, "negative_share": 0.2}, "training": {"negative_label": "own"}},
     ),
     Arm(
         "negatives-other",
-        "negative neighbors take the other class",
-        merged(_WITH_NEGATIVES, {"training": {"negative_label": "other"}}),
+        "signed graph, negative neighbors that take the other class",
+        {"neighbors": {"positive_share": 0.0, "negative_share": 0.2}, "training": {"negative_label": "other"}},
     ),
-    Arm("pooled", "H is the pooled features (reading 2)", {"network": {"embedding": "pooled"}}),
-    Arm("angular", "angular distance (reading 3)", {"training": {"distance": "angular"}}),
-    Arm("lambda-1", "lambda 1 (reading 24)", {"training": {"graph_weight": 1.0}}),
     Arm("pixel", "neighbors searched in pixels (reading 10)", {"neighbors": {"search_space": "pixel"}}),
     Arm("letter", "image space, lambda 1, neighbors keep their class", _LETTER),
 )

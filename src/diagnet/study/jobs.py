@@ -21,6 +21,7 @@ from diagnet.errors import SettingsError
 from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.perturbations import PERTURBATIONS
+from diagnet.study.warm_start import read_patches
 
 _INNER = 5  # inner folds; repeat r holds out the r-th
 
@@ -77,7 +78,13 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     cases = Cases(images, tuple(mass_set.masses), mass_set.labels, mass_set.patient_numbers)
     began = time.perf_counter()
-    score = METHODS[job.arm.method](cases.part(own), config, job.fold, job.repeat)
+    seen = cases.part(own)
+    if job.arm.unlabelled is not None:
+        unseen = [mass_set.masses[k].patient_id for k in np.concatenate([test, held_out])]
+        rng = np.random.default_rng([job.repeat, job.fold, 4])
+        manifest = data.parent / job.arm.unlabelled
+        seen = replace(seen, unlabelled=read_patches(manifest, unseen, mass_set.patients, config, rng=rng))
+    score = METHODS[job.arm.method](seen, config, job.fold, job.repeat)
     index = np.concatenate([test, held_out])
     scores = score(cases.part(index))
     names = ["test"] * len(test) + ["validation"] * len(held_out)
@@ -85,8 +92,8 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
     if job.arm.perturbed:
         tested, roi = cases.part(test), config.roi
         for number, (name, perturb) in enumerate(PERTURBATIONS.items()):
-            seen = perturb(tested, roi, np.random.default_rng([job.repeat, job.fold, 2, number]))
-            changed = [score(replace(tested, images=images)) for images in seen]
+            looks = perturb(tested, roi, np.random.default_rng([job.repeat, job.fold, 2, number]))
+            changed = [score(replace(tested, images=images)) for images in looks]
             scores, index = np.concatenate([scores, np.mean(changed, axis=0)]), np.concatenate([index, test])
             names += [f"test@{name}"] * len(test)
     return Rows(names, index, scores, seconds)

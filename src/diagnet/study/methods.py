@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from diagnet.arrays import Images, Labels
@@ -13,12 +13,13 @@ from diagnet.augmentation import augment
 from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import Mass, malignant_class
-from diagnet.errors import MissingExtraError
+from diagnet.errors import MissingExtraError, SettingsError
 from diagnet.network import SeparableNetwork, create_network
 from diagnet.points import Points
 from diagnet.scoring import embeddings_and_logits
 from diagnet.study.features import FEATURES
 from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
+from diagnet.study.warm_start import warm_network, warm_weights
 from diagnet.training import ExtraLoss, train
 from diagnet.training_state import start
 
@@ -36,12 +37,14 @@ class Cases:
         masses: what else is known of them.
         labels: 1 where malignant, class index in general.
         patients: as numbers.
+        unlabelled: patches of mammograms of patients who are neither tested nor held out, for a warm start.
     """
 
     images: Images
     masses: tuple[Mass, ...]
     labels: Labels
     patients: Int64[np.ndarray, "case"]
+    unlabelled: Float32[np.ndarray, "patch height width"] | None = None
 
     def part(self, rows: Int[np.ndarray, "row"]) -> "Cases":
         """Some of them."""
@@ -167,6 +170,17 @@ def _border(images: Images, config: Config) -> Images:
     return blanked
 
 
+def fit_warm(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """The network whose blocks have first learned from patches without labels."""
+    if cases.unlabelled is None:
+        raise SettingsError("`unlabelled` must be given for a warm start: a manifest of mammograms beside DATA")
+    seed = int(np.random.SeedSequence([repeat, fold, 4]).generate_state(1)[0])
+    weights = warm_weights(cases.unlabelled, config, seed=seed)
+    return fit_network(
+        cases, config, fold, repeat, make_network=lambda settings: warm_network(create_network(settings), weights)
+    )
+
+
 METHODS: Mapping[str, Fit] = {
     "network": fit_network,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
@@ -176,4 +190,5 @@ METHODS: Mapping[str, Fit] = {
     **{name: partial(fit_features, classifier="logistic", features=name) for name in ("size", "scale", "brightness")},
     "permuted": fit_permuted,
     "border": fit_border,
+    "warm-start": fit_warm,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from diagnet.bootstrap import Interval
 from diagnet.data.mass import MassSet
@@ -45,6 +45,8 @@ class ArmFigures(TypedDict):
     of: int
     auc: Interval
     auc_over_jobs: Spread
+    auc_of_mean_score: Interval  # the mean score of all repeats' trainings; none where one is missing
+    gain_of_mean_score: Interval  # that minus `auc`
     accuracy: Interval  # of the more probable class
     accuracy_over_jobs: Spread
     minutes: float | None  # of a job, median
@@ -68,16 +70,27 @@ class Difference(TypedDict):
 def arm_figures(scores: Scores, truth: Truth) -> ArmFigures:
     """An arm's figures: mean, spread over jobs, and interval by patients and repeats."""
     done = jobs_done(scores, truth)
+    areas, together = resampled(scores, truth), _of_mean_score(scores, truth)
     return {
         "arm": scores.name,
         "jobs": int(done.sum()),
         "of": done.size,
-        "auc": percentiles(resampled(scores, truth)),
+        "auc": percentiles(areas),
+        "auc_of_mean_score": percentiles(together),
+        "gain_of_mean_score": percentiles(together - areas),
         "auc_over_jobs": across_folds(per_job(scores, truth)),
         "accuracy": percentiles(resampled(scores, truth, measure=weighted_accuracy)),
         "accuracy_over_jobs": across_folds(per_job(scores, truth, weighted_accuracy)),
         "minutes": None if np.isnan(scores.seconds).all() else round(float(np.nanmedian(scores.seconds)) / 60, 2),
     }
+
+
+def _of_mean_score(scores: Scores, truth: Truth) -> Float[np.ndarray, "resample"]:
+    """AUC of each mass's mean score over all repeats, as `resampled` gives it; the trainings are not drawn again."""
+    together = Scores(scores.name, scores.values.mean(axis=0, keepdims=True), scores.seconds)
+    areas = resampled(together, truth)
+    is_one = len(scores.values) < 2 or not jobs_done(together, truth).all()
+    return np.full_like(areas, np.nan) if is_one else areas
 
 
 def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Difference]:

@@ -11,10 +11,10 @@ from tiny import TINY
 from typer.testing import CliRunner
 
 from diagnet.cli import app
-from diagnet.config import Config
+from diagnet.config import Config, merged
 from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError, RunFolderError, SettingsError
-from diagnet.study.arms import PLAIN, STUDIES, Arm, chosen_arms, read_arms
+from diagnet.study.arms import NO_NEIGHBORS, PLAIN, STUDIES, Arm, chosen_arms, read_arms
 from diagnet.study.jobs import Job, Rows, parts, run_job
 from diagnet.study.methods import METHODS
 from diagnet.study.running import Study, claim_study, duration, parse_shard, run_study, write_rows
@@ -205,16 +205,28 @@ def test_an_arm_is_to_beat_plain_on_as_many_masses(manifest, tmp_path):
         for name, changes in (("diagnet", {}), ("plain", PLAIN))
     ]
     arms.append(Arm("rival", "plain and another loss", PLAIN, "supcon"))
-    some = tiny(manifest, arms=arms)
-    mass_set = read_manifest(manifest)
-    claim_study(some, mass_set, tmp_path, joins=False)
+    found = against(tiny(manifest, arms=arms), tmp_path)
+    assert found == {"diagnet": "plain", "rival": "plain", "diagnet-20": "plain-20"}
+
+
+def test_a_cell_without_a_graph_is_plain_where_there_are_no_neighbors(manifest, tmp_path):
+    cells = [arm for arm in STUDIES["neighbors"] if arm.name in ("n+0n-0", "n+0n-4", "n+1n-4")]
+    base = Config.from_preset("small", merged(TINY, NO_NEIGHBORS))
+    found = against(tiny(manifest, arms=cells[::-1], base=base), tmp_path)
+    assert found == {"n+1n-4": "n+0n-0", "n+0n-4": "n+0n-0"}
+
+
+def against(some, out):
+    """Whom each arm of a study is compared with; its rows are chance."""
+    mass_set = read_manifest(some.data)
+    claim_study(some, mass_set, out, joins=False)
     rng = np.random.default_rng(0)
     for job in some.jobs():
-        test = parts(mass_set, job, some.folds)[2]
-        write_rows(job.path(tmp_path), Rows(["test"] * len(test), test, rng.random(len(test)), 1.0))
-    minus = write_tables(tmp_path, mass_set)[1]
-    found = {row["arm"]: row["against"] for row in minus}
-    assert found == {"diagnet": "plain", "rival": "plain", "diagnet-20": "plain-20"}
+        _, held_out, test = parts(mass_set, job, some.folds)
+        index = np.concatenate([test, held_out])
+        names = ["test"] * len(test) + ["validation"] * len(held_out)
+        write_rows(job.path(out), Rows(names, index, rng.random(len(index)), 1.0))
+    return {row["arm"]: row["against"] for row in write_tables(out, mass_set)[1]}
 
 
 def test_the_studies_of_the_issue_are_there():

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from diagnet.bootstrap import Interval
+from diagnet.config import merged
 from diagnet.data.mass import MassSet
 from diagnet.errors import DataError
 from diagnet.evaluation import Spread, across_folds
@@ -176,7 +177,7 @@ def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[D
     figures = [arm_figures(arm, truth) for arm in arms]
     write_table(out / "arms.csv", *as_table(figures))
     write_table(out / "table1.csv", *as_table(_table1(figures)))
-    minus = differences(_pairs([arm for arm in arms if len(arm.seconds)], record["arms"]), truth)
+    minus = differences(_pairs([arm for arm in arms if len(arm.seconds)], record), truth)
     if minus:
         write_table(out / "differences.csv", *as_table(minus))
     for name, rows in _further(out, record, truth).items():
@@ -187,16 +188,24 @@ def write_tables(out: Path, mass_set: MassSet) -> tuple[list[ArmFigures], list[D
     return figures, minus
 
 
-def _pairs(arms: Sequence[Scores], described: Mapping[str, Mapping[str, Any]]) -> list[tuple[Scores, Scores]]:
+def _pairs(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Scores, Scores]]:
     """Each arm with the one it is to beat: plain cross-entropy that saw the same masses, else the first that did."""
+    described, settings = record["arms"], record["settings"]
+
+    def trained(changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in merged(settings, changes).items() if key != "graph"}
+
+    def is_plain(arm: Scores) -> bool:
+        own = described[arm.name]
+        return own["method"] == "network" and trained(own["changes"]) == trained(PLAIN)
+
     same_masses: dict[tuple[Any, ...], list[Scores]] = {}
     for arm in arms:
         seen = tuple(described[arm.name].get(key) for key in ("n_train", "as_many_images", "holdout"))
         same_masses.setdefault(seen, []).append(arm)
     pairs = []
     for group in same_masses.values():
-        plain = (arm for arm in group if described[arm.name]["changes"] == PLAIN)
-        against = next((arm for arm in plain if described[arm.name]["method"] == "network"), group[0])
+        against = next((arm for arm in group if is_plain(arm)), group[0])
         pairs += [(arm, against) for arm in group if arm is not against]
     return pairs
 

@@ -65,6 +65,7 @@ class Difference(TypedDict):
     delong_se: float | None
     delong_p: float | None
     delong_p_holm: float | None
+    of_mean_score: Interval  # difference of `auc_of_mean_score`
     masses_to_show: int | None  # with which a true difference of WORTH_SHOWING would be shown, power 0.8
 
 
@@ -116,6 +117,7 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
                 "delong_se": exact[0],
                 "delong_p": exact[1],
                 "delong_p_holm": None,
+                "of_mean_score": percentiles(_of_mean_score(arm, truth) - _of_mean_score(against, truth)),
                 "masses_to_show": points_to_show(WORTH_SHOWING, se, len(truth.targets)) if se else None,
             }
         )

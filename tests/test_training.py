@@ -236,6 +236,22 @@ def test_averaged_weights_are_scored_with(points):
     assert np.array_equal(logits, embeddings_and_logits(state.network, points.images)[1])
 
 
+def test_batch_norms_of_averaged_weights_are_measured_for_them(points):
+    """Statistics met on the way belong to other weights."""
+    settings = {"weight_averaging": 0.9, "epochs": 3, "batch_size": 64, "learning_rate": 0.03, "precision": "float32"}
+    state = trained(points, **settings)
+    network = state.network
+    with torch.no_grad():
+        mean, spread = network.intensity
+        seen = network.stem[0]((torch.from_numpy(points.images)[:, None] - mean) / spread)
+    assert torch.allclose(network.stem[1].running_mean, seen.mean(dim=(0, 2, 3)), atol=1e-4)
+    assert torch.allclose(network.stem[1].running_var, seen.var(dim=(0, 2, 3)), rtol=1e-3)
+    full = TrainingSettings(**settings)
+    watched = start(points, TINY, IN_IMAGES, full, seed=0)
+    train(watched, points, IN_IMAGES, full, seed=0, validate=lambda _: {})
+    assert torch.equal(weights(watched), weights(state))  # measured after each epoch or once, the same
+
+
 def test_a_clipped_gradient_is_another_path_only_when_it_binds(points):
     free = weights(trained(points, epochs=1))
     assert torch.equal(free, weights(trained(points, epochs=1, gradient_clip=1e9)))

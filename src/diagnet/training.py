@@ -25,6 +25,7 @@ from diagnet.transforms import draw_transforms
 ExtraLoss = Callable[[Float[Tensor, "point feature"], Int[Tensor, "point"]], Float[Tensor, ""]]
 
 _EDGES = 65_536  # looked at together where all are needed
+_SETTLED_ON = 2_048  # points at most, for the batch norms of averaged weights
 _DIVERGED = 50.0  # nats a point in J_l: nothing comes back from there
 
 
@@ -83,6 +84,8 @@ def train(
             if on_step is not None and state.step < run.n_batches:
                 on_step(state)
         run.end_epoch(time.perf_counter() - epoch_began)
+        if validate is not None or state.epoch == settings.epochs:
+            run.settle_average()
         if validate is not None:
             state.history[-1].update(validate(state))
         run.keep_best()
@@ -223,6 +226,27 @@ class _Run:
                 "seconds": round(seconds, 3),
             }
         )
+
+    def settle_average(self) -> None:
+        """Measure the batch norms' means and variances anew for the averaged weights.
+
+        Those met on the way are of weights that differ from their average by more noise, and do not fit it: on real
+        masses an AUC of 0.64 instead of 0.81.
+        """
+        state, settings = self.state, self.settings
+        if state.average is None:
+            return
+        network = state.scored().train()
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        chosen = np.random.default_rng([self.seed, state.epoch]).permutation(len(self.points))[:_SETTLED_ON]
+        for k, batch in enumerate(np.array_split(chosen, -(-len(chosen) // settings.batch_size))):
+            for norm in norms:
+                norm.momentum = 1 / (k + 1)  # the mean of all batches
+            images = torch.from_numpy(self.points.take(batch))[:, None].to(self.compute.device)
+            with torch.no_grad(), self.compute.autocast():
+                network.forward_features(images.contiguous(memory_format=self.compute.layout))
+        measured = network.state_dict()
+        state.average.update({name: measured[name] for name in measured if ".running_" in name})
 
     def keep_best(self) -> None:
         """Keep the weights of the epoch with the lowest validation loss."""

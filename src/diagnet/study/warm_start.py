@@ -22,7 +22,7 @@ from diagnet.optimization import make_optimizer, rate_factor
 from diagnet.training_state import random_state
 from diagnet.transforms import draw_transforms
 
-_PATCHES = 5  # of an image
+_DRAWN = 10  # patches of an image; those of tissue are kept
 _SIDES = (0.06, 0.25)  # of a patch, as a share of the image's shorter side: what masses have
 _TISSUE = 0.1  # least mean grey value of a patch
 _EPOCHS, _BATCH, _TEMPERATURE = 8, 64, 0.1
@@ -46,13 +46,15 @@ def read_patches(
     rows = list(read_table(manifest, ("image", "patient_id"), (), ALIASES))
     if set(known).isdisjoint(row.cells["patient_id"] for row in rows):
         raise DataError(f"`{manifest}` must name its patients as the study's data does, got no patient of the study")
-    banned = set(unseen)
-    names = dict.fromkeys(row.cells["image"] for row in rows if row.cells["patient_id"] not in banned)
+    patients: dict[str, set[str]] = {}
+    for row in rows:
+        patients.setdefault(row.cells["image"], set()).add(row.cells["patient_id"])
+    names = [name for name, own in patients.items() if own.isdisjoint(unseen)]
     patches = []
     for name in names:
         pixels = read_image(manifest.parent / name)
         height, width = pixels.shape
-        for side in rng.uniform(*_SIDES, 2 * _PATCHES) * min(width, height):
+        for side in rng.uniform(*_SIDES, _DRAWN) * min(width, height):
             left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
             patch = cut_roi(pixels, Mass(pixels, (left, top, left + side, top + side), None, ""), _whole(config))
             if patch.mean() >= _TISSUE:

@@ -225,7 +225,11 @@ def _print_tables(out: Path, mass_set: Any, *, as_json: bool) -> None:
         print_json({"out": str(out), "arms": figures, "differences": minus})
         return
     for row in figures:
-        print(f"{row['arm']:<18} AUC {_told(row['auc'])}  {row['jobs']}/{row['of']} runs, {row['minutes']} min each")
+        together = _of_mean_score(row["auc_of_mean_score"])
+        print(
+            f"{row['arm']:<18} AUC {_told(row['auc'])}{together}  {row['jobs']}/{row['of']} runs, "
+            f"{row['minutes']} min each"
+        )
     _print_differences(minus)
     print(f"Tables: {out}")
 
@@ -234,7 +238,15 @@ def _print_differences(found: Any) -> None:
     for row in found:
         p = "" if row["p_holm"] is None else f"  p {row['p_holm']:.3f} (Holm, bootstrap)"
         p += "" if row["delong_p_holm"] is None else f", {row['delong_p_holm']:.3f} (DeLong)"
-        print(f"{row['arm']} minus {row['against']}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs")
+        print(
+            f"{row['arm']} minus {row['against']}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs"
+            f"{_of_mean_score(row['of_mean_score'], sign='+')}"
+        )
+
+
+def _of_mean_score(interval: Any, sign: str = "") -> str:
+    """The same of each mass's mean score, where all repeats are done."""
+    return "" if interval["value"] is None else f"; mean score of all repeats {_told(interval, sign)}"
 
 
 def _told(interval: Any, sign: str = "") -> str:

@@ -250,6 +250,8 @@ def test_the_studies_of_the_issue_are_there():
         ("[a.training]\nno_such = 1", "`training.no_such` must be an existing setting"),
         ("['../a'.training]\nepochs = 1", "an arm's name must be"),
         ("[a]\nmethod = 'magic'", "`method` must be valid: .* arm `a`"),
+        ("[a]\nmethod = 'warm-start'", "`unlabelled` must be given for a warm start"),
+        ("[a]\nunlabelled = 'more.csv'", "and for nothing else"),
         ("a = 1", "`a` must be a table"),
         ("", "must hold at least one arm"),
         ("[a", "must be a readable TOML file"),

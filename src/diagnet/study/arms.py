@@ -83,6 +83,10 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
         except ValidationError as error:
             raise SettingsError(f"{one_line(error)} in {path}, arm `{name}`") from error
         arm.config(base)  # says what is wrong with it
+        if (arm.method == "warm-start") != (arm.unlabelled is not None):
+            raise SettingsError(
+                f"`unlabelled` must be given for a warm start and for nothing else in {path}, arm `{name}`"
+            )
         arms.append(arm)
     if not arms:
         raise SettingsError(f"`--arms` must hold at least one arm, got none in {path}")

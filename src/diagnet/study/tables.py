@@ -21,6 +21,7 @@ from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.pictures import write_pictures
 from diagnet.study.published import PROTOCOL, PUBLISHED
 from diagnet.study.scores import (
+    N_RESAMPLES,
     RECORD,
     Scores,
     Truth,
@@ -90,9 +91,9 @@ def arm_figures(scores: Scores, truth: Truth) -> ArmFigures:
 def _of_mean_score(scores: Scores, truth: Truth) -> Float[np.ndarray, "resample"]:
     """AUC of each mass's mean score over all repeats, as `resampled` gives it; the trainings are not drawn again."""
     together = Scores(scores.name, scores.values.mean(axis=0, keepdims=True), scores.seconds)
-    areas = resampled(together, truth)
-    is_one = len(scores.values) < 2 or not jobs_done(together, truth).all()
-    return np.full_like(areas, np.nan) if is_one else areas
+    if len(scores.values) < 2 or not jobs_done(together, truth).all():
+        return np.full(N_RESAMPLES + 1, np.nan)
+    return resampled(together, truth)
 
 
 def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Difference]:

@@ -50,23 +50,19 @@ def read_patches(
     for row in rows:
         patients.setdefault(row.cells["image"], set()).add(row.cells["patient_id"])
     names = [name for name, own in patients.items() if own.isdisjoint(unseen)]
+    whole = RoiSettings(padding_factor=1.0, size=config.roi.size)  # a patch is its box
     patches = []
     for name in names:
         pixels = read_image(manifest.parent / name)
         height, width = pixels.shape
         for side in rng.uniform(*_SIDES, _DRAWN) * min(width, height):
             left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
-            patch = cut_roi(pixels, Mass(pixels, (left, top, left + side, top + side), None, ""), _whole(config))
+            patch = cut_roi(pixels, Mass(pixels, (left, top, left + side, top + side), None, ""), whole)
             if patch.mean() >= _TISSUE:
                 patches.append(patch)
     if not patches:
         raise DataError(f"`{manifest}` must hold at least one image with tissue of other patients, got none")
     return np.stack(patches)
-
-
-def _whole(config: Config) -> RoiSettings:
-    """A patch is its box: no padding."""
-    return RoiSettings(padding_factor=1.0, size=config.roi.size)
 
 
 def warm_weights(patches: Images, config: Config, *, seed: int) -> dict[str, Tensor]:
@@ -87,19 +83,18 @@ def warm_weights(patches: Images, config: Config, *, seed: int) -> dict[str, Ten
     network.to(compute.device)
     network.to(memory_format=compute.layout)  # type: ignore[call-overload]  # missing from torch's stubs
     optimizer = make_optimizer(network, config.training.learning_rate, config.training.weight_decay)
-    batches = np.array_split(np.arange(len(patches)), max(1, len(patches) // _BATCH))
-    n_steps = _EPOCHS * len(batches)
+    n_batches = max(1, len(patches) // _BATCH)
     network.train()
     for epoch in range(_EPOCHS):
         order = np.random.default_rng([seed, epoch]).permutation(len(patches))
-        for number, batch in enumerate(batches):
-            step = epoch * len(batches) + number
+        for number, batch in enumerate(np.array_split(order, n_batches)):
             rng = np.random.default_rng([seed, epoch, number])
-            views = torch.cat([_view(patches[order[batch]], rng) for _ in range(2)]).to(compute.device)
+            views = torch.cat([_view(patches[batch], rng) for _ in range(2)]).to(compute.device)
             with random_state(seed, epoch + 1, number), compute.autocast():
                 embeddings = network.embed(views.contiguous(memory_format=compute.layout))
+            factor = rate_factor("cosine", 0.1, epoch * n_batches + number, _EPOCHS * n_batches)
             for group in optimizer.param_groups:
-                group["lr"] = config.training.learning_rate * rate_factor("cosine", 0.1, step, n_steps)
+                group["lr"] = config.training.learning_rate * factor
             optimizer.zero_grad(set_to_none=True)
             _contrast(embeddings.float()).backward()
             optimizer.step()

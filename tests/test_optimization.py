@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from diagnet.optimization import make_optimizer, rate_factor, update_average
+from diagnet.optimization import make_optimizer, rate_factor
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -19,18 +19,6 @@ def test_the_rate_rises_to_the_top_and_then_follows_its_schedule(schedule):
 def test_without_warm_up_the_first_step_is_at_the_top():
     assert rate_factor("cosine", 0.0, 0, 10) == 1.0
     assert rate_factor("cosine", 1.0, 9, 10) == 1.0
-
-
-def test_average_moves_towards_the_weights():
-    network = nn.BatchNorm1d(2)
-    average = {name: value.clone() for name, value in network.state_dict().items()}
-    with torch.no_grad():
-        network.weight.fill_(3.0)
-        network.num_batches_tracked.fill_(7)
-    update_average(average, network, 0.75)
-    assert average["weight"].tolist() == [1.5, 1.5]
-    assert average["num_batches_tracked"] == 7
-    assert make_optimizer(network, 0.1, 0.2).param_groups[0]["weight_decay"] == 0.2
 
 
 def test_the_fused_optimizer_walks_weights_of_any_memory_format():

@@ -291,7 +291,7 @@ def test_progress_tells_images_per_second_and_the_losses_parts(points):
 
 def test_j_g_of_an_epoch_is_eq_4_whatever_the_size_of_its_blocks(points, monkeypatch):
     whole = trained(points, epochs=2).history[-1]["signed_graph_loss"]
-    monkeypatch.setattr("diagnet.training._EDGES", 7)
+    monkeypatch.setattr("diagnet.graph_term._EDGES", 7)
     state = trained(points, epochs=2)
     assert state.history[-1]["signed_graph_loss"] == pytest.approx(whole, rel=1e-5)
     assert signed_graph_loss(state.bank, state.graph.signs).item() == pytest.approx(whole, rel=1e-5)

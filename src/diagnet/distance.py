@@ -3,10 +3,13 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from scipy.spatial.distance import cdist
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # threadpoolctl ships no types
 
 Distance = Literal["cosine", "angular"]
+
+_BLOCK = 8_192  # pixels turned to float64 at once
 
 
 def cosine_distance(
@@ -61,6 +64,33 @@ def angular_of_dots(dots: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, 
     """Angular distance of unit vectors whose dot products are known; below 1e-8 it has no digits left."""
     apart, together = np.sqrt(np.clip(1 - dots, 0, 2)), np.sqrt(np.clip(1 + dots, 0, 2))
     return np.asarray(2 * np.arctan2(apart, together) / np.pi)
+
+
+def distance_of_dots(dots: Float64[np.ndarray, "*shape"], distance: Distance) -> Float64[np.ndarray, "*shape"]:
+    """Distance of unit vectors by name."""
+    return cosine_of_dots(dots) if distance == "cosine" else angular_of_dots(dots)
+
+
+def dot_products(
+    a: Float32[np.ndarray, "first pixel"], b: Float32[np.ndarray, "second pixel"]
+) -> Float64[np.ndarray, "first second"]:
+    """Dot products in float64, without float64 copies of all images."""
+    dots = np.zeros((len(a), len(b)))
+    with threadpool_limits(1, user_api="blas"):
+        for start in range(0, a.shape[1], _BLOCK):
+            block = slice(start, start + _BLOCK)
+            dots += a[:, block].astype(np.float64) @ b[:, block].astype(np.float64).T
+    return dots
+
+
+def distance_of_vectors(
+    dots: Float64[np.ndarray, "first second"],
+    squares: tuple[Float64[np.ndarray, "first"], Float64[np.ndarray, "second"]],
+    distance: Distance,
+) -> Float64[np.ndarray, "first second"]:
+    """Distances from dot products and squared lengths; images of length 0 have no direction."""
+    lengths = np.sqrt(np.outer(*squares))
+    return distance_of_dots(dots / np.where(lengths > 0, lengths, np.inf), distance)
 
 
 def _units(vectors: Float[np.ndarray, "point feature"]) -> Float64[np.ndarray, "point feature"]:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Float32, Float64
 from pydantic import BaseModel, Field
 
 from diagnet.discriminator import Discriminator, probability
-from diagnet.distance import Distance
+from diagnet.distance import Distance, distance_of_dots
 from diagnet.racos import Candidate, Racos
-from diagnet.search_space import SearchSpace, Sign, distance_of_dots
+from diagnet.search_space import SearchSpace, Sign
 
 _MARGIN = 1e-3  # a rule is kept with this much (relative) to spare: images are float32
 _N_TRIALS = 8  # candidates whose images are made before a new search begins

@@ -12,11 +12,11 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # nor does threadpoolctl
 
 from diagnet.arrays import Images, Kinds, Labels
-from diagnet.distance import Distance
+from diagnet.distance import distance_of_vectors, dot_products
 from diagnet.errors import DataError
 from diagnet.neighbor_search import Found, NeighborSearch, SearchSettings, rules_for
 from diagnet.progress import Progress, silent
-from diagnet.search_space import SearchSpace, Sign, component_space, distance_of_dots, pixel_space
+from diagnet.search_space import SearchSpace, Sign, component_space, pixel_space
 
 _SIGNS: tuple[Sign, Sign] = (1, -1)
 # Where half of the seeds lie beyond, in units of rho. Pixels: reading 10. Components: just off the originals for
@@ -24,7 +24,6 @@ _SIGNS: tuple[Sign, Sign] = (1, -1)
 _PIXEL_MOVE = 1.0
 _COMPONENT_MOVE = {1: 1.0, -1: 2.25}
 _BATCH = 8  # neighbors a process finds before it reports
-_BLOCK = 8_192  # pixels turned to float64 at once
 _WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process has started
 
 
@@ -148,12 +147,12 @@ def find_neighbors(
     for task in tasks:
         own = np.flatnonzero((of_class == task.label) & (kinds == task.sign))
         rules = rules_for(task.sign, task.closest_pair, settings)
-        apart = _dot_products(made[own], made[own])
+        apart = dot_products(made[own], made[own])
         squares = apart.diagonal().copy()
-        nearest_original[own] = _distances(
-            _dot_products(made[own], flat[labels == task.label]), (squares, task.squares), settings.distance
+        nearest_original[own] = distance_of_vectors(
+            dot_products(made[own], flat[labels == task.label]), (squares, task.squares), settings.distance
         ).min(axis=1)
-        between = _distances(apart, (squares, squares), settings.distance)
+        between = distance_of_vectors(apart, (squares, squares), settings.distance)
         np.fill_diagonal(between, np.inf)
         nearest_of_sign[own] = between.min(axis=1)
         spaced = (nearest_of_sign[own] >= rules.spacing) & (nearest_original[own] >= rules.clearance)
@@ -207,7 +206,7 @@ def _class_tasks(
 ) -> list[_Task]:
     """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
     rng = np.random.default_rng(seed.spawn(1)[0])
-    dots = _dot_products(flat[originals], flat[originals])
+    dots = dot_products(flat[originals], flat[originals])
     closest_pair = _closest_pair(dots, settings)
     if settings.search_space == "subspace" and np.ptp(flat[originals], axis=0).max() == 0:
         raise DataError(
@@ -289,30 +288,8 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
         return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]
 
 
-def _dot_products(
-    a: Float32[np.ndarray, "first pixel"], b: Float32[np.ndarray, "second pixel"]
-) -> Float64[np.ndarray, "first second"]:
-    """Dot products in float64, without float64 copies of all images."""
-    dots = np.zeros((len(a), len(b)))
-    with threadpool_limits(1, user_api="blas"):
-        for start in range(0, a.shape[1], _BLOCK):
-            block = slice(start, start + _BLOCK)
-            dots += a[:, block].astype(np.float64) @ b[:, block].astype(np.float64).T
-    return dots
-
-
-def _distances(
-    dots: Float64[np.ndarray, "first second"],
-    squares: tuple[Float64[np.ndarray, "first"], Float64[np.ndarray, "second"]],
-    distance: Distance,
-) -> Float64[np.ndarray, "first second"]:
-    """Distances from dot products and squared lengths; images of length 0 have no direction."""
-    lengths = np.sqrt(np.outer(*squares))
-    return distance_of_dots(dots / np.where(lengths > 0, lengths, np.inf), distance)
-
-
 def _closest_pair(dots: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
     """Distance rho of the closest pair of distinct originals (Sec. 4.2), with a floor (reading 12)."""
     squares = dots.diagonal()
-    distances = _distances(dots, (squares, squares), settings.distance)[np.triu_indices(len(dots), 1)]
+    distances = distance_of_vectors(dots, (squares, squares), settings.distance)[np.triu_indices(len(dots), 1)]
     return float(max(distances.min(), settings.smallest_closest_pair))

@@ -1,10 +1,10 @@
-"""What moves the weights beside the loss: learning-rate schedule, clipping's optimizer, average of the weights."""
+"""What moves the weights beside the loss: learning-rate schedule and optimizer."""
 
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -30,12 +30,3 @@ def rate_factor(schedule: Schedule, warm_up: float, step: int, n_steps: int) -> 
     if schedule == "cosine":
         return float(0.5 * (1 + np.cos(np.pi * done)))
     return 1.0 - done if schedule == "linear" else 1.0
-
-
-def update_average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of the weights and batch statistics towards the network's."""
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
-        else:
-            average[name].copy_(value)

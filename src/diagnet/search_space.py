@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from diagnet.distance import Distance, angular_of_dots, cosine_of_dots
+from diagnet.distance import Distance, distance_of_dots
 from diagnet.errors import DataError
 
 Sign = Literal[-1, 1]
@@ -199,11 +199,6 @@ def component_space(
         row[searched] = space.values(int(parent), searched, space.seed(int(parent), rng))
     strength = _strength(lambda s: _row_distance(probes, probes + s * (moved - probes), distance), move)
     return replace(space, steps=shape * strength)
-
-
-def distance_of_dots(dots: Float64[np.ndarray, "*shape"], distance: Distance) -> Float64[np.ndarray, "*shape"]:
-    """Distance of unit vectors by name."""
-    return cosine_of_dots(dots) if distance == "cosine" else angular_of_dots(dots)
 
 
 def _row_distance(

@@ -7,30 +7,25 @@ import time
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from tiny import TINY
+from tiny import ARMS, tiny
 from typer.testing import CliRunner
 
 from diagnet.cli import app
-from diagnet.config import Config, merged
+from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError, RunFolderError, SettingsError
-from diagnet.study.arms import NO_NEIGHBORS, PLAIN, STUDIES, Arm, chosen_arms, read_arms
-from diagnet.study.jobs import Job, Rows, parts, run_job
+from diagnet.study.arms import STUDIES, Arm, chosen_arms, read_arms
+from diagnet.study.differences import compare_arms
+from diagnet.study.jobs import Job, parts, run_job
 from diagnet.study.methods import METHODS
-from diagnet.study.running import Study, claim_study, duration, parse_shard, run_study, write_rows
-from diagnet.study.scores import Scores, read_scores, truth_of
-from diagnet.study.tables import arm_figures, compare_arms, differences, write_tables
+from diagnet.study.running import claim_study, duration, parse_shard, run_study
+from diagnet.study.scores import read_scores, truth_of
+from diagnet.study.tables import arm_figures, write_tables
 
-ARMS = (Arm("plain", "plain", PLAIN), Arm("diagnet", "all"))
 SETTINGS = [
     *("--set", "roi.size=16", "--set", "training.epochs=1", "--set", "neighbors.budget=2"),
     *("--set", "network.stem_widths=[4,8]", "--set", "network.widths=[8,16]", "--set", "network.n_middle=0"),
 ]
-
-
-def tiny(manifest, **changes):
-    given = {"name": "tiny", "arms": ARMS, "data": manifest, "base": Config.from_preset("small", TINY)}
-    return Study(**(given | {"folds": 2, "repeats": 1} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -171,19 +166,6 @@ def test_fewer_masses_are_seen_as_often_in_all(manifest, monkeypatch):
     assert seen[1][1] == round(7 * 40 / seen[1][0])
 
 
-def test_a_perfect_arm_against_one_that_guesses(manifest):
-    truth = truth_of(read_manifest(manifest), 3)
-    rng = np.random.default_rng(0)
-    good = Scores("good", np.tile(truth.targets.astype(float), (2, 1)) + 0.1 * rng.random((2, 60)), np.ones(6))
-    bad = Scores("bad", rng.random((2, 60)), np.ones(6))
-    better, same = differences([(good, bad), (bad, bad)], truth)
-    assert better["auc"]["low"] > 0.2
-    assert better["p_holm"] <= 0.05
-    assert better["delong_p"] < 1e-3
-    assert better["of_mean_score"]["low"] > 0.2
-    assert (same["auc"]["value"], same["auc"]["low"], same["delong_p"]) == (0, 0, None)
-
-
 def test_tables_are_rebuilt_from_the_rows(study, manifest):
     figures, minus = write_tables(study, read_manifest(manifest))
     assert [row["arm"] for row in figures] == ["plain", "diagnet"]
@@ -197,37 +179,6 @@ def test_tables_are_rebuilt_from_the_rows(study, manifest):
     done = CliRunner().invoke(app, ["study", "compare", *arms, "--data", str(manifest), "--out", str(written)])
     assert done.exit_code == 0, done.output
     assert written.read_text() == (study / "differences.csv").read_text()
-
-
-def test_an_arm_is_to_beat_plain_on_as_many_masses(manifest, tmp_path):
-    arms = [
-        Arm(name + more, name, changes, n_train=n)
-        for more, n in (("", None), ("-20", 20))
-        for name, changes in (("diagnet", {}), ("plain", PLAIN))
-    ]
-    arms.append(Arm("rival", "plain and another loss", PLAIN, "supcon"))
-    found = against(tiny(manifest, arms=arms), tmp_path)
-    assert found == {"diagnet": "plain", "rival": "plain", "diagnet-20": "plain-20"}
-
-
-def test_a_cell_without_a_graph_is_plain_where_there_are_no_neighbors(manifest, tmp_path):
-    cells = [arm for arm in STUDIES["neighbors"] if arm.name in ("n+0n-0", "n+0n-4", "n+1n-4")]
-    base = Config.from_preset("small", merged(TINY, NO_NEIGHBORS))
-    found = against(tiny(manifest, arms=cells[::-1], base=base), tmp_path)
-    assert found == {"n+1n-4": "n+0n-0", "n+0n-4": "n+0n-0"}
-
-
-def against(some, out):
-    """Whom each arm of a study is compared with; its rows are chance."""
-    mass_set = read_manifest(some.data)
-    claim_study(some, mass_set, out, joins=False)
-    rng = np.random.default_rng(0)
-    for job in some.jobs():
-        _, held_out, test = parts(mass_set, job, some.folds)
-        index = np.concatenate([test, held_out])
-        names = ["test"] * len(test) + ["validation"] * len(held_out)
-        write_rows(job.path(out), Rows(names, index, rng.random(len(index)), 1.0))
-    return {row["arm"]: row["against"] for row in write_tables(out, mass_set)[1]}
 
 
 def test_the_studies_of_the_issue_are_there():

@@ -1,4 +1,8 @@
-"""Settings small enough for the tests of studies."""
+"""A study small enough for tests."""
+
+from diagnet.config import Config
+from diagnet.study.arms import PLAIN, Arm
+from diagnet.study.running import Study
 
 TINY = {
     "roi": {"size": 16},
@@ -6,3 +10,9 @@ TINY = {
     "training": {"epochs": 1, "batch_size": 16, "precision": "float32"},
     "neighbors": {"budget": 2},
 }
+ARMS = (Arm("plain", "plain", PLAIN), Arm("diagnet", "all"))
+
+
+def tiny(manifest, **changes):
+    given = {"name": "tiny", "arms": ARMS, "data": manifest, "base": Config.from_preset("small", TINY)}
+    return Study(**(given | {"folds": 2, "repeats": 1} | changes))

@@ -149,7 +149,8 @@ def compare(
     """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
     from diagnet.config import read_config
     from diagnet.run_folder import write_table
-    from diagnet.study.tables import as_table, compare_arms
+    from diagnet.study.differences import compare_arms
+    from diagnet.study.tables import as_table
 
     found = compare_arms(arms, _mass_set(data, read_config()))
     if out is not None:

@@ -162,6 +162,14 @@ def resampled(
     return np.mean(figures, axis=0) if figures else np.full(n_resamples + 1, np.nan)
 
 
+def resampled_mean_score(scores: Scores, truth: Truth) -> Float[np.ndarray, "resample"]:
+    """AUC of each mass's mean score over all repeats, as `resampled` gives it; the trainings are not drawn again."""
+    together = Scores(scores.name, scores.values.mean(axis=0, keepdims=True), scores.seconds)
+    if len(scores.values) < 2 or not jobs_done(together, truth).all():
+        return np.full(N_RESAMPLES + 1, np.nan)
+    return resampled(together, truth)
+
+
 def per_job(scores: Scores, truth: Truth, measure: Measure = weighted_auc) -> list[float]:
     """A figure of each job done."""
     return [

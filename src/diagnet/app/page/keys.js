@@ -32,14 +32,14 @@ export const KEYS = [
   ]],
   ["Marking", [
     [["b"], "new box in the middle of the view; on a box: arrows move it, Shift+arrows resize it, with Ctrl by single pixels, Delete removes it", (reader) => reader.markMiddle()],
-    [["Enter"], "ask the model about the selected mass", (reader) => reader.score()],
+    [["Enter"], "ask the model about the selected mass", ({ scorer }) => scorer.score()],
     [["r"], "ruler in the middle of the view; arrows move its ends, Delete removes it", (reader) => reader.rule()],
     [["v"], "tool: move", (reader) => reader.useTool("move")],
     [["l"], "tool: window and level by drag", (reader) => reader.useTool("window")],
     [["m"], "tool: mark by drag", (reader) => reader.useTool("mark")],
   ]],
   ["Understanding", [
-    [["s"], "saliency on or off", (reader) => reader.toggleSaliency()],
+    [["s"], "saliency on or off", ({ scorer }) => scorer.toggleSaliency()],
     [["Shift+P"], "print, or save as PDF", (reader) => reader.print()],
     [["?"], "this help", (reader) => reader.openHelp()],
   ]],

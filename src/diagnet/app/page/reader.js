@@ -1,14 +1,15 @@
 // The page as a whole: which images are open, which is looked at, what is asked of the server.
 
 import { Cases } from "./cases.js";
-import { byId, download, make, refill } from "./elements.js";
+import { byId, make, refill } from "./elements.js";
 import { fillHelp, listenToKeys } from "./keys.js";
 import { Mammogram } from "./mammogram.js";
 import { Mark } from "./mark.js";
 import { Model } from "./model.js";
-import { fadeSlider, NOTICE, Panel } from "./panel.js";
+import { Panel } from "./panel.js";
+import { layPaper } from "./paper.js";
 import { openReadingDialog, Reading } from "./reading.js";
-import { veilOf } from "./saliency.js";
+import { Scorer } from "./scorer.js";
 import { Problem, Server, ServerLost } from "./server.js";
 import { fillToolbar } from "./toolbar.js";
 import { View } from "./view.js";
@@ -23,17 +24,17 @@ export class Reader {
     this.decoded = new Map();
     this.reading = null;
     this.tool = "move";
-    this.saliency = { on: false, opacity: 0.6 };
+    this.scorer = new Scorer(this);
     this.views = ["A", "B"].map((name) => new View(name, this));
     this.view = this.views[0];
     this.isDouble = false;
     this.panel = new Panel(byId("panel"), {
-      score: (mark) => this.score(mark),
+      score: (mark) => this.scorer.score(mark),
       remove: (mark) => this.removed(this.view, mark),
       select: (mark) => { this.view.select(mark); this.view.showBox(mark); },
-      toggleSaliency: () => this.toggleSaliency(),
-      fadeSaliency: (opacity) => this.fadeSaliency(opacity),
-      report: (format) => this.report(format),
+      toggleSaliency: () => this.scorer.toggleSaliency(),
+      fadeSaliency: (opacity) => this.scorer.fadeSaliency(opacity),
+      report: (format) => this.scorer.report(format),
       print: () => this.print(),
       mark: () => this.markMiddle(),
       picture: (name) => this.model.picture(name),
@@ -51,12 +52,12 @@ export class Reader {
   #listen() {
     byId("open-files").onclick = () => this.chooseFiles();
     byId("files").onchange = (event) => { this.open([...event.target.files]); event.target.value = ""; };
-    byId("start-reading").onclick = () => (this.reading ? this.leaveReading() : openReadingDialog(byId("reading"), this.server, (study) => this.beginReading(study)));
+    byId("start-reading").onclick = () => (this.reading ? this.reading.leave() : openReadingDialog(byId("reading"), this.server, (study) => new Reading(this, study).enter()));
     byId("open-help").onclick = () => this.openHelp();
     document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
     document.addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("dropping"));
     document.addEventListener("drop", (event) => { event.preventDefault(); document.body.classList.remove("dropping"); this.open([...event.dataTransfer.files]); });
-    addEventListener("beforeprint", () => this.#layPaper());
+    addEventListener("beforeprint", () => layPaper(this.view));
     addEventListener("afterprint", () => byId("printed").replaceChildren());
     listenToKeys(this);
     this.server.addEventListener("lost", () => this.#lost());
@@ -101,7 +102,7 @@ export class Reader {
     this.reading?.clock.go();
     if (this.view.case?.gone) this.says("This image is no longer on the server: open it again to score it.");
     for (const view of this.views) if (view.case && !view.mammogram) await this.show(view.case, view);
-    for (const { marks, gone } of this.cases.all) for (const mark of marks) if (mark.state === "waiting" && !gone) this.score(mark);
+    for (const { marks, gone } of this.cases.all) for (const mark of marks) if (mark.state === "waiting" && !gone) this.scorer.score(mark);
     this.render();
   }
 
@@ -154,7 +155,7 @@ export class Reader {
       if (error instanceof Problem && error.status < 500 && error.status !== 404) shown.image.state = "refused";
       view.saying(error instanceof ServerLost ? "Not loaded: the server cannot be reached. It will be loaded when it is back." : error.message);
     }
-    if (view === this.view) this.#veil();
+    if (view === this.view) this.scorer.veil();
     this.render();
   }
 
@@ -208,7 +209,7 @@ export class Reader {
   activated(view) {
     if (this.view === view) return;
     this.view = view;
-    this.#veil();
+    this.scorer.veil();
     this.render();
   }
 
@@ -217,7 +218,7 @@ export class Reader {
   }
 
   selected(view) {
-    if (view === this.view) this.#veil();
+    if (view === this.view) this.scorer.veil();
     this.render();
   }
 
@@ -229,7 +230,7 @@ export class Reader {
     view.layer.rebuild();
     this.useTool("move");
     view.layer.focus(mark);
-    this.#veil();
+    this.scorer.veil();
     this.render();
   }
 
@@ -242,7 +243,7 @@ export class Reader {
 
   changed(view, mark) {
     view.layer.unanswer(mark);
-    this.#veil();
+    this.scorer.veil();
     this.render();
   }
 
@@ -252,159 +253,23 @@ export class Reader {
     view.selected = view.case.marks.at(-1) ?? null;
     view.layer.rebuild();
     view.canvas.focus();
-    this.#veil();
+    this.scorer.veil();
     this.render();
   }
 
   confirmed(_view, mark) {
-    this.score(mark);
+    this.scorer.score(mark);
   }
 
   get mark() {
     return this.view.selected;
   }
 
-  // -- the model
-
-  async score(mark = this.mark) {
-    if (!mark) return this.says("Mark a mass first: press B, or choose Mark and drag a box round it.");
-    if (mark.state === "asked" || mark.state === "answered") return;
-    if (this.reading && !this.reading.showsModel) {
-      byId("reader-slider").focus();
-      return this.says("First give your own score.");
-    }
-    const asked = this.cases.of(mark);
-    if (asked.gone) return this.warns("This image is no longer on the server: open it again to score it.");
-    if (document.activeElement?.id === "score") this.view.layer.focus(mark); // the button goes, the keyboard stays
-    const { version } = mark;
-    const place = [asked.image.id, mark.whole];
-    Object.assign(mark, { state: "asked", failure: "" });
-    this.render();
-    try {
-      const assessment = await this.model.assessment(...place);
-      if (mark.version !== version) return;
-      Object.assign(mark, { state: "answered", assessment });
-      this.says("The model has answered: see the findings."); // for ears; the score itself stands beside its notice
-    } catch (error) {
-      if (mark.version !== version) return;
-      const waits = error instanceof ServerLost;
-      Object.assign(mark, { state: waits ? "waiting" : "failed", failure: waits ? "Not scored yet: the server cannot be reached. It is asked again when the server is back." : error.message });
-    }
-    this.#rebuildMarks();
-    this.render();
-    if (mark.assessment?.malignancy == null) return;
-    if (this.saliency.on) this.#askSaliency(mark);
-    const similar = await this.model.similar(...place);
-    if (mark.version !== version) return;
-    mark.similar = similar;
-    this.render();
-  }
-
-  #rebuildMarks() {
-    for (const view of this.views) if (view.mammogram) view.layer.rebuild();
-  }
-
-  async toggleSaliency() {
-    if (this.reading && !this.reading.showsModel) return;
-    if (this.mark?.assessment?.malignancy == null) return this.says("Saliency comes with a score: ask the model first.");
-    this.saliency.on = !this.saliency.on;
-    this.says(this.saliency.on ? "Saliency on" : "Saliency off");
-    await this.#askSaliency(this.mark);
-  }
-
-  async #askSaliency(mark) {
-    if (this.saliency.on && !mark.saliency?.values) {
-      const { version } = mark;
-      const saliency = await this.model.saliency(this.cases.of(mark).image.id, mark.whole);
-      if (mark.version !== version) return;
-      mark.saliency = saliency;
-    }
-    this.#veil();
-    this.render();
-  }
-
-  /** Lay the selected mass's saliency over its view, and over no other. */
-  #veil() {
-    const saliency = this.saliency.on && !(this.reading && !this.reading.showsModel) && this.mark?.saliency;
-    for (const view of this.views) {
-      const shown = view === this.view && saliency?.values ? saliency : null;
-      if (view.veiledBy === shown) continue;
-      view.veiledBy = shown;
-      view.veil(shown && veilOf(shown), shown?.region, this.saliency.opacity);
-    }
-  }
-
-  fadeSaliency(opacity) {
-    this.saliency.opacity = opacity;
-    if (this.view.veiled) this.view.veiled.canvas.style.opacity = opacity;
-    fadeSlider(opacity);
-  }
-
-  async report(format) {
-    const scored = this.view.case.marks.filter(({ assessment }) => assessment);
-    try {
-      const blob = await this.model.report(this.view.case.image.id, scored.map(({ whole }) => whole), format);
-      download(blob, `diagnet-${this.view.case.image.name.replace(/\W+/g, "-")}.${format === "sr" ? "dcm" : "json"}`);
-    } catch (error) {
-      this.warns(error.message);
-    }
-  }
+  // -- the page
 
   print() {
     if (this.view.mammogram) globalThis.print();
   }
-
-  #layPaper() {
-    const paper = byId("printed");
-    const { view } = this;
-    if (!view.mammogram) return;
-    paper.replaceChildren(make("p", { class: "notice" }, NOTICE), make("h1", {}, `DiagNet: ${view.case.title}`),
-      make("p", {}, `${byId("model").textContent} · printed ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC`), view.picture());
-    for (const details of document.querySelectorAll("#panel details")) details.open = true;
-  }
-
-  // -- the reader study
-
-  async beginReading(study) {
-    this.reading = new Reading(this, study);
-    if (this.isDouble) await this.toggleSecond();
-    Object.assign(this.view.window, { preset: 0, inverted: false }); // every study begins alike
-    this.readBefore = this.cases.all.map(({ marks }) => marks);
-    for (const known of this.cases.all) known.marks = [];
-    await this.showReading();
-  }
-
-  /** Show the study's next case, or its end; with the model only after the reader's own score. */
-  async showReading() {
-    const { reading } = this;
-    const shown = this.cases.byId(reading.image);
-    this.saliency.on = false;
-    if (reading.image && !shown) this.warns("The study's next image is not on the server: start it with the same folder.");
-    if (shown && reading.first && !shown.marks.length) shown.marks = [new Mark([...reading.first.box])];
-    for (const known of this.cases.all) known.read = reading.cases.indexOf(known.image.id) >= 0 && reading.cases.indexOf(known.image.id) < reading.next;
-    if (shown && (this.view.case !== shown || !this.view.mammogram)) await this.show(shown);
-    else if (!shown) this.view.show(null, null);
-    if (shown?.state === "refused") {
-      this.warns(`${shown.image.name} cannot be read and is passed over.`);
-      reading.unreadable.add(shown.image.id);
-      return this.showReading();
-    }
-    reading.begin();
-    this.render();
-    if (shown && reading.showsModel) await this.score(this.mark);
-    (this.mark ? byId("reader-slider") : this.view.canvas)?.focus({ preventScroll: true });
-    byId("panel").scrollTop = 0;
-  }
-
-  leaveReading() {
-    this.says(`The study ${this.reading.id} is kept by the server; go on with Reader study.`);
-    this.reading = null;
-    for (const [k, known] of this.cases.all.entries()) Object.assign(known, { marks: this.readBefore[k] ?? [], read: false });
-    if (this.view.case) this.show(this.view.case);
-    else this.render();
-  }
-
-  // -- the page
 
   openHelp() {
     fillHelp(byId("help"));
@@ -429,7 +294,7 @@ export class Reader {
     for (const view of this.views) view.element.classList.toggle("active", view === this.view);
     this.renderList();
     this.#renderToolbar();
-    this.panel.show({ case: this.view.case, mark: this.mark, model: this.model, saliency: this.saliency, reading: this.reading, cases: this.cases.all.length });
+    this.panel.show({ case: this.view.case, mark: this.mark, model: this.model, saliency: this.scorer.saliency, reading: this.reading, cases: this.cases.all.length });
   }
 
   #renderToolbar() {

@@ -1,6 +1,7 @@
 // A reader study: each case first without the model, then with it; scores and seconds go to the server at once.
 
 import { byId, download, make, refill } from "./elements.js";
+import { Mark } from "./mark.js";
 
 const REMEMBERED = "diagnet.reading";
 
@@ -69,8 +70,50 @@ export class Reading {
     return this.#given("without", this.image);
   }
 
+  /** Begin, or go on: the page shows the study's cases and no other marks. */
+  async enter() {
+    const { reader } = this;
+    reader.reading = this;
+    if (reader.isDouble) await reader.toggleSecond();
+    Object.assign(reader.view.window, { preset: 0, inverted: false }); // every study begins alike
+    this.marksBefore = reader.cases.all.map(({ marks }) => marks);
+    for (const known of reader.cases.all) known.marks = [];
+    await this.show();
+  }
+
+  /** Show the next case, or the end; with the model only after the reader's own score. */
+  async show() {
+    const { reader } = this;
+    const shown = reader.cases.byId(this.image);
+    reader.scorer.saliency.on = false;
+    if (this.image && !shown) reader.warns("The study's next image is not on the server: start it with the same folder.");
+    if (shown && this.first && !shown.marks.length) shown.marks = [new Mark([...this.first.box])];
+    for (const known of reader.cases.all) known.read = this.cases.slice(0, this.next).includes(known.image.id);
+    if (shown && (reader.view.case !== shown || !reader.view.mammogram)) await reader.show(shown);
+    else if (!shown) reader.view.show(null, null);
+    if (shown?.state === "refused") {
+      reader.warns(`${shown.image.name} cannot be read and is passed over.`);
+      this.unreadable.add(shown.image.id);
+      return this.show();
+    }
+    this.#begin();
+    reader.render();
+    if (shown && this.showsModel) await reader.scorer.score();
+    (reader.mark ? byId("reader-slider") : reader.view.canvas)?.focus({ preventScroll: true });
+    byId("panel").scrollTop = 0;
+  }
+
+  leave() {
+    const { reader } = this;
+    reader.says(`The study ${this.id} is kept by the server; go on with Reader study.`);
+    reader.reading = null;
+    for (const [k, known] of reader.cases.all.entries()) Object.assign(known, { marks: this.marksBefore[k] ?? [], read: false });
+    if (reader.view.case) reader.show(reader.view.case);
+    else reader.render();
+  }
+
   /** Begin to time what is shown now. */
-  begin() {
+  #begin() {
     this.score = null;
     this.clock.restart();
   }
@@ -98,7 +141,7 @@ export class Reading {
       make("div", { class: "row" },
         make("button", { id: "save-score", type: "button", class: "primary", "aria-disabled": String(this.score === null || !mark), onclick: () => this.save() },
           stage === "without" ? "Save, show the model" : "Save, next case"),
-        make("button", { id: "pause-reading", type: "button", class: "quiet", onclick: () => this.reader.leaveReading() }, "Pause")));
+        make("button", { id: "pause-reading", type: "button", class: "quiet", onclick: () => this.leave() }, "Pause")));
   }
 
   #finished() {
@@ -106,7 +149,7 @@ export class Reading {
       make("p", {}, `Reader ${this.name}: ${this.cases.length} cases, each without and with the model.`),
       make("div", { class: "row" },
         make("button", { id: "keep-csv", type: "button", class: "primary", onclick: () => this.exportCsv() }, "Download iMRMC CSV"),
-        make("button", { id: "pause-reading", type: "button", onclick: () => this.reader.leaveReading() }, "Leave the study")));
+        make("button", { id: "pause-reading", type: "button", onclick: () => this.leave() }, "Leave the study")));
   }
 
   async save() {
@@ -124,8 +167,8 @@ export class Reading {
     } finally {
       this.saving = false;
     }
-    this.begin();
-    await this.reader.showReading();
+    this.#begin();
+    await this.show();
   }
 
   async exportCsv() {

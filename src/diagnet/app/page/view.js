@@ -1,9 +1,10 @@
-// One image on the screen: where it lies, its window, and what pointer and wheel do to it.
+// One image on the screen: where it lies, its window, what is laid over it.
 
 import { CanvasPainter } from "./canvas_painter.js";
 import { make } from "./elements.js";
-import { boxBetween, lengthText } from "./mark.js";
+import { boxBetween } from "./mark.js";
 import { MarksLayer } from "./marks_layer.js";
+import { listenToPointer } from "./pointer.js";
 import { TexturePainter } from "./texture_painter.js";
 import { PRESETS, WindowLevel } from "./window_level.js";
 
@@ -28,11 +29,8 @@ export class View {
     this.element = make("section", { class: "view", "aria-label": `View ${name}`, "data-tool": "move" },
       this.layer.svg, this.title, this.facts, this.bar, this.empty);
     this.#makeCanvas(TexturePainter.on);
-    this.element.addEventListener("pointerdown", (event) => this.#pressed(event));
-    this.element.addEventListener("wheel", (event) => this.#wheeled(event), { passive: false });
-    this.element.addEventListener("contextmenu", (event) => event.preventDefault());
+    listenToPointer(this);
     this.element.addEventListener("focusin", () => listener.activated(this));
-    this.element.addEventListener("dblclick", () => this.fit());
     new ResizeObserver(() => this.#resized()).observe(this.element);
   }
 
@@ -236,59 +234,7 @@ export class View {
     this.says(`Ruler: ${this.layer.rulerText}`);
   }
 
-  // -- pointer
-
-  #wheeled(event) {
-    if (!this.mammogram) return;
-    event.preventDefault();
-    const { left, top } = this.element.getBoundingClientRect();
-    this.zoom(Math.exp(-clamp(event.deltaY, -120, 120) / 400), event.clientX - left, event.clientY - top);
-  }
-
-  #pressed(event) {
-    this.listener.activated(this);
-    if (!this.mammogram) return;
-    event.preventDefault();
-    this.canvas.focus({ preventScroll: true });
-    const tool = event.button === 2 ? "window" : event.button === 1 ? "move" : this.tool;
-    const start = this.toImage(event.clientX, event.clientY);
-    let [x, y] = [event.clientX, event.clientY];
-    this.element.setPointerCapture(event.pointerId);
-    const move = (next) => {
-      const [dx, dy] = [next.clientX - x, next.clientY - y];
-      [x, y] = [next.clientX, next.clientY];
-      this.#dragged(tool, dx, dy, start, this.toImage(x, y));
-    };
-    const stop = (last) => {
-      for (const [name, heard] of [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]]) {
-        this.element.removeEventListener(name, heard);
-      }
-      this.#released(tool, last.type === "pointerup");
-    };
-    for (const [name, heard] of [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]]) {
-      this.element.addEventListener(name, heard);
-    }
-  }
-
-  #dragged(tool, dx, dy, start, here) {
-    const { width, height } = this.mammogram;
-    if (tool === "move") return this.pan(dx, dy);
-    if (tool === "window") this.changeWindow((dy * this.window.width) / 300, Math.exp(dx / 200));
-    else if (tool === "mark") this.layer.draft = boxBetween(start, here, width, height);
-    else if (tool === "ruler") {
-      if (!this.layer.rulerGroup) this.layer.setRuler([start, here]);
-      this.layer.ruler = [start, here];
-      this.says(`Ruler: ${lengthText(here[0] - start[0], here[1] - start[1], this.case.image.spacing_mm)}`);
-    }
-    this.requestPaint();
-  }
-
-  #released(tool, meant) {
-    const box = this.layer.draft;
-    this.layer.draft = null;
-    this.requestPaint();
-    if (tool === "mark" && meant && box) this.listener.drawn(this, box);
-  }
+  // -- its window
 
   changeWindow(center, width) {
     this.window.change(center, width);
@@ -312,30 +258,5 @@ export class View {
   useTool(tool) {
     this.tool = tool;
     this.element.dataset.tool = tool;
-  }
-
-  /** The view as it is now, marks included, on a canvas of its own (for paper). */
-  picture() {
-    this.paint(); // what WebGL drew is gone after the frame, so it is drawn and copied at once
-    const copy = make("canvas", { width: this.canvas.width, height: this.canvas.height });
-    const context = copy.getContext("2d");
-    context.drawImage(this.canvas, 0, 0);
-    context.scale(devicePixelRatio, devicePixelRatio);
-    if (this.veiled) {
-      const { canvas, region: [x0, y0, x1, y1] } = this.veiled;
-      const [left, top] = this.toScreen(x0, y0);
-      context.globalAlpha = Number(canvas.style.opacity);
-      context.drawImage(canvas, left, top, this.scale * (x1 - x0), this.scale * (y1 - y0));
-      context.globalAlpha = 1;
-    }
-    context.font = "bold 16px sans-serif";
-    context.lineWidth = 2;
-    context.strokeStyle = context.fillStyle = "#f0e442";
-    for (const [k, { box: [x0, y0, x1, y1] }] of this.case.marks.entries()) {
-      const [left, top] = this.toScreen(x0, y0);
-      context.strokeRect(left, top, this.scale * (x1 - x0), this.scale * (y1 - y0));
-      context.fillText(k + 1, left, top - 6);
-    }
-    return copy;
   }
 }

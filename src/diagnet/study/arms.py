@@ -196,6 +196,18 @@ _ABLATION = (
     ),
     Arm("pixel", "neighbors searched in pixels (reading 10)", {"neighbors": {"search_space": "pixel"}}),
     Arm("letter", "image space, lambda 1, neighbors keep their class", _LETTER),
+    # Readings of how regions are cut and moved, on plain cross-entropy.
+    Arm(
+        "flips-only",
+        "plain, flips without rotation and zoom (reading 23)",
+        merged(PLAIN, {"training": {"rotation": 0.0, "zoom": 0.0}}),
+    ),
+    Arm(
+        "stored-flips",
+        "plain, all four flips stored, 15 epochs: as many steps (reading 13)",
+        merged(PLAIN, {"training": {"flips": "stored", "epochs": 15}}),
+    ),
+    Arm("square", "plain, square regions (reading 14)", merged(PLAIN, {"roi": {"square": True}})),
 )
 _COMPARATORS = (
     _PLAIN,

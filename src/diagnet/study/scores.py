@@ -5,7 +5,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -142,8 +144,9 @@ def resampled(
         n_resamples: of the patients.
         jobs: which folds and repeats count, those that are done by default.
     """
-    rng = np.random.default_rng(0)
-    draws = draw_patients(int(truth.patients.max()) + 1, n_resamples, rng=rng)
+    draws, state = _drawn(int(truth.patients.max()) + 1, n_resamples)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state
     weights = np.concatenate([np.ones((1, len(truth.targets))), draws[:, truth.patients]]).astype(np.float64)
     done = jobs_done(scores, truth) if jobs is None else jobs
     figures = []
@@ -160,6 +163,13 @@ def resampled(
         odds[odds.sum(axis=1) == 0] = 1
         figures.append((per_repeat * odds).sum(axis=1) / odds.sum(axis=1))
     return np.mean(figures, axis=0) if figures else np.full(n_resamples + 1, np.nan)
+
+
+@lru_cache(maxsize=1)
+def _drawn(n_patients: int, n_resamples: int) -> tuple[Int[np.ndarray, "resample patient"], dict[str, Any]]:
+    """Resamples of patients, the same for every arm, and the generator's state after them."""
+    rng = np.random.default_rng(0)
+    return draw_patients(n_patients, n_resamples, rng=rng), dict(rng.bit_generator.state)
 
 
 def resampled_mean_score(scores: Scores, truth: Truth) -> Float[np.ndarray, "resample"]:

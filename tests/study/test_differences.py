@@ -18,7 +18,7 @@ def test_a_perfect_arm_against_one_that_guesses(manifest):
     bad = Scores("bad", rng.random((2, 60)), np.ones(6))
     better, same = differences([(good, bad), (bad, bad)], truth)
     assert better["auc"]["low"] > 0.2
-    assert better["p_holm"] <= 0.05
+    assert better["p_holm"] == 2 * better["p"] < 0.001  # finer than `N_RESAMPLES` can be
     assert better["delong_p"] < 1e-3
     assert better["of_mean_score"]["low"] > 0.2
     assert (same["auc"]["value"], same["auc"]["low"], same["delong_p"]) == (0, 0, None)

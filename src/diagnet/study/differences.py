@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from diagnet.bootstrap import Interval
 from diagnet.config import merged
@@ -27,6 +27,7 @@ from diagnet.study.scores import (
     truth_of,
 )
 
+N_WHERE_SMALL = 20_000  # resamples where hardly one of `N_RESAMPLES` crosses 0
 WORTH_SHOWING = 0.02  # difference of AUC the power analysis is for
 
 
@@ -55,7 +56,10 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
         minus = first - second
         exact = _delong(arm, against, truth, both)
         known = minus[1:][~np.isnan(minus[1:])]
-        tail = min((known <= 0).mean(), (known >= 0).mean()) if len(known) else np.nan
+        p = _two_sided(minus)
+        if p is not None and p <= 2 / len(known):  # more resamples, lest the correction for many arms hide it
+            first, second = (resampled(each, truth, jobs=both, n_resamples=N_WHERE_SMALL) for each in (arm, against))
+            p = _two_sided(first - second)
         se = float(known.std(ddof=1)) if len(known) > 1 else None
         found.append(
             {
@@ -63,7 +67,7 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
                 "against": against.name,
                 "jobs": int(both.sum()),
                 "auc": percentiles(minus),
-                "p": None if np.isnan(tail) else float(min(1.0, 2 * max(tail, 1 / (len(known) + 1)))),
+                "p": p,
                 "p_holm": None,
                 "delong_se": exact[0],
                 "delong_p": exact[1],
@@ -77,6 +81,15 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
     ):
         row["p_holm"], row["delong_p_holm"] = by_bootstrap, by_delong
     return found
+
+
+def _two_sided(minus: Float[np.ndarray, "resample"]) -> float | None:
+    """Twice the share of resamples on the other side of 0, at least as if one were; the first is the figure itself."""
+    known = minus[1:][~np.isnan(minus[1:])]
+    if len(known) == 0:
+        return None
+    tail = min((known <= 0).mean(), (known >= 0).mean())
+    return float(min(1.0, 2 * max(tail, 1 / (len(known) + 1))))
 
 
 def _delong(

@@ -165,7 +165,7 @@ def resampled(
     return np.mean(figures, axis=0) if figures else np.full(n_resamples + 1, np.nan)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _drawn(n_patients: int, n_resamples: int) -> tuple[Int[np.ndarray, "resample patient"], dict[str, Any]]:
     """Resamples of patients, the same for every arm, and the generator's state after them."""
     rng = np.random.default_rng(0)

@@ -113,7 +113,7 @@ def find_neighbors(
         images: originals, training images only.
         labels: their classes, any integers.
         settings: how many and how.
-        rng: source of chance; the result does not depend on `workers`.
+        rng: source of chance; the result does not depend on `workers`, but on how the processor's BLAS kernels round.
         workers: processes, by default one per core where the search is long enough to need them.
         progress: told about the neighbors found.
         finished: what an interrupted call with the same arguments had handed to `on_batch`, in order, for each

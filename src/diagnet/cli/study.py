@@ -227,18 +227,20 @@ def _print_tables(out: Path, mass_set: Any, *, as_json: bool) -> None:
         return
     for row in figures:
         together = _of_mean_score(row["auc_of_mean_score"])
-        print(
-            f"{row['arm']:<18} AUC {_told(row['auc'])}{together}  {row['jobs']}/{row['of']} runs, "
-            f"{row['minutes']} min each"
-        )
+        minutes = "" if row["minutes"] is None else f", {row['minutes']} min each"
+        print(f"{row['arm']:<18} AUC {_told(row['auc'])}{together}  {row['jobs']}/{row['of']} runs{minutes}")
     _print_differences(minus)
     print(f"Tables: {out}")
 
 
+def _chance(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def _print_differences(found: Any) -> None:
     for row in found:
-        p = "" if row["p_holm"] is None else f"  p {row['p_holm']:.3f} (Holm, bootstrap)"
-        p += "" if row["delong_p_holm"] is None else f", {row['delong_p_holm']:.3f} (DeLong)"
+        p = "" if row["p_holm"] is None else f"  p {_chance(row['p_holm'])} (Holm, bootstrap)"
+        p += "" if row["delong_p_holm"] is None else f", {_chance(row['delong_p_holm'])} (DeLong)"
         print(
             f"{row['arm']} minus {row['against']}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs"
             f"{_of_mean_score(row['of_mean_score'], sign='+')}"

@@ -27,6 +27,7 @@ def test_the_fused_optimizer_walks_weights_of_any_memory_format():
     networks[1].load_state_dict(networks[0].state_dict())
     plain = torch.optim.AdamW(networks[0].parameters(), lr=0.1, weight_decay=0.2, foreach=False)
     ours = make_optimizer(networks[1], 0.1, 0.2)
+    assert ours.param_groups[0]["weight_decay"] == 0.2
     for _ in range(3):
         images = torch.rand(2, 3, 8, 8)
         for network, optimizer in zip(networks, (plain, ours), strict=True):

@@ -15,6 +15,7 @@ from diagnet.paired import delong, holm, points_to_show
 from diagnet.run_folder import read_json
 from diagnet.study.arms import PLAIN
 from diagnet.study.scores import (
+    N_RESAMPLES,
     RECORD,
     Scores,
     Truth,
@@ -52,14 +53,12 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
     found: list[Difference] = []
     for arm, against in pairs:
         both = jobs_done(arm, truth) & jobs_done(against, truth)
-        first, second = (resampled(each, truth, jobs=both) for each in (arm, against))
-        minus = first - second
-        exact = _delong(arm, against, truth, both)
-        known = minus[1:][~np.isnan(minus[1:])]
-        p = _two_sided(minus)
+        minus = _minus(arm, against, truth, both, N_RESAMPLES)
+        known = _known(minus)
+        p = _two_sided(known)
         if p is not None and p <= 2 / len(known):  # more resamples, lest the correction for many arms hide it
-            first, second = (resampled(each, truth, jobs=both, n_resamples=N_WHERE_SMALL) for each in (arm, against))
-            p = _two_sided(first - second)
+            p = _two_sided(_known(_minus(arm, against, truth, both, N_WHERE_SMALL)))
+        exact = _delong(arm, against, truth, both)
         se = float(known.std(ddof=1)) if len(known) > 1 else None
         found.append(
             {
@@ -83,9 +82,21 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
     return found
 
 
-def _two_sided(minus: Float[np.ndarray, "resample"]) -> float | None:
-    """Twice the share of resamples on the other side of 0, at least as if one were; the first is the figure itself."""
-    known = minus[1:][~np.isnan(minus[1:])]
+def _minus(
+    arm: Scores, against: Scores, truth: Truth, both: Bool[np.ndarray, "fold repeat"], n_resamples: int
+) -> Float[np.ndarray, "resample"]:
+    """Difference of AUC as it is, then in each resample."""
+    first, second = (resampled(each, truth, jobs=both, n_resamples=n_resamples) for each in (arm, against))
+    return np.asarray(first - second)
+
+
+def _known(minus: Float[np.ndarray, "resample"]) -> Float[np.ndarray, "known"]:
+    """The resamples in which there is a difference."""
+    return np.asarray(minus[1:][~np.isnan(minus[1:])])
+
+
+def _two_sided(known: Float[np.ndarray, "known"]) -> float | None:
+    """Twice the share of resamples on the other side of 0, at least as if one were."""
     if len(known) == 0:
         return None
     tail = min((known <= 0).mean(), (known >= 0).mean())
@@ -121,14 +132,14 @@ def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Sc
     def trained(changes: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in merged(settings, changes).items() if key != "graph"}
 
-    def steps_from_plain(arm: Scores) -> int:
-        own = described[arm.name]
-        for steps, but_for in enumerate(({}, {"training": {"epochs": 0}})):
-            if own["method"] == "network" and trained(merged(own["changes"], but_for)) == trained(
-                merged(PLAIN, but_for)
-            ):
-                return steps
-        return 2
+    plain = trained(PLAIN)
+    epochs = {"training": {"epochs": plain["training"]["epochs"]}}
+
+    def unlike_plain(arm: Scores) -> int:
+        own = trained(described[arm.name]["changes"])
+        if described[arm.name]["method"] != "network" or merged(own, epochs) != plain:
+            return 2
+        return 0 if own == plain else 1
 
     same_masses: dict[tuple[Any, ...], list[Scores]] = {}
     for arm in arms:
@@ -136,7 +147,7 @@ def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Sc
         same_masses.setdefault(seen, []).append(arm)
     pairs = []
     for group in same_masses.values():
-        against = min(group, key=steps_from_plain)
+        against = min(group, key=unlike_plain)
         pairs += [(arm, against) for arm in group if arm is not against]
     return pairs
 

@@ -33,4 +33,6 @@ export function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
 export const percent = (share) => `${Math.round(100 * share)} %`;

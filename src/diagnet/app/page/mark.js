@@ -1,7 +1,8 @@
 // A mass marked by a box (x0, y0, x1, y1) in pixels of the file, x1 and y1 exclusive, with what the model said of it.
 
+import { clamp } from "./elements.js";
+
 const SMALLEST_PX = 4;
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 export class Mark {
   constructor(box) {

@@ -25,7 +25,7 @@ export class Panel {
     const { mark } = now;
     refill(this.element,
       now.reading?.card(now) ?? null,
-      ...(now.reading && !now.reading.showsModel ? [] : now.case ? this.#ofCase(now) : [this.#start(now)]));
+      ...(now.reading?.showsModel === false ? [] : now.case ? this.#ofCase(now) : [this.#start(now)]));
     if (mark?.assessment && !performance.getEntriesByName("score-shown").length) performance.mark("score-shown");
   }
 

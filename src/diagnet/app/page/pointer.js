@@ -1,5 +1,6 @@
 // What the pointer and its wheel do to a view: zoom, pan, window, mark, rule.
 
+import { clamp } from "./elements.js";
 import { boxBetween, lengthText } from "./mark.js";
 
 export function listenToPointer(view) {
@@ -13,8 +14,7 @@ function wheeled(view, event) {
   if (!view.mammogram) return;
   event.preventDefault();
   const { left, top } = view.element.getBoundingClientRect();
-  const turned = Math.min(Math.max(event.deltaY, -120), 120);
-  view.zoom(Math.exp(-turned / 400), event.clientX - left, event.clientY - top);
+  view.zoom(Math.exp(-clamp(event.deltaY, -120, 120) / 400), event.clientX - left, event.clientY - top);
 }
 
 function pressed(view, event) {
@@ -32,14 +32,11 @@ function pressed(view, event) {
     dragged(view, tool, dx, dy, start, view.toImage(x, y));
   };
   const stop = (last) => {
-    for (const [name, heard] of [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]]) {
-      view.element.removeEventListener(name, heard);
-    }
+    for (const [name, act] of heard) view.element.removeEventListener(name, act);
     released(view, tool, last.type === "pointerup");
   };
-  for (const [name, heard] of [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]]) {
-    view.element.addEventListener(name, heard);
-  }
+  const heard = [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]];
+  for (const [name, act] of heard) view.element.addEventListener(name, act);
 }
 
 function dragged(view, tool, dx, dy, start, here) {

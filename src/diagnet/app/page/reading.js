@@ -1,6 +1,6 @@
 // A reader study: each case first without the model, then with it; scores and seconds go to the server at once.
 
-import { byId, download, make, refill } from "./elements.js";
+import { byId, clamp, download, make, refill } from "./elements.js";
 import { Mark } from "./mark.js";
 
 const REMEMBERED = "diagnet.reading";
@@ -128,7 +128,7 @@ export class Reading {
     };
     const input = (id, type) => make("input", {
       id, type, min: 0, max: 100, step: 1, value: this.score ?? (type === "range" ? 50 : ""),
-      oninput: (event) => event.target.value !== "" && changed(Math.round(Math.min(Math.max(Number(event.target.value), 0), 100))),
+      oninput: (event) => event.target.value !== "" && changed(Math.round(clamp(Number(event.target.value), 0, 100))),
       onkeydown: (event) => event.key === "Enter" && this.save(),
     });
     return make("section", { class: "card reading", "aria-labelledby": "reading-step" },

@@ -15,7 +15,7 @@ export class Scorer {
   async score(mark = this.reader.mark) {
     if (!mark) return this.reader.says("Mark a mass first: press B, or choose Mark and drag a box round it.");
     if (mark.state === "asked" || mark.state === "answered") return;
-    if (this.reader.reading && !this.reader.reading.showsModel) {
+    if (this.reader.reading?.showsModel === false) {
       byId("reader-slider").focus();
       return this.reader.says("First give your own score.");
     }
@@ -47,7 +47,7 @@ export class Scorer {
   }
 
   async toggleSaliency() {
-    if (this.reader.reading && !this.reader.reading.showsModel) return;
+    if (this.reader.reading?.showsModel === false) return;
     if (this.reader.mark?.assessment?.malignancy == null) return this.reader.says("Saliency comes with a score: ask the model first.");
     this.saliency.on = !this.saliency.on;
     this.reader.says(this.saliency.on ? "Saliency on" : "Saliency off");
@@ -67,7 +67,7 @@ export class Scorer {
 
   /** Lay the selected mass's saliency over its view, and over no other. */
   veil() {
-    const saliency = this.saliency.on && !(this.reader.reading && !this.reader.reading.showsModel) && this.reader.mark?.saliency;
+    const saliency = this.saliency.on && this.reader.reading?.showsModel !== false && this.reader.mark?.saliency;
     for (const view of this.reader.views) {
       const shown = view === this.reader.view && saliency?.values ? saliency : null;
       if (view.veiledBy === shown) continue;

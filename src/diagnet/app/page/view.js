@@ -1,7 +1,7 @@
 // One image on the screen: where it lies, its window, what is laid over it.
 
 import { CanvasPainter } from "./canvas_painter.js";
-import { make } from "./elements.js";
+import { clamp, make } from "./elements.js";
 import { boxBetween } from "./mark.js";
 import { MarksLayer } from "./marks_layer.js";
 import { listenToPointer } from "./pointer.js";
@@ -10,7 +10,6 @@ import { PRESETS, WindowLevel } from "./window_level.js";
 
 const LARGEST_SCALE = 16;
 const SCALE_BAR_MM = [1, 2, 5, 10, 20, 50, 100];
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 export class View {
   /** `listener` hears activated(view), selected(view, mark), changed(mark), removed(mark), confirmed(mark), says(text). */

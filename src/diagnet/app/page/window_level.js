@@ -1,7 +1,8 @@
 // Which grey values are spread over the screen's: a center (level) and a width, both in [0, 1].
 
+import { clamp } from "./elements.js";
+
 const NARROWEST = 0.004;
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 export const PRESETS = [
   { name: "As stored", shares: null },

@@ -6,6 +6,8 @@ Importing this loads no torch: a name is imported from its file when it is first
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from diagnet.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from diagnet.assessment import assess as assess
     from diagnet.config import Config as Config
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from diagnet.neighbors import find_neighbors as find_neighbors
     from diagnet.network import create_network as create_network
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "assess": "assessment",

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diagnet import __version__
 from diagnet.arrays import Images
 from diagnet.atomic import atomic_path
 from diagnet.calibration import probabilities
@@ -21,6 +20,7 @@ from diagnet.inference import Model, load_model
 from diagnet.notice import NOTICE
 from diagnet.run_folder import write_json
 from diagnet.scoring import embeddings_and_logits
+from diagnet.version import __version__
 
 TOLERANCE = 1e-4  # of a probability
 _BATCHES = (1, 3, 32)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from diagnet import __version__
 from diagnet.atomic import write_text
 from diagnet.data.mass import Mass
 from diagnet.errors import RunFolderError
 from diagnet.predictions import Predictions
+from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")

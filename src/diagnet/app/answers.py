@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from diagnet import __version__
 from diagnet.app.images import Images, Shown
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
@@ -30,6 +29,7 @@ from diagnet.inference import Model
 from diagnet.notice import NOTICE
 from diagnet.run_folder import read_json
 from diagnet.saliency import METHOD, occlusion
+from diagnet.version import __version__
 
 _KEPT = 256  # assessments, for what is asked next of the same mass
 

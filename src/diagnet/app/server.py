@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from diagnet import __version__
 from diagnet.app.answers import Answers, WriteReport
 from diagnet.app.audit import AuditLog
 from diagnet.app.guard import CSRF_HEADER, Guard, is_open
@@ -27,6 +26,7 @@ from diagnet.data.prepared import Prepared
 from diagnet.errors import RunFolderError
 from diagnet.inference import load_model
 from diagnet.notice import NOTICE
+from diagnet.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 _TYPES = {

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydicom.uid import UID
 
-from diagnet import __version__
 from diagnet.assessment import Assessment
 from diagnet.clinic.privacy import without_path
 from diagnet.notice import NOTICE
+from diagnet.version import __version__
 
 MANUFACTURER = "diagnet"
 MODEL_NAME = "DiagNet"

@@ -8,7 +8,6 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from diagnet import __version__
 from diagnet.assessment import Assessment
 from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import MANUFACTURER, MODEL_NAME, mass_uid, result_uid, series_of, stable_uid
@@ -16,6 +15,7 @@ from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.data.mass import Box
 from diagnet.notice import NOTICE
+from diagnet.version import __version__
 
 SCHEME = "99DIAGNET"  # codes of our own: PS3.3, 8.2 asks for the prefix 99
 _SERIES_NUMBER = 9001

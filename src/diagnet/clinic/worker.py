@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diagnet import __version__
 from diagnet.assessment import Assessment, Policy, assess
 from diagnet.atomic import atomic_folder
 from diagnet.clinic.forward import Destination
@@ -25,6 +24,7 @@ from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenE
 from diagnet.inference import Model
 from diagnet.notice import NOTICE
 from diagnet.run_folder import now, write_json
+from diagnet.version import __version__
 
 Tell = Callable[[str, str], None]  # what happened, and to what (a keyed hash, never an identifier)
 

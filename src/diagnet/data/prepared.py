@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import ValidationError
 
-from diagnet import __version__
 from diagnet.atomic import atomic_folder
 from diagnet.data.manifest import read_manifest, write_manifest
 from diagnet.data.mass import MassSet
@@ -18,6 +17,7 @@ from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings, rois_in_turn
 from diagnet.errors import DataError, RefusedInputError, RunFolderError
 from diagnet.progress import Progress, silent
+from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
 TABLE, ARRAY, ABOUT = "masses.csv", "rois.npy", "prepared.json"

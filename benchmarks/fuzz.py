@@ -160,11 +160,11 @@ def _with_element(content: bytes, rng: np.random.Generator) -> bytes:
 
 def work(first: int, last: int, seed: int, seconds: float, folder: Path) -> None:
     """Score inputs and print a line for each; the parent reads how far this came."""
-    from diagnet.abstention import Abstention
-    from diagnet.assessment import assess
     from diagnet.data.preprocessing import Preprocessing
     from diagnet.data.roi import RoiSettings
-    from diagnet.inference import Model
+    from diagnet.evaluation.abstention import Abstention
+    from diagnet.inference.assessment import assess
+    from diagnet.inference.model import Model
     from diagnet.network import NetworkSettings, create_network
 
     network = create_network(NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=1, n_hidden=8)).eval()

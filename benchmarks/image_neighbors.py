@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnet.bootstrap import draw_patients, interval, share, weighted_auc
 from diagnet.config import Config
 from diagnet.data.mass import malignant_class
 from diagnet.data.prepared import read_data
 from diagnet.data.roi import read_rois
 from diagnet.distance import cosine_distance
+from diagnet.evaluation.bootstrap import draw_patients, interval, share, weighted_auc
 
 N_VOTES = 15
 

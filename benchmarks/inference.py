@@ -24,9 +24,9 @@ from torch import nn
 from diagnet.config import Config
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.preprocessing import Preprocessing
-from diagnet.engines import make_engine, onnx_model, resolve_engine
-from diagnet.export import CalibratedScores
-from diagnet.inference import Model
+from diagnet.inference.engines import make_engine, onnx_model, resolve_engine
+from diagnet.inference.export import CalibratedScores
+from diagnet.inference.model import Model
 from diagnet.network import create_network
 
 N_THREADS = 2

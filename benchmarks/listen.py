@@ -27,12 +27,12 @@ from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, Expli
 from pynetdicom import AE, evt
 from pynetdicom.presentation import AllStoragePresentationContexts
 
-from diagnet.assessment import Assessment
 from diagnet.clinic.report import write_structured_report
 from diagnet.config import Config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.experiment import run_experiment
+from diagnet.inference.assessment import Assessment
 
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
 RESULTS = 3  # of each image

@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 from diagnet.config import read_config
 from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.roi import read_rois
-from diagnet.inference import load_model
-from diagnet.meaning import read_held_out
-from diagnet.saliency import occlusion, randomized
-from diagnet.scoring import embeddings_and_logits
+from diagnet.inference.model import load_model
+from diagnet.inference.predictive_value import read_held_out
+from diagnet.inference.saliency import occlusion, randomized
+from diagnet.training.scoring import embeddings_and_logits
 
 
 def malignancy(network, classes, temperature):

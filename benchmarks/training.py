@@ -26,18 +26,18 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from diagnet.batches import Neighborhoods, epoch_batches
-from diagnet.bootstrap import draw_patients, weighted_auc
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import make_folds
+from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
 from diagnet.network import NetworkSettings, create_network
-from diagnet.points import Points
-from diagnet.run_folder import write_table
-from diagnet.scoring import embeddings_and_logits
-from diagnet.training import train
-from diagnet.training_state import start
+from diagnet.run.folder import write_table
+from diagnet.training.batches import Neighborhoods, epoch_batches
+from diagnet.training.loop import train
+from diagnet.training.points import Points
+from diagnet.training.scoring import embeddings_and_logits
+from diagnet.training.state import start
 
 HERE = Path(__file__).resolve().parents[1]
 BATCHINGS = ("bank", "packed", "exact")

@@ -19,8 +19,8 @@ from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, generate_uid
 
-from diagnet.assessment import Assessment
 from diagnet.clinic.report import write_structured_report
+from diagnet.inference.assessment import Assessment
 from dicom_files import write_dicom
 
 BOX = (40.0, 60.0, 104.0, 116.0)

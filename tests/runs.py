@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from diagnet.checkpoint import write_weights
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.network import NetworkSettings, create_network
+from diagnet.run.checkpoint import write_weights
 
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=1, n_hidden=8)
 

@@ -18,12 +18,12 @@ N_MASSES = 60
 
 def write_served(folder: Path) -> SimpleNamespace:
     """Write a run, the table of the masses it was trained on, and a folder of images."""
-    from diagnet.checkpoint import read_weights
     from diagnet.config import Config
     from diagnet.data.manifest import read_manifest
     from diagnet.data.roi import RoiSettings, read_rois
-    from diagnet.run_folder import write_json
-    from diagnet.scoring import embeddings_and_logits
+    from diagnet.run.checkpoint import read_weights
+    from diagnet.run.folder import write_json
+    from diagnet.training.scoring import embeddings_and_logits
 
     rng = np.random.default_rng(0)
     (folder / "masses").mkdir()

@@ -13,8 +13,8 @@ from diagnet.data.prepared import write_prepared
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.errors import DataError, RunFolderError
 from diagnet.experiment import run_experiment
-from diagnet.external import evaluate_run
-from diagnet.inference import load_model
+from diagnet.inference.external_validation import evaluate_run
+from diagnet.inference.model import load_model
 
 TINY = {
     "roi": {"size": 32},

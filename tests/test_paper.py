@@ -1,6 +1,7 @@
 """The paper's constants (Sec. 4), and that docs/paper.md leads to code and tests that exist."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_code_links_import(name):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[a-z_/.]+)`", PAGE))))
 def test_test_links_exist(path):
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize(("equation", "names"), re.findall(r"^\| (Eqs?\. [^|]*?) \| (.*?) \|", PAGE, re.MULTILINE))
+def test_code_links_lead_to_the_line_that_computes_an_equation(equation, names):
+    """Each number stands in a comment on the line."""
+    numbers = [int(number) for number in re.findall(r"\d", equation.partition(",")[0])]
+    modules = [name.rpartition(".")[0] for name in re.findall(r"`(diagnet\.[a-zA-Z_.]+)`", names)]
+    sources = [inspect.getsource(importlib.import_module(module)) for module in modules]
+    for number in numbers:
+        assert any(re.search(rf"#.*Eq\. {number}\b", source) for source in sources), number
 
 
 def test_settings_that_readings_name_exist():

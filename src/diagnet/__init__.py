@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from diagnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from diagnet.assessment import assess as assess
     from diagnet.config import Config as Config
     from diagnet.data.manifest import read_manifest as read_manifest
     from diagnet.data.mass import Mass as Mass
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from diagnet.estimators import DiagNetClassifier as DiagNetClassifier
     from diagnet.experiment import run_experiment as run_experiment
     from diagnet.graph import signed_graph as signed_graph
-    from diagnet.inference import load_model as load_model
+    from diagnet.inference.assessment import assess as assess
+    from diagnet.inference.model import load_model as load_model
     from diagnet.losses import SignedGraphLoss as SignedGraphLoss
     from diagnet.losses import signed_graph_loss as signed_graph_loss
     from diagnet.neighbors import find_neighbors as find_neighbors
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
-    "assess": "assessment",
+    "assess": "inference.assessment",
     "Config": "config",
     "read_manifest": "data.manifest",
     "Mass": "data.mass",

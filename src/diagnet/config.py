@@ -13,12 +13,12 @@ from diagnet.data.mass import CLASSES
 from diagnet.data.roi import RoiSettings
 from diagnet.data.splits import SplitSettings
 from diagnet.errors import SettingsError
-from diagnet.evaluation import EvaluationSettings
+from diagnet.evaluation.figures import EvaluationSettings
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
-from diagnet.tracking import TrackingSettings
-from diagnet.training_state import TrainingSettings
+from diagnet.training.state import TrainingSettings
+from diagnet.training.tracking import TrackingSettings
 
 # `small` is what works on a laptop: each file's defaults, the graph where it costs least (reading 4) and the neighbors
 # that help most (reading 13). `paper` follows the letter where the paper speaks.

@@ -22,10 +22,10 @@ from diagnet.config import one_line
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
-from diagnet.points import Points
-from diagnet.scoring import embeddings_and_logits
-from diagnet.training import train
-from diagnet.training_state import TrainingSettings, start
+from diagnet.training.loop import train
+from diagnet.training.points import Points
+from diagnet.training.scoring import embeddings_and_logits
+from diagnet.training.state import TrainingSettings, start
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

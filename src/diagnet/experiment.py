@@ -11,21 +11,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diagnet.atomic import write_text
-from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
-from diagnet.evaluation import across_folds, evaluate, point_auc
-from diagnet.fold import PARTS, Data, FoldScores, predictions_of, run_fold
-from diagnet.model_card import write_model_card
-from diagnet.predictions import Predictions
-from diagnet.processes import Processes
+from diagnet.evaluation.figures import across_folds, evaluate, point_auc
+from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
-from diagnet.report import require_report, write_report
-from diagnet.run_folder import claim, git_revision, now, versions, write_json, write_predictions, write_table
+from diagnet.run.checkpoint import array_hash
+from diagnet.run.fold import PARTS, Data, FoldScores, predictions_of, run_fold
+from diagnet.run.folder import claim, git_revision, now, versions, write_json, write_predictions, write_table
+from diagnet.run.model_card import write_model_card
+from diagnet.run.report import require_report, write_report
+from diagnet.training.distributed import Processes
 
 SCHEMA_VERSION = 1
 _SPLIT, _BOOTSTRAP = 0, 3  # each step draws from a stream of its own; 1 and 2 are the folds'
@@ -67,8 +67,8 @@ def run_experiment(
         workers: processes for reading images and for the search; the result does not depend on it.
         command: what the user typed, for the record.
         progress: told about each stage.
-        processes: those that train together (`diagnet.processes.joined`); each calls this with the same arguments, and
-            the first alone writes.
+        processes: those that train together (`diagnet.training.distributed.joined`); each calls this with the same
+            arguments, and the first alone writes.
 
     Returns:
         The finished run.

@@ -75,7 +75,7 @@ def classification_loss(logits: Float[Tensor, "point class"], labels: Int[Tensor
     logits = logits.float()
     total = functional.cross_entropy(logits, labels.clamp_min(-1), ignore_index=-1, reduction="sum")
     total = total - (functional.log_softmax(logits, dim=1).mean(dim=1) * (labels == -2)).sum()
-    return total / (labels != -1).sum().clamp_min(1)
+    return total / (labels != -1).sum().clamp_min(1)  # Eq. 5
 
 
 def joint_loss(

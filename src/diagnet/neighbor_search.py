@@ -76,7 +76,7 @@ def rules_for(sign: Sign, closest_pair: float, settings: SearchSettings) -> Rule
 
 def objective(sign: Sign, chance: float, broken: float, weight: float) -> float:
     """Return what the search minimizes: minus Eq. 1 for positive, Eq. 2 for negative neighbors."""
-    return -sign * chance + weight * broken
+    return -sign * chance + weight * broken  # minus Eq. 1 where sign is +1, Eq. 2 where it is -1
 
 
 class NeighborSearch:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diagnet.assessment import assess
 from diagnet.data.image import read_image
-from diagnet.inference import load_model
+from diagnet.inference.assessment import assess
+from diagnet.inference.model import load_model
 from diagnet.notice import NOTICE
 from served import BOX, CSRF
 

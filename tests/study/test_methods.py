@@ -5,12 +5,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from diagnet.augmentation import augment
 from diagnet.config import Config, merged
 from diagnet.data.mass import Mass
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.errors import DataError
 from diagnet.network import NetworkSettings
+from diagnet.run.augmentation import augment
 from diagnet.study import methods
 from diagnet.study.arms import PLAIN
 from diagnet.study.features import hand_crafted, sizes

@@ -15,7 +15,6 @@ import PIL.Image
 from diagnet.app.images import Images, Shown
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
-from diagnet.assessment import Assessment, Policy, assess
 from diagnet.clinic.privacy import without_path
 from diagnet.config import read_config
 from diagnet.data.image import is_dicom
@@ -24,11 +23,12 @@ from diagnet.data.prepared import Prepared
 from diagnet.data.roi import cut_roi, padded_box
 from diagnet.data.suitability import clipped_box
 from diagnet.errors import DiagNetError, RefusedInputError
-from diagnet.explain import Case, read_case_base
-from diagnet.inference import Model
+from diagnet.inference.assessment import Assessment, Policy, assess
+from diagnet.inference.model import Model
+from diagnet.inference.saliency import METHOD, occlusion
+from diagnet.inference.similar_cases import Case, read_case_base
 from diagnet.notice import NOTICE
-from diagnet.run_folder import read_json
-from diagnet.saliency import METHOD, occlusion
+from diagnet.run.folder import read_json
 from diagnet.version import __version__
 
 _KEPT = 256  # assessments, for what is asked next of the same mass

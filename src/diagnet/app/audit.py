@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diagnet.run_folder import now
+from diagnet.run.folder import now
 
 
 class AuditLog:

@@ -19,13 +19,13 @@ import PIL.Image
 from starlette.exceptions import HTTPException
 
 from diagnet.app.problems import Refusal, refused
-from diagnet.assessment import Policy
 from diagnet.clinic.privacy import without_path
 from diagnet.data.dicom import Mammogram
 from diagnet.data.image import read_picture
 from diagnet.data.marked import Marked
 from diagnet.data.mass import Box
 from diagnet.errors import DiagNetError, MissingExtraError
+from diagnet.inference.assessment import Policy
 
 _KEPT_BYTES = 512 * 2**20  # of decoded images
 _CHUNK = 2**20

@@ -11,7 +11,7 @@ import numpy as np
 from starlette.exceptions import HTTPException
 
 from diagnet.app.shapes import ScoreRequest
-from diagnet.run_folder import now, read_json, table_text, write_json
+from diagnet.run.folder import now, read_json, table_text, write_json
 
 STAGES = ("without", "with")
 

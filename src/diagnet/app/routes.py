@@ -17,7 +17,7 @@ from diagnet.app.images import Images, Shown, reduced
 from diagnet.app.settings import ServerSettings
 from diagnet.app.shapes import Corners, ImageId, MarkedMass, PredictRequest, ReportRequest, SimilarRequest
 from diagnet.app.worker import Worker
-from diagnet.assessment import Policy
+from diagnet.inference.assessment import Policy
 from diagnet.notice import NOTICE
 
 _BOXES = TypeAdapter(Annotated[list[Corners], "boxes"])

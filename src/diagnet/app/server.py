@@ -24,7 +24,7 @@ from diagnet.data.marked import Marked
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.errors import RunFolderError
-from diagnet.inference import load_model
+from diagnet.inference.model import load_model
 from diagnet.notice import NOTICE
 from diagnet.version import __version__
 

@@ -8,8 +8,8 @@ from diagnet.cli.shared import Json, print_json
 def doctor(as_json: Json = False) -> None:
     """Tell what is installed, what is missing and how to install it: extras, decoders of DICOM, engines, device."""
     from diagnet.data.dicom_file import decoders
-    from diagnet.device import resolve_compute
-    from diagnet.run_folder import versions
+    from diagnet.run.folder import versions
+    from diagnet.training.device import resolve_compute
 
     compute = resolve_compute()
     extras, found = _extras(), versions()

@@ -48,15 +48,15 @@ def listen(
     from diagnet.clinic.source import require_pacs
 
     require_pacs()
-    from diagnet.assessment import Policy
     from diagnet.clinic.forward import parse_destination
     from diagnet.clinic.listener import Listener, ListenerSettings, client_tls, server_tls
     from diagnet.clinic.queue import Queue
     from diagnet.clinic.worker import Worker, WorkerSettings
     from diagnet.errors import RunFolderError
-    from diagnet.inference import load_model
+    from diagnet.inference.assessment import Policy
+    from diagnet.inference.model import load_model
     from diagnet.notice import NOTICE
-    from diagnet.run_folder import now
+    from diagnet.run.folder import now
 
     if (cert is None) != (key is None):
         raise typer.BadParameter("--cert and --key must be given together.")

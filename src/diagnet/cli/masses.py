@@ -43,12 +43,12 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Cut the masses of a data set once and print what was found and left out."""
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.data.cbis_ddsm import read_cbis_ddsm
     from diagnet.data.inbreast import read_inbreast
     from diagnet.data.manifest import read_manifest
     from diagnet.data.prepared import describe, write_prepared
-    from diagnet.terminal import shown_progress
 
     config = read_config(config_file, preset, assignments or ())
     if source is Source.inbreast:
@@ -84,9 +84,9 @@ def augment(
     as_json: Json = False,
 ) -> None:
     """Make positive and negative neighbors of all masses given (Sec. 3.1): images, provenance, contact sheet."""
-    from diagnet.augmentation import write_augmentation
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
-    from diagnet.terminal import shown_progress
+    from diagnet.run.augmentation import write_augmentation
 
     changes = [*(assignments or ())]
     changes += [] if mode is None else [f"neighbors.search_space={mode}"]

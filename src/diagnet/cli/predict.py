@@ -13,8 +13,8 @@ from diagnet.cli.shared import Json, Quiet, print_json
 from diagnet.errors import DiagNetError
 
 if TYPE_CHECKING:
-    from diagnet.assessment import Assessment, Policy
     from diagnet.data.marked import Marked
+    from diagnet.inference.assessment import Assessment, Policy
 
 
 class Form(StrEnum):
@@ -55,13 +55,13 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Score marked masses, each with its reasons. One file that is refused does not lose the others (exit code 3)."""
-    from diagnet.assessment import Policy, assess
     from diagnet.atomic import write_text
+    from diagnet.cli.terminal import shown_progress
     from diagnet.data.marked import find_marked
-    from diagnet.inference import load_model
+    from diagnet.inference.assessment import Policy, assess
+    from diagnet.inference.model import load_model
+    from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
     from diagnet.notice import NOTICE
-    from diagnet.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
-    from diagnet.terminal import shown_progress
 
     if sum(map(bool, (box, boxes, sr))) > 1:
         raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")

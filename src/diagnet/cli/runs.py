@@ -47,13 +47,13 @@ def demo(
     import numpy as np
 
     from diagnet.atomic import require_empty
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.data.inbreast import read_inbreast
     from diagnet.data.phantom import make_inbreast_release
     from diagnet.data.prepared import describe, write_prepared
     from diagnet.experiment import run_experiment
-    from diagnet.report import require_report
-    from diagnet.terminal import shown_progress
+    from diagnet.run.report import require_report
 
     require_report()
     require_empty(out)
@@ -87,10 +87,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Split, augment, build the graph, train, evaluate and report (Fig. 1a)."""
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.experiment import run_experiment
-    from diagnet.processes import joined
-    from diagnet.terminal import shown_progress
+    from diagnet.training.distributed import joined
 
     config = read_config(config_file, preset, assignments or (), seed)
     try:
@@ -128,10 +128,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score masses the run never saw: predictions.csv and metrics.json of their own."""
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
-    from diagnet.external import evaluate_run
-    from diagnet.run_folder import read_json
-    from diagnet.terminal import shown_progress
+    from diagnet.inference.external_validation import evaluate_run
+    from diagnet.run.folder import read_json
 
     read_json(run / "run.json")  # says so where this is no run
     config = read_config(run / "config.toml")
@@ -165,7 +165,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the run's model as one file, and beside it how well the file agrees with the run."""
-    from diagnet.export import export_onnx
+    from diagnet.inference.export import export_onnx
 
     if not onnx:
         raise typer.BadParameter("must be given, got no format. Fix: add --onnx.", param_hint="--onnx")

@@ -104,10 +104,10 @@ def search(
     """Search settings on inner folds with Optuna, and say what outer folds make of them (choice.csv)."""
     import sys
 
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.study import search as searching
     from diagnet.study.running import Study, claim_study
-    from diagnet.terminal import shown_progress
 
     base = read_config(config_file, preset, assignments or ())
     searched = searching.SPACE if space is None else searching.read_space(space)
@@ -148,7 +148,7 @@ def compare(
 ) -> None:
     """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
     from diagnet.config import read_config
-    from diagnet.run_folder import write_table
+    from diagnet.run.folder import write_table
     from diagnet.study.differences import compare_arms
     from diagnet.study.tables import as_table
 
@@ -189,10 +189,10 @@ def _run(
     import os
     import sys
 
+    from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
-    from diagnet.terminal import shown_progress
 
     share = parse_shard(shard)
     base = read_config(config_file, preset, assignments or ())

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydicom.uid import UID
 
-from diagnet.assessment import Assessment
 from diagnet.clinic.privacy import without_path
+from diagnet.inference.assessment import Assessment
 from diagnet.notice import NOTICE
 from diagnet.version import __version__
 

@@ -10,13 +10,13 @@ from PIL import ImageDraw, ImageFont
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from diagnet.arrays import Image
-from diagnet.assessment import Assessment
 from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import result_uid, series_of
 from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.data.dicom import read_mammogram
 from diagnet.data.mass import Box
+from diagnet.inference.assessment import Assessment
 from diagnet.notice import NOTICE
 
 Picture = UInt8[np.ndarray, "row column 3"]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from diagnet.assessment import Assessment
 from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import mass_uid, result_uid, series_of
 from diagnet.clinic.picture import score_text
 from diagnet.clinic.report import corners
 from diagnet.clinic.source import read_source, writing_about
+from diagnet.inference.assessment import Assessment
 from diagnet.notice import NOTICE
 from diagnet.version import __version__
 

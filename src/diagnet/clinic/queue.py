@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from diagnet.clinic.privacy import Pseudonyms
 from diagnet.errors import RunFolderError
-from diagnet.run_folder import read_json, write_json
+from diagnet.run.folder import read_json, write_json
 
 Kind = Literal["images", "marks"]
 

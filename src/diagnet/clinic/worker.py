@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diagnet.assessment import Assessment, Policy, assess
 from diagnet.atomic import atomic_folder
 from diagnet.clinic.forward import Destination
 from diagnet.clinic.marks import read_marks
@@ -21,9 +20,10 @@ from diagnet.clinic.report import write_structured_report
 from diagnet.clinic.source import read_source
 from diagnet.data.mass import Box
 from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenError, RefusedInputError, RunFolderError
-from diagnet.inference import Model
+from diagnet.inference.assessment import Assessment, Policy, assess
+from diagnet.inference.model import Model
 from diagnet.notice import NOTICE
-from diagnet.run_folder import now, write_json
+from diagnet.run.folder import now, write_json
 from diagnet.version import __version__
 
 Tell = Callable[[str, str], None]  # what happened, and to what (a keyed hash, never an identifier)

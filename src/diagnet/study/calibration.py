@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
-from diagnet.bootstrap import Interval, draw_patients, share
-from diagnet.calibration import choose_threshold, fit_temperature
+from diagnet.evaluation.bootstrap import Interval, draw_patients, share
+from diagnet.evaluation.calibration import choose_threshold, fit_temperature
 from diagnet.study.scores import N_RESAMPLES, Row, Truth, part_of
 
 Jobs = Mapping[tuple[int, int], list[Row]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnet.bootstrap import weighted_auc
+from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.study.scores import Row, Scores, Truth, part_of, percentiles, resampled
 
 Jobs = Mapping[tuple[int, int], list[Row]]

@@ -7,12 +7,12 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Bool, Float
 
-from diagnet.bootstrap import Interval
 from diagnet.config import merged
 from diagnet.data.mass import MassSet
 from diagnet.errors import DataError
-from diagnet.paired import delong, holm, points_to_show
-from diagnet.run_folder import read_json
+from diagnet.evaluation.bootstrap import Interval
+from diagnet.evaluation.delong import delong, holm, points_to_show
+from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN
 from diagnet.study.scores import (
     N_RESAMPLES,

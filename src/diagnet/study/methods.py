@@ -9,19 +9,19 @@ from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from diagnet.arrays import Images, Labels
-from diagnet.augmentation import augment
-from diagnet.checkpoint import array_hash
 from diagnet.config import Config
 from diagnet.data.mass import Mass, malignant_class
 from diagnet.errors import MissingExtraError, SettingsError
 from diagnet.network import SeparableNetwork, create_network
-from diagnet.points import Points
-from diagnet.scoring import embeddings_and_logits
+from diagnet.run.augmentation import augment
+from diagnet.run.checkpoint import array_hash
 from diagnet.study.features import FEATURES
 from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
 from diagnet.study.warm_start import warm_network, warm_weights
-from diagnet.training import ExtraLoss, train
-from diagnet.training_state import start
+from diagnet.training.loop import ExtraLoss, train
+from diagnet.training.points import Points
+from diagnet.training.scoring import embeddings_and_logits
+from diagnet.training.state import start
 
 # Points of the last job's masses, by the settings of the search for neighbors.
 _searched: dict[tuple[object, ...], dict[str, Points]] = {}

@@ -29,7 +29,7 @@ def write_pictures(out: Path, figures: Sequence[Any], n_train: Mapping[str, int]
         return
     import matplotlib as mpl
 
-    from diagnet.report.figures import STYLE
+    from diagnet.run.report.figures import STYLE
 
     known = [row for row in figures if row["auc"]["value"] is not None]
     with mpl.rc_context(STYLE):
@@ -115,7 +115,7 @@ def _axes(x: str, y: str, size: tuple[float, float]) -> "tuple[Figure, Axes]":
 
 def _with_intervals(axes: "Axes", x: Sequence[float], aucs: Sequence[Any], number: int, label: str) -> None:
     """A line with a bar for each interval."""
-    from diagnet.report.figures import COLORS, MARKS
+    from diagnet.run.report.figures import COLORS, MARKS
 
     values = np.array([auc["value"] for auc in aucs])
     ends = np.array([[auc["value"] - auc["low"], auc["high"] - auc["value"]] for auc in aucs]).T

@@ -17,7 +17,7 @@ from diagnet.config import Config, merged
 from diagnet.data.mass import MassSet
 from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
 from diagnet.progress import Progress, silent
-from diagnet.run_folder import git_revision, read_json, versions, write_json, write_table
+from diagnet.run.folder import git_revision, read_json, versions, write_json, write_table
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
 from diagnet.study.scores import RECORD, identity, seconds_of

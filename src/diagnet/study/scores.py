@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from diagnet.bootstrap import Interval, Resampled, Weights, draw_patients, weighted_auc
 from diagnet.data.mass import MassSet, malignant_class
 from diagnet.errors import DataError
+from diagnet.evaluation.bootstrap import Interval, Resampled, Weights, draw_patients, weighted_auc
 from diagnet.study.jobs import folds_of
 
 N_RESAMPLES = 2000

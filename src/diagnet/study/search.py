@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
-from diagnet.bootstrap import weighted_auc
 from diagnet.config import merged, one_line, read_toml
 from diagnet.data.mass import MassSet
 from diagnet.errors import MissingExtraError, SettingsError
+from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.progress import Progress, silent
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, run_job

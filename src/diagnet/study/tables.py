@@ -6,10 +6,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from diagnet.bootstrap import Interval
 from diagnet.data.mass import MassSet
-from diagnet.evaluation import Spread, across_folds
-from diagnet.run_folder import read_json, write_table
+from diagnet.evaluation.bootstrap import Interval
+from diagnet.evaluation.figures import Spread, across_folds
+from diagnet.run.folder import read_json, write_table
 from diagnet.study.calibration import abstention, calibration
 from diagnet.study.choice import choice
 from diagnet.study.differences import Difference, differences, pairs_of

@@ -18,9 +18,9 @@ from diagnet.data.roi import RoiSettings, cut_roi
 from diagnet.data.table import read_table
 from diagnet.errors import DataError
 from diagnet.network import SeparableNetwork, create_network
-from diagnet.optimization import make_optimizer, rate_factor
-from diagnet.training_state import random_state
-from diagnet.transforms import draw_transforms
+from diagnet.training.optimization import make_optimizer, rate_factor
+from diagnet.training.state import random_state
+from diagnet.training.transforms import draw_transforms
 
 _DRAWN = 10  # patches of an image; those of tissue are kept
 _SIDES = (0.06, 0.25)  # of a patch, as a share of the image's shorter side: what masses have

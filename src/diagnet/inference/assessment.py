@@ -1,0 +1,207 @@
+"""One marked mass on one file -> what the model says of it, with its reasons; or why it says nothing."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from diagnet.arrays import Image
+from diagnet.data.breast import Breast, find_breast
+from diagnet.data.dicom import Mammogram
+from diagnet.data.image import read_picture
+from diagnet.data.mass import Box, Mass
+from diagnet.data.roi import cut_roi
+from diagnet.data.suitability import BoxLimits, check_box, clipped_box, shown
+from diagnet.errors import DiagNetError, RunFolderError, printable
+from diagnet.evaluation.abstention import reason_to_abstain
+from diagnet.inference.model import Model
+
+_ROWS = 256
+UNKNOWN_BOX: Box = (0.0, 0.0, 0.0, 0.0)  # of a whole image that could not be read
+
+
+class Policy(BaseModel, frozen=True, extra="forbid"):
+    """Which files and boxes may be scored."""
+
+    allow_for_processing: bool = Field(False, description="Score raw detector data, which no viewer shows as it is.")
+    force: bool = Field(False, description="Read DICOM files that lack the preamble of PS3.10.")
+    box: BoxLimits = BoxLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What the model says of one marked mass, with its reasons.
+
+    Attributes:
+        image: as the user gave it.
+        box: (x0, y0, x1, y1) in pixels of the file, x1 and y1 exclusive.
+        malignancy: calibrated, in [0, 1]; None where refused.
+        raw_malignancy: before calibration.
+        threshold: malignancy from which a mass is called malignant.
+        decision: "abstained" has a score and no call, "refused" has neither.
+        reason: why abstained or refused, in one line; else "".
+        flags: what a reader of the score should know.
+        steps: what was done to the stored values, in order.
+        laterality: "L", "R" or "".
+        view: "CC", "MLO", "ML", ... or "".
+        spacing_mm: (row, column) size of a pixel, None where it is not known.
+        input_sha256: of the displayed pixels and the box; "" where the file could not be read.
+        model_sha256: of the weights, the calibration, the limits and the preprocessing.
+        latency_ms: from opening the file to this score; several boxes of a file share its reading.
+    """
+
+    image: Path
+    box: Box
+    malignancy: float | None
+    raw_malignancy: float | None
+    threshold: float
+    decision: Literal["malignant", "benign", "abstained", "refused"]
+    reason: str
+    flags: tuple[str, ...]
+    steps: tuple[str, ...]
+    laterality: str
+    view: str
+    spacing_mm: tuple[float, float] | None
+    input_sha256: str
+    model_sha256: str
+    latency_ms: float
+
+
+def assess(
+    model: Model,
+    image: Path,
+    boxes: Sequence[Box | None],
+    policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
+    *,
+    original_size: tuple[float, float] | None = None,
+    picture: Mammogram | None = None,
+) -> list[Assessment]:
+    """Score the marked masses of one file; a file or box that must not be scored is refused with the reason.
+
+    Args:
+        model: from `load_model`.
+        image: a DICOM, PNG, JPEG or TIFF file.
+        boxes: one for each mass, in pixels of the file; None for the whole image, which must then be a crop.
+        policy: which files and boxes may be scored.
+        original_size: (width, height) of the image before somebody stretched it.
+        picture: what `read_picture` made of the file by the same policy, where it is at hand; else the file is read.
+
+    Returns:
+        One assessment a box, in their order; one refusal where there is no box. Where the file cannot be read, the
+        box of a whole image is all 0.
+
+    Raises:
+        RunFolderError: the model knows no class `malignant`.
+    """
+    if "malignant" not in model.classes:
+        raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(model.classes)}")
+    model.prepare()
+    began = time.perf_counter()
+    unscored = _unscored(model, image)
+    try:
+        picture = picture or read_picture(
+            image, allow_for_processing=policy.allow_for_processing, bare="any" if policy.force else "none"
+        )
+    except DiagNetError as error:
+        taken = 1000 * (time.perf_counter() - began)
+        return [
+            replace(unscored, box=UNKNOWN_BOX if box is None else box, reason=printable(error), latency_ms=taken)
+            for box in boxes or (None,)
+        ]
+    if not boxes:
+        return [
+            replace(
+                unscored,
+                reason=printable(f"`box` must be given, got no mass marked on {image}."),
+                flags=picture.warnings,
+            )
+        ]
+    pixels, breast = _hashed(picture.pixels), find_breast(picture.pixels)
+    read = time.perf_counter() - began
+    found = []
+    for box in boxes:
+        began = time.perf_counter()
+        height, width = picture.pixels.shape
+        marked = (0.0, 0.0, float(width), float(height)) if box is None else box
+        digest = pixels.copy()
+        digest.update(repr(tuple(map(float, marked))).encode())
+        start = replace(
+            unscored,
+            box=marked,
+            flags=picture.warnings,
+            steps=picture.steps,
+            laterality=picture.laterality,
+            view=picture.view,
+            spacing_mm=picture.spacing_mm,
+            input_sha256=digest.hexdigest(),
+        )
+        try:
+            assessment = _scored(model, picture, breast, start, policy, original_size)
+        except DiagNetError as error:
+            assessment = replace(start, reason=printable(error))
+        found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
+    return found
+
+
+def _scored(
+    model: Model,
+    picture: Mammogram,
+    breast: Breast,
+    start: Assessment,
+    policy: Policy,
+    original_size: tuple[float, float] | None,
+) -> Assessment:
+    height, width = picture.pixels.shape
+    box = clipped_box(start.box, width, height)
+    doubts = check_box(box, picture.pixels, breast, picture.spacing_mm, model.roi, policy.box)
+    mass = Mass(start.image, box, None, "", original_size=original_size)
+    region = cut_roi(picture.pixels, mass, model.roi)[None]
+    column = model.classes.index("malignant")
+    logits = model.logits(region)
+    each = model.chances(logits)[:, 0, column]
+    malignancy = float(each.mean())
+    reason = reason_to_abstain(malignancy, each, model.threshold, model.abstention)
+    called: Literal["malignant", "benign"] = "malignant" if malignancy >= model.threshold else "benign"
+    cut = f"region: box {shown(box)} grown {model.roi.padding_factor:g} times, {model.roi.size} x {model.roi.size}"
+    return replace(
+        start,
+        malignancy=malignancy,
+        raw_malignancy=float(model.chances(logits, calibrated=False)[:, 0, column].mean()),
+        decision="abstained" if reason else called,
+        reason=reason,
+        flags=(*start.flags, *doubts),
+        steps=(*start.steps, cut),
+    )
+
+
+def _unscored(model: Model, image: Path) -> Assessment:
+    return Assessment(
+        image=image,
+        box=UNKNOWN_BOX,
+        malignancy=None,
+        raw_malignancy=None,
+        threshold=model.threshold,
+        decision="refused",
+        reason="",
+        flags=(),
+        steps=(),
+        laterality="",
+        view="",
+        spacing_mm=None,
+        input_sha256="",
+        model_sha256=model.sha256,
+        latency_ms=0.0,
+    )
+
+
+def _hashed(pixels: Image) -> "hashlib._Hash":
+    """Hash displayed pixels in 16 bits behind their shape: alike for one image in any lossless compression."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    for top in range(0, len(pixels), _ROWS):  # a whole mammogram of these would be a copy more
+        digest.update(np.rint(pixels[top : top + _ROWS] * np.float32(65535)).astype("<u2").data)
+    return digest

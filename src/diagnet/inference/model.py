@@ -1,0 +1,148 @@
+"""A finished run as a model: masses in, malignancy scores out."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from diagnet.arrays import Images
+from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
+from diagnet.data.roi import RoiSettings
+from diagnet.errors import RunFolderError
+from diagnet.evaluation.abstention import Abstention
+from diagnet.evaluation.calibration import probabilities
+from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_engine, resolve_engine
+from diagnet.network import SeparableNetwork
+from diagnet.run.checkpoint import read_weights
+from diagnet.run.folder import read_json
+
+_BATCH = 32  # images in one pass; larger ones are no faster
+
+
+@dataclass(frozen=True)
+class Model:
+    """The networks of a run (one a fold), each with its temperature; scores are their mean.
+
+    Attributes:
+        networks: in evaluation mode.
+        temperatures: one a network, fitted on its validation masses.
+        threshold: malignancy from which a mass is called malignant, the mean of the networks' own.
+        classes: class names; the index is the label.
+        preprocessing: how a file becomes a region; a region made otherwise must not be scored.
+        engine: what runs the networks; it is prepared at the first score.
+        abstention: when a mass is not called.
+    """
+
+    networks: tuple[SeparableNetwork, ...]
+    temperatures: tuple[float, ...]
+    threshold: float
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    engine: EngineName = "torch"
+    abstention: Abstention = Abstention()  # noqa: RUF009 -- frozen, so sharing it is safe
+
+    @property
+    def roi(self) -> RoiSettings:
+        """How regions are cut."""
+        return self.preprocessing.roi
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights, the calibration, the limits and the preprocessing: same hash, same scores and calls."""
+        digest = hashlib.sha256()
+        for network in self.networks:
+            for name, tensor in network.state_dict().items():
+                digest.update(f"{name} {tuple(tensor.shape)}".encode())
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        facts = {
+            "temperatures": self.temperatures,
+            "threshold": self.threshold,
+            "classes": self.classes,
+            "abstention": self.abstention.model_dump(),
+            "preprocessing": self.preprocessing.sha256,
+        }
+        digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()
+
+    def logits(self, images: Images) -> Float[np.ndarray, "network image classes"]:
+        """What each network says of regions cut with `roi`.
+
+        Raises:
+            ValueError: the images are not of the size the networks were trained on.
+        """
+        size = self.roi.size
+        if images.shape[1:] != (size, size):
+            raise ValueError(f"`images` must be {size} x {size} pixels, got {images.shape[1]} x {images.shape[2]}")
+        found = np.zeros((len(self.networks), len(images), len(self.classes)))
+        for left in range(0, len(images), _BATCH):
+            part = slice(left, left + _BATCH)
+            found[:, part] = self._run(np.array(images[part], dtype=np.float32)[:, None]).swapaxes(0, 1)
+        return found
+
+    def chances(
+        self, logits: Float[np.ndarray, "network image classes"], *, calibrated: bool = True
+    ) -> Float[np.ndarray, "network image classes"]:
+        """Class probabilities by each network, in [0, 1]."""
+        temperatures = self.temperatures if calibrated else (1.0,) * len(self.networks)
+        return np.stack(
+            [probabilities(each, temperature) for each, temperature in zip(logits, temperatures, strict=True)]
+        )
+
+    def probabilities(self, images: Images, *, calibrated: bool = True) -> Float[np.ndarray, "image classes"]:
+        """Class probabilities of regions cut with `roi`, in [0, 1]: the mean over the networks.
+
+        Raises:
+            ValueError: the images are not of the size the networks were trained on.
+        """
+        return np.asarray(self.chances(self.logits(images), calibrated=calibrated).mean(axis=0))
+
+    def prepare(self) -> None:
+        """Prepare the engine, which takes seconds for all but `torch`, before anything is timed; once."""
+        _ = self._run
+
+    @cached_property
+    def _run(self) -> Engine:
+        return make_engine(self.engine, self.networks, self.roi.size)
+
+
+def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
+    """Read the model of a finished run.
+
+    Args:
+        run: the run's folder.
+        engine: what scores; "auto" takes the fastest that is installed. All compute in float32, and their
+            probabilities differ by less than 1e-4.
+
+    Raises:
+        MissingExtraError: the engine asked for is not installed.
+        RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
+    """
+    if read_json(run / "run.json").get("status") != "finished":
+        raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
+    paths = sorted((run / "model").glob("fold-*.safetensors"))
+    if not paths:
+        raise RunFolderError(f"`RUN` must hold a model, got none in {run / 'model'}")
+    read = [read_weights(path) for path in paths]
+    facts: Mapping[str, Any] = read[0][1]
+    networks = tuple(network for network, _ in read)
+    preprocessing = [stored_preprocessing(each, path) for path, (_, each) in zip(paths, read, strict=True)]
+    if len(set(preprocessing)) > 1:
+        raise RunFolderError(f"`RUN` must hold networks of one preprocessing, got several in {run / 'model'}")
+    limits = [Abstention.model_validate(each.get("abstention", {})) for _, each in read]
+    return Model(
+        networks=networks,
+        temperatures=tuple(float(each["temperature"]) for _, each in read),
+        threshold=float(np.mean([each["threshold"] for _, each in read])),
+        classes=tuple(facts["classes"]),
+        preprocessing=preprocessing[0],
+        engine=resolve_engine(engine, networks),
+        abstention=Abstention(
+            half_width=float(np.mean([each.half_width for each in limits])), dissent=limits[0].dissent
+        ),
+    )

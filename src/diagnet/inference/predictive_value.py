@@ -1,0 +1,95 @@
+"""What a score means: how many of the held-out masses that were scored alike were malignant."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from diagnet.errors import RunFolderError
+from diagnet.evaluation.bootstrap import Interval, draw_patients, share
+
+_MOST, _LEAST = 100, 20  # masses that count as scored alike
+_PART = 4  # else the nearest quarter: all of them would say how frequent cancer is, whatever the score
+_N_RESAMPLES, _CONFIDENCE = 2000, 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What became of held-out masses scored like one.
+
+    Attributes:
+        n_like: how many there are.
+        n_malignant: how many of them were malignant.
+        share: of the malignant, with its 95 % interval by patient bootstrap.
+        low_score: the lowest of their scores.
+        high_score: the highest.
+    """
+
+    n_like: int
+    n_malignant: int
+    share: Interval
+    low_score: float
+    high_score: float
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        low, high = self.share["low"], self.share["high"]
+        doubt = "" if low is None or high is None else f" (95 % interval {100 * low:.0f} to {100 * high:.0f} of 100)"
+        return (
+            f"Of {self.n_like} held-out masses scored most like this, {self.low_score:.2f} to {self.high_score:.2f},"
+            f" {self.n_malignant} were malignant{doubt}."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Masses that a run's networks had not seen when they scored them.
+
+    Attributes:
+        malignancy: calibrated scores.
+        is_malignant: their labels.
+        patients: numbers from 0 up.
+        index: of the mass in the run's data.
+    """
+
+    malignancy: Float[np.ndarray, "mass"]
+    is_malignant: Bool[np.ndarray, "mass"]
+    patients: Int[np.ndarray, "mass"]
+    index: Int[np.ndarray, "mass"]
+
+    def meaning(self, malignancy: float) -> Meaning:
+        """Look at the masses whose scores are nearest: a quarter, from 20 to 100 of them.
+
+        The patients among them are drawn again for the interval; which masses are alike stays as it is.
+        """
+        n_like = min(len(self.malignancy), max(_LEAST, min(_MOST, len(self.malignancy) // _PART)))
+        like = np.sort(np.argsort(np.abs(self.malignancy - malignancy), kind="stable")[:n_like])
+        patients = np.unique(self.patients[like], return_inverse=True)[1].astype(np.int64)
+        counts = draw_patients(int(patients.max()) + 1, _N_RESAMPLES, rng=np.random.default_rng(0))
+        malignant = self.is_malignant[like]
+        found = share(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
+        scores = self.malignancy[like]
+        return Meaning(n_like, int(malignant.sum()), found, float(scores.min()), float(scores.max()))
+
+
+def read_held_out(run: Path) -> HeldOut:
+    """Read the held-out masses of a run.
+
+    Raises:
+        RunFolderError: its predictions.csv cannot be read.
+    """
+    path = run / "predictions.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return HeldOut(
+            malignancy=np.array([float(row["malignancy"]) for row in rows]),
+            is_malignant=np.array([row["label"] == "malignant" for row in rows]),
+            patients=np.unique([row["patient_id"] for row in rows], return_inverse=True)[1].astype(np.int64),
+            index=np.array([int(row["index"]) for row in rows], dtype=np.int64),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"`{path}` must be a run's table of scored masses, got one that cannot be read") from error

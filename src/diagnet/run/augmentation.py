@@ -1,0 +1,283 @@
+"""Step 1 of Fig. 1a on a set of masses: originals and their adversarial neighbors, in memory and on disk."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
+
+from diagnet.arrays import Images, Labels
+from diagnet.atomic import atomic_path, write_text
+from diagnet.config import Config
+from diagnet.data.mass import MassSet
+from diagnet.data.prepared import Prepared
+from diagnet.data.roi import flipped, read_rois
+from diagnet.distance import Distance, angular_distance, cosine_distance
+from diagnet.neighbor_search import Found
+from diagnet.neighbors import Neighbors, NeighborSettings, find_neighbors
+from diagnet.progress import Progress, silent
+from diagnet.run.checkpoint import array_hash
+from diagnet.run.folder import claim, write_json, write_table
+from diagnet.training.points import Points, read_rows
+
+_COLUMNS = 12  # pictures in a row of neighbors.png
+_GAP = 2  # pixels between them
+_SIGNS = (("positive", 1), ("negative", -1))
+_SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired from a patient. Research use only."
+
+
+def augment(
+    config: Config,
+    images: Images,
+    rows: Int[np.ndarray, "mass"],
+    labels: Labels,
+    patients: Int[np.ndarray, "mass"],
+    *,
+    rng: np.random.Generator,
+    workers: int | None = None,
+    progress: Progress = silent,
+    finished: Mapping[tuple[int, int], Sequence[Found]] | None = None,
+    on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None = None,
+) -> tuple[Points, Neighbors, Int[np.ndarray, "row"]]:
+    """Step 1 of Fig. 1a: training masses and their adversarial neighbors as one set of points.
+
+    Args:
+        config: settings.
+        images: in memory or mapped.
+        rows: which of them are the training masses.
+        labels: their classes.
+        patients: their patients, as numbers.
+        rng: of the search.
+        workers: processes of the search.
+        progress: told about it.
+        finished: see `find_neighbors`.
+        on_batch: see `find_neighbors`.
+
+    Returns:
+        The points (originals, or their four flips where flips are stored; then neighbors), the neighbors, and for
+        each point the index of the training mass it comes from.
+    """
+    source = np.arange(len(rows))
+    if config.training.flips == "stored":  # reading 13, the letter
+        own = read_rows(images, rows)
+        images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
+        rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
+    wants_none = config.neighbors.positive_share == config.neighbors.negative_share == 0
+    found = find_neighbors(
+        images[:0] if wants_none else read_rows(images, rows),
+        labels[:0] if wants_none else labels,
+        config.neighbors,
+        rng=rng,
+        workers=workers,
+        progress=progress,
+        finished=finished,
+        on_batch=on_batch,
+    )
+    origin = np.concatenate([source, source[found.parents]])
+    points = Points(
+        images,
+        np.concatenate([labels, found.labels]),
+        np.concatenate([np.zeros(len(labels), np.int8), found.kinds]),
+        patients[origin],
+        rows=rows,
+        neighbors=found.images,
+    )
+    return points, found, origin
+
+
+def write_neighbors(
+    folder: Path,
+    neighbors: Neighbors,
+    parents: Int[np.ndarray, "neighbor"],
+    mass_set: MassSet,
+    settings: NeighborSettings,
+) -> None:
+    """Write synthetic images and their provenance: neighbors.npz and neighbors.csv.
+
+    Both say that the images are synthetic, and whose: a neighbor is a variation of one real mass, belongs to that
+    mass's patient in every split, and is to be handled as that patient's data.
+
+    Args:
+        folder: where to.
+        neighbors: what the search found.
+        parents: the mass each came from.
+        mass_set: the masses.
+        settings: of the search; their hash is written.
+    """
+    classes, patients = mass_set.classes, mass_set.patients
+    settings_hash = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
+    with atomic_path(folder / "neighbors.npz") as temporary:
+        np.savez_compressed(
+            temporary,
+            images=neighbors.images,
+            labels=neighbors.labels,
+            kinds=neighbors.kinds,
+            parents=parents,
+            parent_patients=np.array([patients[parent] for parent in parents], dtype=np.str_),
+            probability=neighbors.probability,
+            distance=neighbors.nearest_original,
+            closest_pair=np.array([neighbors.closest_pair.get(label, np.nan) for label in range(len(classes))]),
+            settings_sha256=np.array(settings_hash),
+            about=np.array(_SYNTHETIC),
+        )
+    rows = zip(
+        (classes[label] for label in neighbors.labels),
+        ("positive" if kind > 0 else "negative" for kind in neighbors.kinds),
+        parents.tolist(),
+        (patients[parent] for parent in parents),
+        (f"{value:.6f}" for value in neighbors.probability),
+        (f"{value:.8f}" for value in neighbors.nearest_original),
+        (f"{value:.8f}" for value in neighbors.nearest_of_sign),
+        (f"{neighbors.closest_pair[int(label)]:.8f}" for label in neighbors.labels),
+        neighbors.keeps_rules.tolist(),
+        ["yes"] * len(parents),
+        [settings_hash[:16]] * len(parents),
+        strict=True,
+    )
+    columns = "label kind parent parent_patient probability nearest_original nearest_of_sign closest_pair keeps_rules"
+    write_table(folder / "neighbors.csv", (*columns.split(), "synthetic", "settings"), rows)
+
+
+def write_augmentation(
+    config: Config,
+    masses: MassSet | Prepared,
+    out: Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Make neighbors of all masses given; write neighbors.npz, neighbors.csv, neighbors.png and augmentation.json.
+
+    Args:
+        config: settings; `seed`, `roi`, `neighbors` and `training.flips` are read.
+        masses: labeled masses, or a prepared folder.
+        out: folder to write: absent, empty, or interrupted with `resume`.
+        resume: go on with what an interrupted call had found.
+        workers: processes of the search; the result does not depend on it.
+        progress: told about it.
+
+    Returns:
+        What augmentation.json holds: how many neighbors of each class and sign there are, how many break a distance
+        rule, and how near they are to real masses.
+
+    Raises:
+        RunFolderError: `out` holds files, or was begun with other settings or data.
+        DataError: a class has too few masses.
+    """
+    if isinstance(masses, Prepared):
+        mass_set, images = masses.mass_set, masses.images
+    else:
+        mass_set, images = masses, read_rois(masses.masses, config.roi, workers=workers, progress=progress)
+    binding = {"settings": config.to_toml(), "data": array_hash(images)}
+    claim(out, binding, resume=resume)
+    write_json(out / "run.json", {"status": "running", "binding": binding})
+    finished = _read_batches(out / "search")
+    patients = mass_set.patient_numbers
+
+    def on_batch(key: tuple[int, int], batch: Sequence[Found]) -> None:
+        finished.setdefault(key, []).extend(batch)
+        _write_batches(out / "search", key, finished[key])
+
+    _, found, origin = augment(
+        config,
+        images,
+        np.arange(len(images)),
+        mass_set.labels,
+        patients,
+        rng=np.random.default_rng(config.seed),
+        workers=workers,
+        progress=progress,
+        finished={key: tuple(batches) for key, batches in finished.items()},
+        on_batch=on_batch,
+    )
+    parents = origin[len(origin) - len(found.kinds) :]
+    write_neighbors(out, found, parents, mass_set, config.neighbors)
+    with atomic_path(out / "neighbors.png") as temporary:
+        _picture(images, found, parents, mass_set.classes).save(temporary, pnginfo=_png_text())
+    write_text(out / "config.toml", config.to_toml())
+    summary = {
+        "neighbors": {
+            f"{kind} {name}": int(((found.labels == label) & (found.kinds == sign)).sum())
+            for label, name in enumerate(mass_set.classes)
+            for kind, sign in _SIGNS
+        },
+        "breaking_a_rule": int((~found.keeps_rules).sum()),
+        "privacy": _privacy(images, mass_set, found, config.neighbors.distance),
+    }
+    write_json(out / "augmentation.json", summary)
+    shutil.rmtree(out / "search", ignore_errors=True)
+    write_json(out / "run.json", {"status": "finished", "binding": binding})
+    return summary
+
+
+def _privacy(images: Images, mass_set: MassSet, found: Neighbors, distance: Distance) -> dict[str, Any]:
+    """How near neighbors are to their nearest real mass, beside how near real masses are to each other."""
+    measure = cosine_distance if distance == "cosine" else angular_distance
+    figures: dict[str, Any] = {}
+    for label, name in enumerate(mass_set.classes):
+        rows = images[mass_set.labels == label].reshape(int((mass_set.labels == label).sum()), -1)
+        apart = measure(rows, rows)
+        np.fill_diagonal(apart, np.inf)
+        usual = float(np.median(apart.min(axis=1)))
+        for kind, sign in _SIGNS:
+            moved = found.nearest_original[(found.labels == label) & (found.kinds == sign)]
+            if len(moved):
+                low, median, high = np.quantile(moved, [0.05, 0.5, 0.95]) / usual
+                figures[f"{kind} {name}"] = {
+                    "nearest_original_over_originals_own": {"median": median, "5 %": low, "95 %": high},
+                    "originals_own_median": usual,
+                }
+    return figures
+
+
+def _write_batches(folder: Path, key: tuple[int, int], found: Sequence[Found]) -> None:
+    """Write all that a search has found so far, for `--resume`."""
+    with atomic_path(folder / f"{key[0]}_{key[1]}.npz") as temporary:
+        np.savez(
+            temporary,
+            images=np.array([one.image for one in found], dtype=np.float32),
+            parents=np.array([one.parent for one in found], dtype=np.int64),
+            probabilities=np.array([one.probability for one in found], dtype=np.float64),
+        )
+
+
+def _read_batches(folder: Path) -> dict[tuple[int, int], list[Found]]:
+    found: dict[tuple[int, int], list[Found]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        label, _, sign = path.stem.partition("_")
+        with np.load(path, allow_pickle=False) as file:
+            parts = zip(file["images"], file["parents"].tolist(), file["probabilities"].tolist(), strict=True)
+            found[int(label), int(sign)] = [Found(*part) for part in parts]
+    return found
+
+
+def _png_text() -> PngInfo:
+    """The mark inside the picture's own file."""
+    text = PngInfo()
+    text.add_text("Comment", _SYNTHETIC)
+    return text
+
+
+def _picture(
+    images: Images, found: Neighbors, parents: Int[np.ndarray, "neighbor"], classes: Sequence[str]
+) -> PillowImage.Image:
+    """Fig. 2: for each class and sign, a row of originals above a row of their neighbors."""
+    rows = []
+    for label in range(len(classes)):
+        own = found.labels == label
+        for sign in (1, -1):
+            chosen = np.flatnonzero(own & (found.kinds == sign))[:_COLUMNS]
+            rows += [images[parents[chosen]], found.images[chosen]]
+    size = images.shape[1]
+    sheet = np.ones((len(rows) * (size + _GAP), _COLUMNS * (size + _GAP)), np.float32)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            top, left = row * (size + _GAP), column * (size + _GAP)
+            sheet[top : top + size, left : left + size] = picture
+    return PillowImage.fromarray((sheet * 255).round().astype(np.uint8))

@@ -1,0 +1,268 @@
+"""One fold of an experiment: augment and train on its training part, score its test part."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.sparse import save_npz
+
+from diagnet.arrays import Images, Labels
+from diagnet.atomic import atomic_path, write_text
+from diagnet.config import Config
+from diagnet.data.mass import MassSet
+from diagnet.data.preprocessing import Preprocessing
+from diagnet.data.splits import Split
+from diagnet.errors import TrainingError
+from diagnet.evaluation.abstention import Abstention, band_half_width
+from diagnet.evaluation.calibration import choose_threshold, fit_temperature, probabilities
+from diagnet.evaluation.figures import point_auc
+from diagnet.evaluation.predictions import Predictions
+from diagnet.network import SeparableNetwork
+from diagnet.progress import Progress
+from diagnet.run.augmentation import augment, write_neighbors
+from diagnet.run.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
+from diagnet.training.distributed import Processes
+from diagnet.training.loop import train
+from diagnet.training.scoring import embeddings_and_logits
+from diagnet.training.state import TrainingState, start
+from diagnet.training.tracking import Tracker, open_trackers
+
+PARTS = ("train", "validation", "test")
+_SEARCH, _TRAINING = 1, 2  # each step draws from a stream of its own; 0 and 3 are the experiment's
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The masses of an experiment, aligned.
+
+    Attributes:
+        images: their regions, in [0, 1].
+        mass_set: the masses.
+        labels: class index of each.
+        names: image file of each.
+        patients: patient of each.
+    """
+
+    images: Images
+    mass_set: MassSet
+    labels: Labels
+    names: list[str]
+    patients: list[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the index is the label."""
+        return self.mass_set.classes
+
+
+@dataclass(frozen=True, slots=True)
+class FoldScores:
+    """What a fold's network says of its test masses.
+
+    Attributes:
+        split: the fold's parts.
+        probabilities: calibrated, of its test masses.
+        raw: the same before calibration.
+        temperature: fitted on its validation masses.
+        threshold: chosen on its validation masses.
+    """
+
+    split: Split
+    probabilities: Float[np.ndarray, "mass classes"]
+    raw: Float[np.ndarray, "mass classes"]
+    temperature: float
+    threshold: float
+
+
+def run_fold(
+    config: Config,
+    data: Data,
+    split: Split,
+    number: int,
+    out: Path,
+    history: list[dict[str, Any]],
+    workers: int | None,
+    progress: Progress,
+    processes: Processes,
+) -> FoldScores:
+    """Train on one split and score its test masses; a network that an interrupted run had finished is read back.
+
+    Args:
+        config: all settings.
+        data: all masses.
+        split: which of them train, validate and test.
+        number: of the fold, from 0.
+        out: the run's folder.
+        history: a line for each epoch of the folds before; this fold's are added.
+        workers: processes of the search.
+        progress: told about search and training.
+        processes: those that train together; the first writes.
+    """
+    weights = out / "model" / f"fold-{number}.safetensors"
+    is_trained = weights.with_suffix(".json").exists()
+    processes.wait()  # all have looked before the first writes
+    if not is_trained:
+        state = _trained(config, data, split, number, out, history, workers, progress, processes)
+        labels = data.labels[split.validation]
+        logits = embeddings_and_logits(state.network, data.images, rows=split.validation)[1].astype(np.float64)
+        temperature = fit_temperature(labels, logits)
+        validation = predictions_of(data, split.validation, probabilities(logits, temperature))
+        threshold = choose_threshold(validation.malignant, validation.malignancy, config.evaluation.operating_point)
+        preprocessing = Preprocessing(roi=config.roi)
+        facts: dict[str, Any] = {
+            "classes": list(data.classes),
+            "roi": config.roi.model_dump(mode="json"),
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "preprocessing_sha256": preprocessing.sha256,
+            "temperature": temperature,
+            "threshold": threshold,
+            "abstention": Abstention(half_width=band_half_width(validation.malignancy, threshold)).model_dump(),
+            "history": state.history,
+        }
+        if processes.is_first:
+            write_weights(weights, state.network, facts)
+        processes.wait()
+    network, facts = read_weights(weights)
+    history += facts["history"]
+    if number == 0 and processes.is_first:
+        _write_embeddings(out, network, data, split)
+    logits = embeddings_and_logits(network, data.images, rows=split.test)[1].astype(np.float64)
+    return FoldScores(
+        split,
+        probabilities(logits, facts["temperature"]),
+        probabilities(logits, 1.0),
+        facts["temperature"],
+        facts["threshold"],
+    )
+
+
+def _trained(
+    config: Config,
+    data: Data,
+    split: Split,
+    number: int,
+    out: Path,
+    history: list[dict[str, Any]],
+    workers: int | None,
+    progress: Progress,
+    processes: Processes,
+) -> TrainingState:
+    """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
+    folder = out if config.evaluation.folds == 1 else out / f"fold-{number}"
+    patients = data.mass_set.patient_numbers
+    points, neighbors, origin = augment(
+        config,
+        data.images,
+        split.train,
+        data.labels[split.train],
+        patients[split.train],
+        rng=np.random.default_rng([config.seed, _SEARCH, number]),
+        workers=workers,
+        progress=progress,
+    )
+    parents = split.train[origin[len(origin) - len(neighbors.kinds) :]]
+    if processes.is_first:
+        write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
+    seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
+    state = start(points, config.network, config.graph, config.training, seed=seed)
+    points_hash = points.sha256()
+    binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
+    if not processes.agree(points_hash):
+        raise TrainingError("all processes must train on the same points, got different ones. Fix: one kind of machine")
+    checkpoints = folder / "checkpoints"
+    state = read_checkpoint(checkpoints, state, binding) or state
+    processes.wait()  # all have read before the first writes
+    written = time.monotonic()
+    labels = data.labels[split.validation]
+
+    def validate(state: TrainingState) -> dict[str, Any]:
+        logits = embeddings_and_logits(state.scored(), data.images, rows=split.validation)[1].astype(np.float64)
+        chances = probabilities(logits, 1.0)
+        own = np.clip(chances[np.arange(len(chances)), labels], 1e-12, 1)
+        return {
+            "fold": number,
+            "validation_loss": float(-np.log(own).mean()),
+            "validation_auc": point_auc(predictions_of(data, split.validation, chances)),
+        }
+
+    def on_step(state: TrainingState) -> None:
+        nonlocal written
+        if time.monotonic() - written > 60 * config.training.checkpoint_minutes:
+            write_checkpoint(checkpoints, state, binding)
+            written = time.monotonic()
+
+    def on_epoch(state: TrainingState) -> None:
+        nonlocal written
+        write_checkpoint(checkpoints, state, binding)
+        written = time.monotonic()
+        _write_history(out, history + state.history)
+        for tracker in trackers:
+            tracker.log(state.history[-1], number)
+
+    trackers: list[Tracker] = []
+    if processes.is_first:
+        trackers = open_trackers(config.tracking, out, config.model_dump(mode="json"), first_epoch=state.epoch)
+    try:
+        state = train(
+            state,
+            points,
+            config.graph,
+            config.training,
+            seed=seed,
+            validate=validate,
+            on_epoch=on_epoch if processes.is_first else None,
+            on_step=on_step if processes.is_first else None,
+            progress=progress,
+            stage="train" if config.evaluation.folds == 1 else f"train fold {number + 1}/{config.evaluation.folds}",
+            processes=processes,
+        )
+    except TrainingError as error:
+        masses = sorted(set(split.train[origin[list(error.points)]].tolist()))
+        raise TrainingError(
+            f"{error}, in a batch of the masses {', '.join(map(str, masses))} (index in split.csv). "
+            f"The last whole checkpoint is in {checkpoints}. Fix: a lower training.learning_rate in a new run"
+        ) from error
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    if state.graph is not None and processes.is_first:
+        with atomic_path(folder / "graph.npz") as temporary:
+            save_npz(temporary, state.graph.signs)
+    return state
+
+
+def predictions_of(
+    data: Data, part: Int[np.ndarray, "mass"], chances: Float[np.ndarray, "mass classes"]
+) -> Predictions:
+    """Say whose masses the class probabilities `chances` belong to."""
+    return Predictions(
+        images=tuple(data.names[i] for i in part),
+        patients=tuple(data.patients[i] for i in part),
+        labels=data.labels[part],
+        probabilities=chances,
+        classes=data.classes,
+    )
+
+
+def _write_history(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_embeddings(out: Path, network: SeparableNetwork, data: Data, split: Split) -> None:
+    """Embeddings of all masses by one fold's network, for the report's map."""
+    parts = [getattr(split, part) for part in PARTS]
+    index = np.concatenate(parts)
+    embeddings = embeddings_and_logits(network, data.images, rows=index)[0]
+    with atomic_path(out / "embeddings.npz") as temporary:
+        np.savez_compressed(
+            temporary,
+            embeddings=embeddings,
+            index=index,
+            part=np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in parts]),
+            labels=data.labels[index],
+        )

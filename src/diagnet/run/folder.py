@@ -1,0 +1,180 @@
+"""A run's folder: claiming it, what is noted about the run, and its tables."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from diagnet.atomic import write_text
+from diagnet.data.mass import Mass
+from diagnet.errors import RunFolderError
+from diagnet.evaluation.predictions import Predictions
+from diagnet.version import __version__
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")
+
+
+def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
+    """Take `folder` for a run, or take an unfinished run up again.
+
+    Args:
+        folder: empty, absent, or with `resume` an unfinished run.
+        binding: what a resumed run must share with its beginning (settings, data hash).
+        resume: go on with what is there.
+
+    Raises:
+        RunFolderError: the folder holds a run or other files, or another run than the one to resume.
+    """
+    record = folder / "run.json"
+    if not record.exists():
+        if folder.exists() and not folder.is_dir():
+            raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunFolderError(f"`--out` must be an empty or new folder, got {folder} with other files in it")
+        return
+    status = read_json(record)
+    if status.get("status") == "finished":
+        raise RunFolderError(f"`--out` must not hold a finished run, got {folder}. Fix: choose another folder.")
+    if not resume:
+        raise RunFolderError(
+            f"`--out` must be a new folder, got an unfinished run in {folder}. Fix: add --resume to go on."
+        )
+    for name, value in binding.items():
+        before = status.get("binding", {}).get(name)
+        if before != value:
+            changed = _changed_settings(before, value) if name == "settings" else ""
+            raise RunFolderError(
+                f"`--resume` must keep the {name} the run in {folder} began with, got other {name}{changed}"
+            )
+
+
+def _changed_settings(before: Any, after: str) -> str:
+    """Name what differs between two settings in TOML: `: training.epochs 60, now 30`."""
+    try:
+        old, new = tomllib.loads(before), tomllib.loads(after)
+    except (TypeError, tomllib.TOMLDecodeError):
+        return ""
+    flat_old, flat_new = (
+        {
+            f"{section}.{name}".rstrip("."): value
+            for section, values in settings.items()
+            for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+        }
+        for settings in (old, new)
+    )
+    names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
+    return ": " + "; ".join(f"{name} {flat_old.get(name)}, now {flat_new.get(name)}" for name in names)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run folder.
+
+    Raises:
+        RunFolderError: it is missing or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"`{path}` must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON for machines and people; NaN is refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all."""
+    write_text(path, table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_predictions(
+    path: Path,
+    predictions: Predictions,
+    masses: Sequence[Mass],
+    index: Int[np.ndarray, "point"],
+    *,
+    raw_score: Float[np.ndarray, "point"],
+    threshold: Float[np.ndarray, "point"],
+    fold: Int[np.ndarray, "point"],
+) -> None:
+    """Write predictions.csv: a row for each scored mass.
+
+    Args:
+        path: the file.
+        predictions: scores and who they belong to.
+        masses: all masses of the data set.
+        index: which of them each score belongs to.
+        raw_score: malignancy before calibration.
+        threshold: malignancy from which each is called malignant.
+        fold: whose network scored it, -1 for the mean of all.
+    """
+    called = ("malignant", "benign") if "malignant" in predictions.classes else (predictions.classes[-1], "other")
+    columns = ("image", "patient_id", "label", "malignancy", "index", "fold", "part", "raw_score", "decision")
+    rows = [
+        (
+            predictions.images[k],
+            predictions.patients[k],
+            predictions.classes[predictions.labels[k]],
+            f"{score:.6f}",
+            int(index[k]),
+            int(fold[k]),
+            "test",
+            f"{raw_score[k]:.6f}",
+            called[0] if score >= threshold[k] else called[1],
+            masses[index[k]].laterality,
+            masses[index[k]].view,
+        )
+        for k, score in enumerate(predictions.malignancy.tolist())
+    ]
+    write_table(path, (*columns, "laterality", "view"), rows)
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"diagnet": __version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def git_revision() -> str | None:
+    """Commit of the source tree diagnet runs from, None where it is installed without one."""
+    source = Path(__file__).resolve().parents[3]
+    if not (source / ".git").exists():
+        return None
+    done = subprocess.run(  # noqa: S603 -- a fixed command, no input of the user's
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607 -- git from PATH
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,217 @@
+"""How good the scores are, what they mean, and where they are wrong."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diagnet.arrays import Images
+from diagnet.run.report.figures import calibration_plot, picture, roc_plot
+from diagnet.run.report.files import RunFiles
+from diagnet.run.report.page import Html, figure, joined, number, reminder, section, table, tag
+
+_WORST = 6  # mistakes shown of each class
+_RULES = {
+    "youden": ": it has the highest sum of sensitivity and specificity there",
+    "sensitivity90": ": it is the highest that still finds 90 % of the malignant masses there",
+}
+_NAMES = {"auc": "AUC", "accuracy": "Accuracy", "sensitivity": "Sensitivity", "specificity": "Specificity"}
+
+
+def results(run: RunFiles) -> Html:
+    """Headline, table by unit, ROC curve, calibration, confusion matrix."""
+    test, threshold, target = run.metrics["test"], run.metrics["threshold"], run.target
+    mass, level = test["units"]["mass"], f"{100 * test['confidence']:g}\N{NO-BREAK SPACE}%"
+    others = " or ".join(name for name in run.classes if name != target)
+    meanings = {
+        "auc": f"How often a {target} mass scores higher than a {others} one; 0.5 is guessing.",
+        "accuracy": "Masses whose decision agrees with their label.",
+        "sensitivity": f"{target.capitalize()} masses that are called {target}.",
+        "specificity": f"{others.capitalize()} masses that are not called {target}.",
+    }
+    return section(
+        "Result on masses the network never saw",
+        tag(
+            "p",
+            f"{mass['n']} test masses of {mass['n_patients']} patients: ",
+            ", ".join(f"{count} {name}" for name, count in mass["n_per_class"].items()),
+            f". Below each figure, its {level} interval.",
+        ),
+        tag(
+            "div",
+            *(
+                tag(
+                    "div",
+                    tag("span", _NAMES[name]),
+                    tag("b", _value(name, mass[name]["value"])),
+                    tag("small", _range(name, mass[name]), class_="interval"),
+                    tag("small", text),
+                    class_="card",
+                )
+                for name, text in meanings.items()
+            ),
+            class_="cards",
+        ),
+        reminder(),
+        tag("p", "The interval of the AUC reaches 0.5: this run does not show more than guessing.", class_="warning")
+        if mass["auc"]["low"] is not None and mass["auc"]["low"] <= 0.5
+        else None,
+        tag(
+            "p",
+            f"A mass is called {target} from a score of {threshold['value']:.3f}. This threshold was chosen on"
+            f" {threshold.get('chosen_on', 'validation masses')}, not on test masses",
+            _RULES.get(threshold.get("rule", ""), ""),
+            ".",
+        ),
+        _folds(run.metrics.get("folds") or {}),
+        tag("h3", "By mass, by image, by patient"),
+        _units(test["units"]),
+        tag(
+            "p",
+            "An image scores as its most suspicious mass, a patient as the most suspicious image. The"
+            f" intervals come from drawing the test patients anew {test['n_resamples']:,} times, each patient with"
+            " all masses: they say how far a figure may move with other patients of the same kind, not at another"
+            " hospital. Brier score and calibration error: lower is better.",
+            f" {mass['n_resamples_dropped']} draws lacked a class and gave no AUC."
+            if mass["n_resamples_dropped"]
+            else None,
+            class_="soft",
+        ),
+        tag("div", *_curves(mass, target, level), _confusion(mass["confusion"], run.classes), class_="figures"),
+        reminder(),
+    )
+
+
+def meaning(run: RunFiles) -> Html:
+    """What a score means, and what it does not."""
+    mass, target = run.metrics["test"]["units"]["mass"], run.target
+    share = mass["n_per_class"].get(target, 0) / mass["n"]
+    points = (
+        f"A score is this network's probability that a marked mass is {target}, among masses like those it learned"
+        f" from. Of the test masses {100 * share:.0f} % are {target}; where they are rarer, scores are too high.",
+        "It judges masses that somebody has marked. It finds none, and knows nothing of the rest of the breast, of"
+        " earlier examinations or of the patient.",
+        "A label is what the data set says (a biopsy or a reader's BI-RADS), errors included.",
+        "It was not tested on hospitals, devices or populations other than those of the data. It is no medical device.",
+    )
+    return section("What a score means, and what not", tag("ul", *(tag("li", text) for text in points)))
+
+
+def mistakes(run: RunFiles, images: Images) -> Html:
+    """The test masses that were decided wrongly by the widest margin, by class."""
+    target = run.target
+    wrong = [row for row in run.predictions if (row["decision"] == target) != (row["label"] == target)]
+    wrong.sort(key=lambda row: -abs(float(row["malignancy"]) - (row["label"] == target)))
+    groups = []
+    for name in reversed(run.classes):
+        rows = [row for row in wrong if row["label"] == name]
+        what = f"not called {target}" if name == target else f"called {target}"
+        if rows:
+            shown = f", the worst {_WORST} shown" if len(rows) > _WORST else ""
+            groups += [
+                tag("h3", f"{name.capitalize()}, but {what}: {len(rows)}{shown}"),
+                tag("div", *(_case(row, images) for row in rows[:_WORST]), class_="cases"),
+            ]
+    return section(
+        "Worst mistakes",
+        *(groups or [tag("p", "No test mass was decided wrongly.")]),
+        tag(
+            "p",
+            "# is the row of the mass in the data, counted from 0, as in split.csv. These are pictures of"
+            " patients: pass this file on as carefully as the images themselves.",
+            class_="soft",
+        ),
+        reminder(),
+    )
+
+
+def _case(row: Mapping[str, str], images: Images) -> Html:
+    index, score = int(row["index"]), f"score {float(row['malignancy']):.3f}"
+    what = f"#{index} {row['laterality']} {row['view']}".rstrip()
+    return figure(
+        tag("img", src=picture(images[index]), alt=f"Mass {what}, labeled {row['label']}, {score}"),
+        tag("b", score),
+        tag("br"),
+        what,
+    )
+
+
+def _curves(mass: Mapping[str, Any], target: str, level: str) -> list[Html]:
+    roc, bins = mass["roc"], mass["calibration"]
+    drawn = []
+    if roc:
+        drawn.append(
+            figure(
+                roc_plot(roc, mass["auc"], mass["sensitivity"], mass["specificity"]),
+                "ROC curve: what each threshold would find (up), and at what cost in false alarms (right)."
+                f" Band: where the curve lies in {level} of the draws, place by place. Dotted: guessing.",
+            )
+        )
+    if bins:
+        drawn.append(
+            figure(
+                calibration_plot(bins, target),
+                f"Calibration: on the dotted line, 30 of 100 masses that score 0.3 are {target}. A point stands for"
+                f" about {mass['n'] // len(bins)} masses with like scores, its bar for the {level} interval.",
+            )
+        )
+    return drawn
+
+
+def _units(units: Mapping[str, Any]) -> Html:
+    rows = [
+        [
+            f"by {unit}",
+            found["n"],
+            *(joined(_value(name, found[name]["value"]), tag("small", _range(name, found[name]))) for name in _NAMES),
+            number(found["brier"]["value"]),
+            number(found["calibration_error"]),
+        ]
+        for unit, found in units.items()
+    ]
+    return table(["", "n", *_NAMES.values(), "Brier score", "Calibration error"], rows)
+
+
+def _folds(folds: Mapping[str, Any]) -> Html | None:
+    if folds.get("n", 1) < 2:
+        return None
+    spread = ", ".join(
+        f"{_NAMES[name]} {number(folds[name]['mean'])} (SD {number(folds[name]['sd'])}, SE {number(folds[name]['se'])})"
+        for name in ("auc", "accuracy")
+    )
+    return tag(
+        "p",
+        f"Mean over {folds['n']} folds: {spread}. Each mass was tested once, by a network that had not seen it; the"
+        " threshold is the mean of theirs. Neighbors, graph and embeddings below are those of the first fold.",
+    )
+
+
+def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Html:
+    rows = [tag("tr", tag("td"), *(tag("th", f"called {name}", scope="col") for name in classes))]
+    for label, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        cells = [
+            tag(
+                "td",
+                tag("b", count),
+                f"{100 * count / max(1, sum(row)):.0f} %",
+                class_="right" if called == label else "wrong",
+            )
+            for called, count in enumerate(row)
+        ]
+        rows.append(tag("tr", tag("th", name, scope="row"), *cells))
+    return figure(
+        tag("table", *rows, class_="matrix"),
+        "Confusion matrix: labels by row, decisions by column, shares of the row.",
+    )
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return "not defined"
+    return f"{value:.3f}" if name == "auc" else f"{100 * value:.1f} %"
+
+
+def _range(name: str, found: Mapping[str, Any]) -> str:
+    if found["low"] is None:
+        return ""
+    if name == "auc":
+        return f"({found['low']:.3f} to {found['high']:.3f})"
+    return f"({100 * found['low']:.1f} to {100 * found['high']:.1f} %)"

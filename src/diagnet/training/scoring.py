@@ -1,0 +1,37 @@
+"""How a trained network scores images."""
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+
+from diagnet.arrays import Images
+from diagnet.network import SeparableNetwork
+from diagnet.training.points import read_rows
+
+
+def embeddings_and_logits(
+    network: SeparableNetwork, images: Images, *, rows: Int[np.ndarray, "row"] | None = None, batch_size: int = 128
+) -> tuple[Float32[np.ndarray, "row feature"], Float32[np.ndarray, "row class"]]:
+    """H and logits of each image in float32, without dropout, graph or augmentation (reading 21).
+
+    Args:
+        network: on any device.
+        images: in [0, 1], in memory or mapped.
+        rows: which of them; None: all.
+        batch_size: images in one pass.
+    """
+    rows = np.arange(len(images)) if rows is None else rows
+    device = network.intensity.device
+    was_training = network.training
+    network.eval()
+    embedded, logits = [], []
+    with torch.inference_mode():
+        for left in range(0, len(rows), batch_size):
+            batch = torch.from_numpy(read_rows(images, rows[left : left + batch_size]))[:, None]
+            h, scores = network.embed_and_classify(batch.to(device))
+            embedded.append(h.cpu().numpy())
+            logits.append(scores.cpu().numpy())
+    network.train(was_training)
+    if not embedded:
+        return np.zeros((0, network.embedding_size), np.float32), np.zeros((0, network.settings.n_classes), np.float32)
+    return np.concatenate(embedded), np.concatenate(logits)

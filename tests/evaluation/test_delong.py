@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from diagnet.evaluation.delong import auc_components, delong, holm, points_to_show
+
+
+def pairs(scores, targets):
+    """psi of every pair of a target and another, as DeLong et al. write it."""
+    own, rest = scores[targets], scores[~targets]
+    return (own[:, None] > rest[None]) + (own[:, None] == rest[None]) / 2
+
+
+@pytest.fixture
+def masses():
+    rng = np.random.default_rng(0)
+    targets = rng.random(80) < 0.4
+    first = np.round(rng.normal(size=80) + targets, 1)  # with ties
+    second = np.round(rng.normal(size=80) + 0.3 * targets, 1)
+    return first, second, targets
+
+
+def test_components_are_the_means_over_pairs(masses):
+    first, _, targets = masses
+    of_targets, of_others = auc_components(first, targets)
+    np.testing.assert_allclose(of_targets, pairs(first, targets).mean(axis=1))
+    np.testing.assert_allclose(of_others, pairs(first, targets).mean(axis=0))
+    assert of_targets.mean() == pytest.approx(roc_auc_score(targets, first))
+
+
+def test_delong_is_the_textbooks_where_each_patient_has_one_mass(masses):
+    first, second, targets = masses
+    found = delong(first[None], second[None], targets, np.arange(80), np.zeros(80, int))
+    minus = pairs(first, targets) - pairs(second, targets)
+    m, n = minus.shape
+    variance = minus.mean(axis=1).var(ddof=1) / m + minus.mean(axis=0).var(ddof=1) / n
+    assert found["difference"] == pytest.approx(roc_auc_score(targets, first) - roc_auc_score(targets, second))
+    # With patients of one mass, sums over clusters are the masses' own but for the covariance of target and other.
+    assert found["se"] == pytest.approx(variance**0.5, rel=0.02)
+
+
+def test_the_same_evidence_twice_is_not_more_evidence(masses):
+    first, second, targets = masses
+    patients = np.arange(80)
+    once = delong(first[None], second[None], targets, patients, np.zeros(80, int))
+    twice = [np.tile(each, 2) for each in (first, second, targets, patients)]
+    again = delong(twice[0][None], twice[1][None], twice[2], twice[3], np.zeros(160, int))
+    assert again["se"] == pytest.approx(once["se"])
+
+
+def test_delongs_error_is_that_of_many_data_sets():
+    rng = np.random.default_rng(1)
+    found, errors = [], []
+    for _ in range(300):
+        patients = np.repeat(np.arange(40), 2)
+        targets = np.repeat(rng.random(40) < 0.5, 2)
+        folds = np.repeat(np.arange(2), 40)
+        shift = np.repeat(rng.normal(size=40), 2)  # two views of one lesion are alike
+        first = shift + 0.3 * rng.normal(size=80) + targets
+        second = np.repeat(rng.normal(size=40), 2) + targets
+        result = delong(first[None], second[None], targets, patients, folds)
+        found.append(result["difference"])
+        errors.append(result["se"])
+    assert np.std(found) == pytest.approx(np.mean(errors), rel=0.15)
+
+
+def test_a_score_is_as_good_as_itself(masses):
+    first, _, targets = masses
+    found = delong(first[None], first[None], targets, np.arange(80), np.zeros(80, int))
+    assert found == {"difference": 0.0, "se": None, "p": None}
+
+
+def test_folds_without_both_kinds_say_nothing(masses):
+    first, second, _ = masses
+    with pytest.raises(ValueError, match="`targets` must have both kinds"):
+        delong(first[None], second[None], np.zeros(80, bool), np.arange(80), np.zeros(80, int))
+
+
+def test_holm():
+    assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_four_times_the_masses_show_half_the_difference():
+    n = points_to_show(0.02, 0.01, 800)
+    assert n == 1570  # (1.960 + 0.8416)^2 / 4 * 800
+    assert points_to_show(0.01, 0.01, 800) == pytest.approx(4 * n, abs=4)

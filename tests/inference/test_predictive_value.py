@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from diagnet.errors import RunFolderError
+from diagnet.inference.predictive_value import HeldOut, read_held_out
+
+
+def held_out(n, patients=None):
+    scores = np.linspace(0, 1, n)
+    return HeldOut(scores, scores > 0.5, np.arange(n) if patients is None else patients, np.arange(n))
+
+
+@pytest.mark.parametrize(("n", "n_like"), [(12, 12), (20, 20), (60, 20), (200, 50), (1000, 100)])
+def test_how_many_count_as_alike(n, n_like):
+    assert held_out(n).meaning(0.3).n_like == n_like
+
+
+def test_the_nearest_scores_count():
+    found = held_out(400).meaning(0.9)
+    assert (found.n_like, found.n_malignant) == (100, 100)
+    assert found.low_score <= 0.9 <= found.high_score
+    assert found.share["value"] == 1
+    assert 0.9 < found.share["low"] < 1  # the exact bound of 100 of 100
+    assert "Of 100 held-out masses scored most like this" in found.text
+    assert "100 were malignant (95 % interval" in found.text
+    middle = held_out(400).meaning(0.5)
+    assert middle.n_malignant == pytest.approx(50, abs=1)
+    assert middle.share["low"] == pytest.approx(0.4, abs=0.05)
+    assert middle.share["high"] == pytest.approx(0.6, abs=0.05)
+
+
+def test_masses_of_one_patient_are_one_evidence():
+    alone, together = held_out(400).meaning(0.5), held_out(400, np.arange(400) // 10).meaning(0.5)
+    assert together.share["high"] - together.share["low"] > 1.5 * (alone.share["high"] - alone.share["low"])
+
+
+def test_one_patient_gives_no_interval():
+    found = held_out(20, np.zeros(20, dtype=np.int64)).meaning(0.5)
+    assert found.share["low"] is None
+    assert "interval" not in found.text
+
+
+def test_reading(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text("image,patient_id,label,malignancy,index\na,P,malignant,0.5,3\nb,Q,benign,0.25,7\n")
+    found = read_held_out(tmp_path)
+    assert found.malignancy.tolist() == [0.5, 0.25]
+    assert found.is_malignant.tolist() == [True, False]
+    assert found.index.tolist() == [3, 7]
+    for content in ("", "image\n", "image,patient_id,label,malignancy,index\na,P,malignant,high,3\n"):
+        path.write_text(content)
+        with pytest.raises(RunFolderError, match=r"predictions\.csv"):
+            read_held_out(tmp_path)

@@ -1,0 +1,105 @@
+import csv
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diagnet.config import Config
+from diagnet.data.mass import Mass, MassSet
+from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.errors import DataError, RunFolderError
+from diagnet.run.augmentation import write_augmentation
+
+CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_share": 0.6}})
+
+
+@pytest.fixture(scope="module")
+def masses():
+    images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=24))
+    names = ("benign", "malignant")
+    return MassSet(
+        tuple(Mass(i, None, names[k], f"P{n // 2}") for n, (i, k) in enumerate(zip(images, labels, strict=True)))
+    )
+
+
+@pytest.fixture(scope="module")
+def written(masses, tmp_path_factory):
+    out = tmp_path_factory.mktemp("augment") / "out"
+    return out, write_augmentation(CONFIG, masses, out)
+
+
+def images_of(folder):
+    with np.load(folder / "neighbors.npz", allow_pickle=False) as file:
+        return file["images"]
+
+
+def test_every_neighbor_has_its_provenance_and_says_it_is_synthetic(written, masses):
+    out, summary = written
+    with (out / "neighbors.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(summary["neighbors"].values()) == len(images_of(out))
+    for row in rows:
+        parent = masses.masses[int(row["parent"])]
+        assert (row["label"], row["parent_patient"]) == (parent.label, parent.patient_id)
+        assert row["kind"] in ("positive", "negative")
+        assert row["keeps_rules"] == "True"
+        assert row["synthetic"] == "yes"
+        assert len(row["settings"]) == 16
+    with np.load(out / "neighbors.npz", allow_pickle=False) as file:
+        assert str(file["about"]).startswith("Synthetic images")
+        assert file["parent_patients"].tolist() == [row["parent_patient"] for row in rows]
+    with Image.open(out / "neighbors.png") as sheet:
+        assert sheet.info["Comment"].startswith("Synthetic images")
+
+
+def test_privacy_figure_is_a_share_of_the_originals_own_distance(written):
+    _, summary = written
+    for figure in summary["privacy"].values():
+        near = figure["nearest_original_over_originals_own"]
+        assert 0 < near["5 %"] <= near["median"] <= near["95 %"]
+
+
+def test_an_interrupted_search_is_taken_up_again_with_the_same_result(written, masses, tmp_path):
+    out, _ = written
+
+    class Stop(Exception):  # noqa: N818 -- not an error
+        pass
+
+    def stop(stage, count, total):
+        if stage == "neighbors" and count > total // 2:
+            raise Stop("killed")
+
+    with pytest.raises(Stop, match="killed"):
+        write_augmentation(CONFIG, masses, tmp_path / "out", progress=stop)
+    with pytest.raises(RunFolderError, match="add --resume"):
+        write_augmentation(CONFIG, masses, tmp_path / "out")
+    steps = []
+    write_augmentation(CONFIG, masses, tmp_path / "out", resume=True, progress=lambda *step: steps.append(step))
+    assert next(done for stage, done, _ in steps if stage == "neighbors") > 0  # what was found is not searched again
+    assert np.array_equal(images_of(tmp_path / "out"), images_of(out))
+    assert not (tmp_path / "out" / "search").exists()
+
+
+def test_a_folder_in_use_is_not_touched(written, masses, tmp_path):
+    out, _ = written
+    with pytest.raises(RunFolderError, match="finished"):
+        write_augmentation(CONFIG, masses, out, resume=True)
+    shutil.copytree(out, tmp_path / "copy")
+    (tmp_path / "copy" / "run.json").unlink()
+    with pytest.raises(RunFolderError, match="other files"):
+        write_augmentation(CONFIG, masses, tmp_path / "copy")
+
+
+def test_too_few_masses_of_a_class(masses, tmp_path):
+    benign = [mass for mass in masses.masses if mass.label == "benign"]
+    one = next(mass for mass in masses.masses if mass.label == "malignant")
+    with pytest.raises(DataError, match="must"):
+        write_augmentation(CONFIG, MassSet((*benign, one)), tmp_path / "out")
+
+
+def test_the_digits_example_runs(capsys):
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "digits.py"))
+    assert "positive neighbors" in capsys.readouterr().out

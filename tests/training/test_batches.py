@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from diagnet.graph import GraphSettings, SignedGraph, dense_signs, signed_graph
+from diagnet.losses import edge_loss, signed_graph_loss
+from diagnet.training.batches import Neighborhoods, epoch_batches
+
+
+@pytest.fixture
+def graph():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 40)
+    kinds = rng.choice([0, 0, 0, 1, -1], 40).astype(np.int8)
+    return signed_graph(rng.random((40, 6)), labels, kinds, GraphSettings(n_attracting=2, n_repelling=3))
+
+
+def test_each_point_comes_exactly_once_an_epoch():
+    batches = epoch_batches(103, 16, np.random.default_rng(0))
+    assert sorted(np.concatenate(batches)) == list(range(103))
+    assert {len(batch) for batch in batches} <= {14, 15}
+    assert not np.array_equal(batches[0], epoch_batches(103, 16, np.random.default_rng(1))[0])
+
+
+def test_edges_are_the_graphs(graph):
+    signs = dense_signs(graph)
+    batch = np.array([5, 17, 2, 30])
+    outgoing = Neighborhoods(graph).outgoing(batch)
+    found = np.zeros_like(signs)
+    found[outgoing.points[outgoing.anchors], outgoing.points[outgoing.others]] = outgoing.signs
+    expected = np.zeros_like(signs)
+    expected[batch] = signs[batch]
+    assert (found == expected).all()
+    incident = Neighborhoods(graph).incident(batch)
+    found = np.zeros_like(signs)
+    found[incident.points[incident.anchors], incident.points[incident.others]] = incident.signs
+    expected[:, batch] = signs[:, batch]
+    assert (found == expected).all()
+    assert len(incident.signs) == np.count_nonzero(expected)  # an edge inside the batch counts once
+    assert (incident.points[:4] == batch).all()
+
+
+def test_outgoing_edges_over_an_epoch_are_eq_4_with_its_gradient(graph):
+    H = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
+    signed_graph_loss(H, graph.signs, reduction="sum").backward()
+    expected, H.grad = H.grad, None
+    for batch in epoch_batches(40, 7, np.random.default_rng(0)):
+        edges = Neighborhoods(graph).outgoing(batch)
+        rows = H[edges.points]
+        ends = (torch.from_numpy(part) for part in (edges.anchors, edges.others, edges.signs))
+        edge_loss(rows, rows, *ends, reduction="sum").backward()
+    assert torch.allclose(H.grad, expected)
+
+
+def test_incident_edges_with_a_fixed_far_end_add_up_to_the_gradient_of_eq_4(graph):
+    H = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
+    signed_graph_loss(H, graph.signs, reduction="sum").backward()
+    expected, H.grad = H.grad, None
+    bank = H.detach()
+    for batch in epoch_batches(40, 7, np.random.default_rng(0)):
+        edges = Neighborhoods(graph).incident(batch)
+        rows = torch.cat([H[batch], bank[edges.points[len(batch) :]]])
+        ends = (torch.from_numpy(part) for part in (edges.anchors, edges.others, edges.signs))
+        edge_loss(rows, rows, *ends, reduction="sum").backward()
+    assert torch.allclose(H.grad, expected)
+
+
+def test_a_batch_without_edges():
+    edges = Neighborhoods(SignedGraph(csr_array((4, 4), dtype=np.int8))).incident(np.array([2, 0]))
+    assert len(edges.signs) == 0
+    assert (edges.points == [2, 0]).all()
+
+
+def test_packed_batches_hold_each_point_once_and_keep_neighbors_together(graph):
+    neighborhoods = Neighborhoods(graph)
+    batches = neighborhoods.packed_batches(8, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [8] * 5
+    assert sorted(np.concatenate(batches)) == list(range(40))
+
+    def edges_inside(batches):
+        return sum(np.count_nonzero(dense_signs(graph)[np.ix_(batch, batch)]) for batch in batches)
+
+    shuffled = [epoch_batches(40, 8, np.random.default_rng(seed)) for seed in range(20)]
+    assert edges_inside(batches) > max(map(edges_inside, shuffled))
+    again = neighborhoods.packed_batches(8, np.random.default_rng(0))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize("batching", ["bank", "packed", "exact"])
+def test_one_epoch_uses_every_edge(graph, batching):
+    neighborhoods, rng = Neighborhoods(graph), np.random.default_rng(0)
+    batches = neighborhoods.packed_batches(7, rng) if batching == "packed" else epoch_batches(40, 7, rng)
+    used = np.zeros((40, 40), bool)
+    for batch in batches:
+        edges = neighborhoods.outgoing(batch) if batching == "exact" else neighborhoods.incident(batch)
+        used[edges.points[edges.anchors], edges.points[edges.others]] = True
+    assert (used == (dense_signs(graph) != 0)).all()

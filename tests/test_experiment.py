@@ -1,10 +1,12 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.sparse import load_npz
 
+from diagnet.abstention import LEAST_HALF_WIDTH
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
@@ -102,17 +104,48 @@ def test_everything_is_fitted_on_training_masses_alone(run):
     assert load_npz(run.folder / "graph.npz").shape[0] == len(train) + len(kinds)
 
 
+def with_other_test_pictures(masses, folder):
+    """The same masses, but for the pictures of a run's test part."""
+    test = {int(row["index"]) for row in rows(folder / "split.csv") if row["part"] == "test"}
+    return MassSet(
+        tuple(replace(mass, image=1 - mass.image) if k in test else mass for k, mass in enumerate(masses.masses))
+    )
+
+
 def test_test_images_cannot_reach_the_model(run, tmp_path):
     # Other pictures in the test part: same split, same network, bit for bit.
-    test = {int(row["index"]) for row in rows(run.folder / "split.csv") if row["part"] == "test"}
-    changed = phantoms()
-    masses = tuple(
-        Mass(1 - mass.image, None, mass.label, mass.patient_id) if k in test else mass
-        for k, mass in enumerate(changed.masses)
-    )
-    other = run_experiment(tiny(), MassSet(masses), tmp_path / "run", with_report=False)
+    masses = with_other_test_pictures(phantoms(), run.folder)
+    other = run_experiment(tiny(), masses, tmp_path / "run", with_report=False)
     weights = [(folder / "model" / "fold-0.safetensors").read_bytes() for folder in (run.folder, other.folder)]
     assert weights[0] == weights[1]
+
+
+def test_test_images_cannot_reach_what_is_fitted_on_scores(tmp_path):
+    # Masses that a few epochs tell apart: of a network that guesses, whatever masses they are fitted on, the
+    # temperature is at its bound and the band at its floor.
+    config = tiny(
+        neighbors={"positive_share": 0, "negative_share": 0},
+        training={"epochs": 8, "batch_size": 16, "learning_rate": 0.01, "graph_weight": 0.0},
+    )
+    bright = MassSet(
+        tuple(
+            replace(mass, image=np.float32(0.8) * mass.image + np.float32(0.2 * (mass.label == "malignant")))
+            for mass in phantoms().masses
+        )
+    )
+    folders, fitted = (tmp_path / "run", tmp_path / "other"), []
+    for folder in folders:
+        run_experiment(config, bright, folder, with_report=False)
+        facts = json.loads((folder / "model" / "fold-0.json").read_text())
+        fitted.append((facts["temperature"], facts["threshold"], facts["abstention"]["half_width"]))
+        bright = with_other_test_pictures(bright, folder)
+    scores = [[row["malignancy"] for row in rows(folder / "predictions.csv")] for folder in folders]
+    assert scores[0] != scores[1]
+    temperature, threshold, half_width = fitted[0]
+    assert 0.06 < temperature < 19
+    assert threshold != 0.5
+    assert half_width > LEAST_HALF_WIDTH
+    assert fitted[0] == fitted[1]
 
 
 def test_same_seed_same_run_another_seed_another(run, tmp_path):

@@ -23,7 +23,17 @@ from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.pictures import write_pictures
 from diagnet.study.published import PUBLISHED
 from diagnet.study.running import Study, claim_study, run_study, write_rows
-from diagnet.study.scores import Scores, Truth, per_job, read_jobs, read_scores, truth_of, weighted_accuracy
+from diagnet.study.scores import (
+    Scores,
+    Truth,
+    per_job,
+    percentiles,
+    read_jobs,
+    read_scores,
+    resampled,
+    truth_of,
+    weighted_accuracy,
+)
 from diagnet.study.tables import arm_figures, write_tables
 
 
@@ -119,6 +129,42 @@ def test_the_mean_score_of_several_trainings_has_an_auc_of_its_own(truth):
     values[1, 7] = np.nan  # a training is missing
     for given in (values, values[:1]):
         assert arm_figures(Scores("a", given, np.ones(12)), truth)["auc_of_mean_score"]["value"] is None
+
+
+def test_the_same_masses_twice_are_not_more_evidence(truth):
+    # Patients are drawn: a mass that is there twice comes twice in every resample. Were masses drawn, the interval
+    # would be narrower by the root of 2.
+    values = truth.targets + np.random.default_rng(4).normal(0, 1, (3, 400))
+    once = resampled(Scores("a", values, np.ones(12)), truth, n_resamples=300)
+    twice = Truth(*(np.repeat(each, 2) for each in (truth.targets, truth.patients, truth.folds)))
+    again = resampled(Scores("a", np.repeat(values, 2, axis=1), np.ones(12)), twice, n_resamples=300)
+    np.testing.assert_allclose(again, once, rtol=1e-12)
+    assert percentiles(once)["low"] < percentiles(once)["value"] < percentiles(once)["high"]
+
+
+def test_masses_of_one_patient_are_drawn_together():
+    # 8 patients of one fold, each right or wrong as a whole: a resample's accuracy is a number of patients over 8.
+    patients = np.repeat(np.arange(8), 5)
+    truth = Truth(np.ones(40, bool), patients, np.zeros(40, int))
+    right = np.where(patients < 4, 1.0, -1.0)
+    figures = resampled(Scores("a", right[None], np.ones(1)), truth, measure=weighted_accuracy, n_resamples=500)
+    assert figures[0] == 0.5
+    np.testing.assert_allclose(8 * figures, np.round(8 * figures), atol=1e-9)
+    assert figures[1:].std() == pytest.approx((0.25 / 8) ** 0.5, rel=0.1)  # of 8 draws, not of 40
+
+
+def test_the_luck_of_a_training_is_in_the_interval(truth):
+    # Of two trainings one is always right and one always wrong, whoever is drawn: what varies is the draw of trainings.
+    right = np.where(truth.targets, 1.0, -1.0)
+    scores = Scores("a", np.stack([right, -right]), np.ones(8))
+    figures = resampled(scores, truth, n_resamples=2000)
+    assert figures[0] == 0.5
+    # Each fold draws 2 of 2 for itself: 0, 1/2 or 1 with odds 1 : 2 : 1, of variance 1/8; the figure is the mean of 4.
+    assert set(figures.tolist()) == {k / 8 for k in range(9)}
+    assert figures[1:].var() == pytest.approx(1 / 8 / 4, rel=0.1)
+    # An arm with the same trainings in another order has the same draws: the two are paired.
+    turned = resampled(Scores("b", scores.values[::-1], np.ones(8)), truth, n_resamples=2000)
+    np.testing.assert_allclose(turned, 1 - figures)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.sparse import load_npz
 
-from diagnet.abstention import LEAST_HALF_WIDTH
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
@@ -14,6 +13,7 @@ from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.prepared import write_prepared
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.errors import DataError, RunFolderError
+from diagnet.evaluation.abstention import LEAST_HALF_WIDTH
 from diagnet.experiment import run_experiment
 from diagnet.inference.external_validation import evaluate_run
 from diagnet.inference.model import load_model

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+import reference
 from diagnet.evaluation.delong import auc_components, delong, holm, points_to_show
 
 
@@ -35,8 +38,59 @@ def test_delong_is_the_textbooks_where_each_patient_has_one_mass(masses):
     m, n = minus.shape
     variance = minus.mean(axis=1).var(ddof=1) / m + minus.mean(axis=0).var(ddof=1) / n
     assert found["difference"] == pytest.approx(roc_auc_score(targets, first) - roc_auc_score(targets, second))
-    # With patients of one mass, sums over clusters are the masses' own but for the covariance of target and other.
-    assert found["se"] == pytest.approx(variance**0.5, rel=0.02)
+    # A patient of one mass has masses of one class: its sum is that mass's own component, and no covariance is left.
+    assert found["se"] == pytest.approx(variance**0.5, rel=1e-12)
+
+
+N_REPEATS = 2
+
+
+def slow_delong(first, second, targets, patients, folds):
+    """Difference of the mean AUCs and its variance, by the slow loops."""
+    contrast = np.repeat([1, -1], N_REPEATS) / N_REPEATS
+    theta, S = [], []
+    for fold in sorted(set(folds.tolist())):
+        here = folds == fold
+        scores = np.concatenate([first, second])[:, here].tolist()
+        areas, covariances = reference.obuchowski(scores, targets[here].tolist(), patients[here].tolist())
+        theta.append(contrast @ areas)
+        S.append(contrast @ covariances @ contrast)
+    return np.mean(theta), np.sum(S) / len(S) ** 2
+
+
+@given(
+    masses=st.lists(
+        # Few patients and few distinct scores: patients with masses of both classes, and ties.
+        st.tuples(st.integers(0, 7), st.booleans(), *[st.integers(0, 3)] * 2 * N_REPEATS),
+        min_size=12,
+        max_size=24,
+    ),
+    n_folds=st.integers(1, 2),
+)
+@settings(deadline=None)
+def test_delong_is_obuchowskis_for_patients_of_many_masses(masses, n_folds):
+    patients, targets, *scores = (np.array(column) for column in zip(*masses, strict=True))
+    patients[:8], targets[:8] = range(8), [True, True, False, False] * 2  # in each fold two patients of each class
+    folds = patients // 4 * (n_folds - 1)
+    first, second = np.split(np.array(scores, dtype=float), 2)
+    found = delong(first, second, targets, patients, folds)
+    difference, variance = slow_delong(first, second, targets, patients, folds)
+    assert found["difference"] == pytest.approx(difference, abs=1e-12)
+    assert (found["se"] or 0.0) ** 2 == pytest.approx(max(variance, 0.0), rel=1e-12, abs=1e-15)
+
+
+def test_masses_of_both_classes_that_move_together_leave_the_difference_surer():
+    # A patient whose masses all score higher by one of the scores gains with the malignant ones what it loses with the
+    # others, so that the covariance of the classes is negative. Without it the error is too large, turned over more so.
+    rng = np.random.default_rng(2)
+    found, errors = [], []
+    for _ in range(300):
+        patients, targets = np.repeat(np.arange(40), 2), np.arange(80) % 2 == 1
+        first, second = (targets + np.repeat(rng.normal(size=40), 2) + 0.3 * rng.normal(size=80) for _ in range(2))
+        result = delong(first[None], second[None], targets, patients, np.zeros(80, int))
+        found.append(result["difference"])
+        errors.append(result["se"])
+    assert np.std(found) == pytest.approx(np.mean(errors), rel=0.15)
 
 
 def test_the_same_evidence_twice_is_not_more_evidence(masses):

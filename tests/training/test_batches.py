@@ -6,6 +6,8 @@ from scipy.sparse import csr_array
 from diagnet.graph import GraphSettings, SignedGraph, dense_signs, signed_graph
 from diagnet.losses import edge_loss, signed_graph_loss
 from diagnet.training.batches import Neighborhoods, epoch_batches
+from diagnet.training.graph_term import graph_term, whole_graph_term
+from diagnet.training.state import TrainingSettings
 
 
 @pytest.fixture
@@ -64,6 +66,44 @@ def test_incident_edges_with_a_fixed_far_end_add_up_to_the_gradient_of_eq_4(grap
         ends = (torch.from_numpy(part) for part in (edges.anchors, edges.others, edges.signs))
         edge_loss(rows, rows, *ends, reduction="sum").backward()
     assert torch.allclose(H.grad, expected)
+
+
+def terms_of_an_epoch(graph, H, bank, settings):
+    """Size and J_g of each batch, as training has them; batches of unequal size, so that no weight goes unseen."""
+    neighborhoods = Neighborhoods(graph)
+    for batch in np.split(np.random.default_rng(0).permutation(40), [3, 10, 12, 25]):
+        if settings.batching == "exact":
+            edges = neighborhoods.outgoing(batch)
+            passed = edges.points
+        else:
+            edges, passed = neighborhoods.incident(batch), batch
+        term = graph_term(H[passed], edges, bank, settings, n_batch=len(batch), n_anchors=neighborhoods.n_anchors)
+        yield len(batch), term
+
+
+@pytest.mark.parametrize("batching", ["bank", "exact"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_lambda_weighs_a_batchs_j_g_as_it_weighs_the_wholes(graph, reduction, batching):
+    # Reduction "mean": a batch's J_g estimates the whole one, so that their mean over an epoch's points is J_g.
+    # "sum": it is a part of the whole one, so that their sum is J_g.
+    settings = TrainingSettings(reduction=reduction, batching=batching, margin=0.9)
+    H = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    bank = H.detach()
+    whole = signed_graph_loss(H, graph.signs, margin=0.9, reduction=reduction)
+    whole.backward()
+    expected, H.grad = H.grad, None
+    assert 0 < len(graph.anchors) < 40  # the number of anchors is not that of the points
+    assert whole_graph_term(graph, bank, settings) == pytest.approx(whole.item())
+    total = 0.0
+    for n_batch, term in terms_of_an_epoch(graph, H, bank, settings):
+        share = n_batch / 40 if reduction == "mean" else 1.0
+        (share * term).backward()
+        total += share * term.item()
+    assert torch.allclose(H.grad, expected)
+    if batching == "exact":
+        assert total == pytest.approx(whole.item())
+    else:  # an edge between two batches is seen from both of its ends, and pulls at one each time
+        assert whole.item() < total < 2 * whole.item()
 
 
 def test_a_batch_without_edges():

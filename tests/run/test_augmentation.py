@@ -10,8 +10,9 @@ from PIL import Image
 from diagnet.config import Config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.data.roi import flipped
 from diagnet.errors import DataError, RunFolderError
-from diagnet.run.augmentation import write_augmentation
+from diagnet.run.augmentation import augment, write_augmentation
 
 CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_share": 0.6}})
 
@@ -62,6 +63,35 @@ def test_privacy_figure_is_a_share_of_the_originals_own_distance(written):
         assert 0 < near["5 %"] <= near["median"] <= near["95 %"]
 
 
+@pytest.mark.parametrize("flips", ["random", "stored"])
+def test_each_point_is_its_masss_patients(flips):
+    # Whose a point is, is read off its pixels: an original is its mass, or a flip of it, to the bit; a neighbor that is
+    # searched in pixels is nearer to what it was made from than to anything else.
+    images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=24))
+    rng = np.random.default_rng(1)
+    rows = rng.permutation(60)[:16]  # training masses are not the first, and patients' numbers not their masses'
+    patients = 100 + rng.permutation(16) // 2
+    search = {"budget": 10, "search_space": "pixel", "positive_share": 0.2, "negative_share": 0.2}
+    config = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": search, "training": {"flips": flips}})
+    points, found, origin = augment(config, images, rows, labels[rows], patients, rng=rng, workers=1)
+
+    ways = [(across, down) for across in (False, True) for down in (False, True)]
+    if flips == "random":
+        ways = ways[:1]
+    every_way = np.concatenate([flipped(images[rows], *way) for way in ways]).reshape(len(ways) * 16, -1)
+    pixels = points.take(np.arange(len(points))).reshape(len(points), -1)
+    nearest = np.square(pixels[:, None] - every_way[None]).sum(axis=2)
+    masses = nearest.argmin(axis=1) % 16
+    n_originals = len(ways) * 16
+    assert len(points) == n_originals + len(found.kinds) > n_originals
+    assert (nearest[:n_originals].min(axis=1) == 0).all()
+    assert (nearest[n_originals:].min(axis=1) > 0).all()
+    assert set(found.kinds.tolist()) == {1, -1}
+    assert (points.relatives == patients[masses]).all()
+    assert (points.labels == labels[rows][masses]).all()
+    assert (origin == masses).all()
+
+
 def test_an_interrupted_search_is_taken_up_again_with_the_same_result(written, masses, tmp_path):
     out, _ = written
 
@@ -101,5 +131,5 @@ def test_too_few_masses_of_a_class(masses, tmp_path):
 
 
 def test_the_digits_example_runs(capsys):
-    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "digits.py"))
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "digits.py"))
     assert "positive neighbors" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from clinic_parts import BOX, CANARY, assessed, canaries, mammogram
-from diagnet.clinic.identifiers import result_uid, stable_uid
+from diagnet.clinic.identifiers import mass_uid, result_uid, series_of, stable_uid
 from diagnet.clinic.marks import read_marks
 from diagnet.clinic.picture import drawn, write_secondary_capture
 from diagnet.clinic.presentation import write_presentation_state
@@ -196,6 +197,60 @@ def test_the_same_input_and_model_give_the_same_uids(written, image, tmp_path):
     assert len(uids) == 9
     assert all(uid.is_valid for uid in uids)
     assert stable_uid("a", 1) == stable_uid("a", 1) != stable_uid("a", 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decision": "benign"},  # an operating point on the other side of the score
+        {"decision": "abstained", "reason": "the score is too near the threshold"},
+        {"reason": "another reason"},
+        {"threshold": 0.43001},
+        {"model_sha256": "ef" * 32},
+        {"input_sha256": "ef" * 32},
+        *({"box": tuple(value + (k == side) for k, value in enumerate(BOX))} for side in range(4)),
+    ],
+    ids=str,
+)
+def test_a_result_that_says_something_else_has_another_uid(changes):
+    # An archive takes the second of two results with one UID for the first, and keeps what was said before.
+    before, after = assessed(), assessed(**changes)
+    assert result_uid("report", "1.2.3", [before]) != result_uid("report", "1.2.3", [after])
+    # Neither is a later mass overlooked.
+    assert result_uid("report", "1.2.3", [before, before]) != result_uid("report", "1.2.3", [before, after])
+    assert result_uid("report", "1.2.3", [before, after]) != result_uid("report", "1.2.3", [before])
+
+
+def test_a_result_of_another_kind_image_or_version_has_another_uid(monkeypatch):
+    found = [assessed()]
+    uids = {result_uid("report", "1.2.3", found), result_uid("picture", "1.2.3", found)}
+    uids.add(result_uid("report", "1.2.4", found))
+    monkeypatch.setattr("diagnet.clinic.identifiers.__version__", "0.0.0")
+    uids.add(result_uid("report", "1.2.3", found))
+    assert len(uids) == 4
+
+
+def test_when_and_where_a_file_was_read_is_not_in_a_uid():
+    reasons = [f"`image` must be a mammogram, got a photograph in {name}." for name in ("a.dcm", "queue/b.dcm")]
+    here, there = (
+        assessed(decision="refused", reason=reason, image=Path(name), latency_ms=latency)
+        for reason, name, latency in zip(reasons, ("a.dcm", "queue/b.dcm"), (1.0, 2.0), strict=True)
+    )
+    assert result_uid("report", "1.2.3", [here]) == result_uid("report", "1.2.3", [there])
+
+
+def test_a_mass_is_the_same_mass_whatever_scores_it():
+    boxes = [BOX, *(tuple(value + (k == side) for k, value in enumerate(BOX)) for side in range(4))]
+    uids = {mass_uid(source, box) for source in ("1.2.3", "1.2.4") for box in boxes}
+    assert len(uids) == 10
+    assert mass_uid("1.2.3", tuple(map(np.float64, BOX))) == mass_uid("1.2.3", BOX)  # which are written otherwise
+
+
+def test_each_result_is_a_series_of_its_own():
+    series = [series_of(stable_uid(name), 1)["series_instance_uid"] for name in ("a", "b", "a")]
+    assert series[0] == series[2] != series[1]
+    assert series[0] != stable_uid("a")
+    assert stable_uid("ab", "c") != stable_uid("a", "bc")
 
 
 def test_the_reasons_of_a_result_never_hold_the_source(image, tmp_path):

@@ -124,6 +124,18 @@ def test_a_score_is_as_good_as_itself(masses):
     assert found == {"difference": 0.0, "se": None, "p": None}
 
 
+def test_a_fold_with_one_patient_of_a_class_leaves_the_error_unknown(masses):
+    first, second, targets = masses
+    patients, folds = np.arange(80), np.zeros(80, int)
+    lonely = np.flatnonzero(targets)[:3]  # three masses of one patient, the only malignant ones of their fold
+    patients[lonely] = 80
+    folds[lonely] = 1
+    folds[np.flatnonzero(~targets)[:9]] = 1
+    found = delong(first[None], second[None], targets, patients, folds)
+    assert (found["se"], found["p"]) == (None, None)
+    assert np.isfinite(found["difference"])
+
+
 def test_folds_without_both_kinds_say_nothing(masses):
     first, second, _ = masses
     with pytest.raises(ValueError, match="`targets` must have both kinds"):

@@ -43,6 +43,7 @@ def delong(
 
     Points of one patient are one cluster. Scores are compared within a fold only, as each fold has a network of its
     own. Repeats are averaged: their spread is not in the standard error, so read it beside a bootstrap over repeats.
+    Where a class has a single patient in a fold, its spread is unknown, and so is the standard error.
 
     Args:
         first: a row for each repeat.
@@ -77,7 +78,7 @@ def delong(
     if n == 0:
         raise ValueError("`targets` must have both kinds in a fold, got none")
     value = float(np.mean(differences))
-    se = float(np.sqrt(max(sum(variances), 0.0))) / n
+    se = float(np.sqrt(max(sum(variances), 0.0))) / n  # NaN where one fold's is not known
     if not se > 0:
         return {"difference": value, "se": None, "p": None}
     return {"difference": value, "se": se, "p": float(2 * norm.sf(abs(value) / se))}
@@ -117,13 +118,13 @@ def _variance(
     targets: Bool[np.ndarray, "point"],
     patients: Int[np.ndarray, "point"],
 ) -> float:
-    """Variance of a mean component, clusters summed first."""
+    """Variance of a mean component, clusters summed first; NaN where a class has a single patient."""
     columns = np.unique(patients, return_inverse=True)[1]
     n = columns.max() + 1
     sums = [np.bincount(columns[side], each, n) for side, each in ((targets, of_targets), (~targets, of_others))]
     clusters = [len(np.unique(columns[side])) for side in (targets, ~targets)]
     if min(clusters) < 2:
-        return 0.0
+        return float("nan")
     sizes = len(of_targets), len(of_others)
     spread = sum(k / (k - 1) * (each @ each) / size**2 for each, k, size in zip(sums, clusters, sizes, strict=True))
     together = 2 * n / (n - 1) * (sums[0] @ sums[1]) / (sizes[0] * sizes[1])

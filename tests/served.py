@@ -23,6 +23,7 @@ def write_served(folder: Path) -> SimpleNamespace:
     from diagnet.data.roi import RoiSettings, read_rois
     from diagnet.run.checkpoint import read_weights
     from diagnet.run.folder import write_json
+    from diagnet.run.tables import ScoredMass, write_predictions
     from diagnet.training.scoring import embeddings_and_logits
 
     rng = np.random.default_rng(0)
@@ -52,12 +53,20 @@ def write_served(folder: Path) -> SimpleNamespace:
         images=rng.random((8, 16, 16)).astype(np.float32),
         labels=np.arange(8) % 2,
         kinds=np.repeat(np.array([1, -1], dtype=np.int8), 4),
+        parents=np.arange(8),
+        parent_patients=np.array([f"P{k // 2}" for k in range(8)]),
+        probability=np.full(8, 0.5),
+        distance=np.full(8, 0.01),
+        closest_pair=np.full(2, 0.008),
+        settings_sha256="",
+        about="",
     )
-    with (run / "predictions.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "patient_id", "label", "malignancy", "index"])
-        for k in range(2, N_MASSES, 3):
-            writer.writerow([f"masses/{k}.png", f"P{k // 2}", ("benign", "malignant")[k % 2], f"{k / 60:.6f}", k])
+    names = ("benign", "malignant")
+    tested = [
+        ScoredMass(f"masses/{k}.png", f"P{k // 2}", names[k % 2], k / 60, k, 0, "test", 0.5, names[k >= 30], "", "")
+        for k in range(2, N_MASSES, 3)
+    ]
+    write_predictions(run, tested)
     images, patient = folder / "images", {"PatientName": f"{CANARY}^ANNA", "PatientID": f"{CANARY}-7"}
     patient |= {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4"}
     write_dicom(images / "a.dcm", drawn_breast(), Laterality="L", **patient)

@@ -21,10 +21,11 @@ from diagnet.evaluation.figures import across_folds, evaluate, point_auc
 from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.fold import PARTS, Data, FoldScores, predictions_of, run_fold
-from diagnet.run.folder import claim, git_revision, now, versions, write_json, write_predictions, write_table
+from diagnet.run.fold import Data, FoldScores, predictions_of, run_fold
+from diagnet.run.folder import claim, git_revision, now, versions, write_metrics, write_record
 from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
+from diagnet.run.tables import PARTS, PlacedMass, scored_masses, write_predictions, write_split
 from diagnet.training.distributed import Processes
 
 SCHEMA_VERSION = 1
@@ -130,9 +131,9 @@ def run_experiment(
     if len(splits) > 1:
         record["counts"] = {"all folds": _counts(data, np.arange(len(data.labels)))}
     if processes.is_first:
-        write_json(out / "run.json", record)
+        write_record(out, record)
         write_text(out / "config.toml", config.to_toml())
-        _write_splits(out, data, splits)
+        write_split(out, _placed_masses(data, splits))
 
     history: list[dict[str, Any]] = []
     folds = []
@@ -144,17 +145,17 @@ def run_experiment(
     metrics = _metrics(config, data, folds, predictions, thresholds)
     if not processes.is_first:
         return Run(out, metrics, predictions)
-    write_json(out / "metrics.json", metrics)
+    write_metrics(out, metrics)
     progress("evaluate", 1, 1)
     record |= {"status": "finished", "duration_s": round(time.perf_counter() - began, 1)}
     write_model_card(out, record, metrics)
     if with_report:
         progress("report", 0, 1)
         # The report reads run.json; the run itself is finished only once its report is there.
-        write_json(out / "run.json", record | {"status": "reporting"})
+        write_record(out, record | {"status": "reporting"})
         write_report(out, data.images)
         progress("report", 1, 1)
-    write_json(out / "run.json", record)
+    write_record(out, record)
     return Run(out, metrics, predictions)
 
 
@@ -185,19 +186,16 @@ def _counts(data: Data, part: Int[np.ndarray, "mass"]) -> dict[str, int]:
     }
 
 
-def _write_splits(out: Path, data: Data, splits: Sequence[Split]) -> None:
-    rows = []
+def _placed_masses(data: Data, splits: Sequence[Split]) -> list[PlacedMass]:
+    """Which part each mass is in, fold by fold."""
+    places = []
     for fold, split in enumerate(splits):
         for part in PARTS:
-            rows += [(fold, int(index), part) for index in getattr(split, part)]
-    write_table(
-        out / "split.csv",
-        ("index", "image", "patient_id", "label", "fold", "part"),
-        (
-            (index, data.names[index], data.patients[index], data.classes[data.labels[index]], fold, part)
-            for fold, index, part in sorted(rows)
-        ),
-    )
+            places += [(fold, int(index), part) for index in getattr(split, part)]
+    return [
+        PlacedMass(index, data.names[index], data.patients[index], data.classes[data.labels[index]], fold, part)
+        for fold, index, part in sorted(places)
+    ]
 
 
 def _predictions(
@@ -211,8 +209,7 @@ def _predictions(
     thresholds = np.array([fold.threshold for fold in folds])[number]
     predictions = predictions_of(data, index[order], chances[order])
     if out is not None:
-        write_predictions(
-            out / "predictions.csv",
+        scored = scored_masses(
             predictions,
             data.mass_set.masses,
             index[order],
@@ -220,6 +217,7 @@ def _predictions(
             threshold=thresholds,
             fold=number,
         )
+        write_predictions(out, scored)
     return predictions, thresholds
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from diagnet.errors import RunFolderError
 from diagnet.inference.predictive_value import HeldOut, read_held_out
+from diagnet.run.tables import ScoredMass, write_predictions
 
 
 def held_out(n, patients=None):
@@ -42,12 +43,15 @@ def test_one_patient_gives_no_interval():
 
 def test_reading(tmp_path):
     path = tmp_path / "predictions.csv"
-    path.write_text("image,patient_id,label,malignancy,index\na,P,malignant,0.5,3\nb,Q,benign,0.25,7\n")
+    rest = {"fold": 0, "part": "test", "raw_score": 0.5, "decision": "benign", "laterality": "", "view": ""}
+    rows = ScoredMass("a", "P", "malignant", 0.5, 3, **rest), ScoredMass("b", "Q", "benign", 0.25, 7, **rest)
+    write_predictions(tmp_path, rows)
+    written = path.read_text()
     found = read_held_out(tmp_path)
     assert found.malignancy.tolist() == [0.5, 0.25]
     assert found.is_malignant.tolist() == [True, False]
     assert found.index.tolist() == [3, 7]
-    for content in ("", "image\n", "image,patient_id,label,malignancy,index\na,P,malignant,high,3\n"):
+    for content in ("", "image\n", written.replace("0.25", "high")):
         path.write_text(content)
         with pytest.raises(RunFolderError, match=r"predictions\.csv"):
             read_held_out(tmp_path)

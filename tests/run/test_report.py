@@ -12,10 +12,14 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_array, save_npz
 
+from diagnet.config import Config
+from diagnet.data.mass import MassSet
 from diagnet.errors import MissingExtraError, RunFolderError
 from diagnet.evaluation.figures import EvaluationSettings, across_folds, evaluate
 from diagnet.evaluation.predictions import Predictions
+from diagnet.neighbors import find_neighbors
 from diagnet.notice import NOTICE
+from diagnet.run.array_files import write_neighbors
 from diagnet.run.report import require_report, write_report
 from diagnet.run.report.page import tag
 
@@ -164,9 +168,12 @@ def make_run(folder, *, n=90, size=16, classes=("benign", "malignant"), n_folds=
         labels=of_class,
         kinds=kinds,
         parents=parents,
+        parent_patients=np.array([patients[parent] for parent in parents]),
         probability=rng.uniform(size=len(kinds)),
         distance=np.where(kinds > 0, 0.01, 0.04),
         closest_pair=np.full(len(classes), 0.008),
+        settings_sha256="ab" * 32,
+        about="Synthetic images",
     )
     n_points = len(training) + len(kinds)
     signs = np.zeros((n_points, n_points), np.int8)
@@ -335,7 +342,9 @@ def test_a_run_without_neighbors_or_graph(tmp_path):
     text = Page(write_report(tmp_path, images).read_text()).text
     assert "made no adversarial neighbors" in text
     assert "Embedding map" not in text
-    np.savez(tmp_path / "neighbors.npz", images=np.zeros((0, 16, 16), np.float32), kinds=np.zeros(0, np.int8))
+    none = Config.from_preset("small", {"neighbors": {"positive_share": 0, "negative_share": 0}}).neighbors
+    found = find_neighbors(images, np.zeros(len(images), np.int64), none, rng=np.random.default_rng(0))
+    write_neighbors(tmp_path, found, np.zeros(0, np.int64), MassSet(()), none)
     assert "made no adversarial neighbors" in Page(write_report(tmp_path, images).read_text()).text
 
 

@@ -28,7 +28,7 @@ from diagnet.inference.model import Model
 from diagnet.inference.saliency import METHOD, occlusion
 from diagnet.inference.similar_cases import Case, read_case_base
 from diagnet.notice import NOTICE
-from diagnet.run.folder import read_json
+from diagnet.run.folder import read_metrics, read_record
 from diagnet.version import __version__
 
 _KEPT = 256  # assessments, for what is asked next of the same mass
@@ -213,10 +213,10 @@ def _case(case: Case) -> dict[str, Any]:
 
 
 def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, Any]:
-    config, record = read_config(run / "config.toml"), read_json(run / "run.json")
+    config, record = read_config(run / "config.toml"), read_record(run)
     counts = record.get("counts", {})
     training = counts.get("train", counts.get("all folds", {}))
-    units = read_json(run / "metrics.json").get("test", {}).get("units", {})
+    units = read_metrics(run).get("test", {}).get("units", {})
     return {
         "name": "diagnet",
         "version": __version__,

@@ -131,9 +131,9 @@ def evaluate(
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.inference.external_validation import evaluate_run
-    from diagnet.run.folder import read_json
+    from diagnet.run.folder import read_record
 
-    read_json(run / "run.json")  # says so where this is no run
+    read_record(run)  # says so where this is no run
     config = read_config(run / "config.toml")
     target = out or _unused(run / "evaluations" / (data.stem or "data"))
     with shown_progress(quiet=quiet) as progress:

@@ -1,6 +1,5 @@
 """A finished run on masses it never saw: scores, figures, and nothing of its own training patients."""
 
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from diagnet.inference.engines import EngineChoice
 from diagnet.inference.model import load_model
 from diagnet.progress import Progress, silent
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.folder import now, versions, write_json, write_predictions
+from diagnet.run.folder import now, versions, write_metrics
+from diagnet.run.tables import read_split, scored_masses, write_predictions
 
 SCHEMA_VERSION = 1
 
@@ -101,8 +101,7 @@ def evaluate_run(
         "threshold": {"value": model.threshold, "chosen_on": "the run's validation masses"},
         "test": test,
     }
-    write_predictions(
-        out / "predictions.csv",
+    scored = scored_masses(
         predictions,
         mass_set.masses,
         index,
@@ -112,12 +111,12 @@ def evaluate_run(
         threshold=np.full(len(index), model.threshold),
         fold=np.full(len(index), -1),
     )
-    write_json(out / "metrics.json", metrics)
+    write_predictions(out, scored)
+    write_metrics(out, metrics)
     progress("evaluate", 1, 1)
     return metrics
 
 
 def _seen_patients(run: Path) -> set[str]:
     """Patients whose masses trained or validated any network of the run."""
-    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
-        return {row["patient_id"] for row in csv.DictReader(file) if row["part"] != "test"}
+    return {mass.patient_id for mass in read_split(run) if mass.part != "test"}

@@ -20,7 +20,7 @@ from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_engine, resolve_engine
 from diagnet.network import SeparableNetwork
 from diagnet.run.checkpoint import read_weights
-from diagnet.run.folder import read_json
+from diagnet.run.folder import read_record
 
 _BATCH = 32  # images in one pass; larger ones are no faster
 
@@ -123,7 +123,7 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
         MissingExtraError: the engine asked for is not installed.
         RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
     """
-    if read_json(run / "run.json").get("status") != "finished":
+    if read_record(run).get("status") != "finished":
         raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
     paths = sorted((run / "model").glob("fold-*.safetensors"))
     if not paths:

@@ -1,14 +1,13 @@
 """What a score means: how many of the held-out masses that were scored alike were malignant."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from diagnet.errors import RunFolderError
 from diagnet.evaluation.bootstrap import Interval, draw_patients, share
+from diagnet.run.tables import read_predictions
 
 _MOST, _LEAST = 100, 20  # masses that count as scored alike
 _PART = 4  # else the nearest quarter: all of them would say how frequent cancer is, whatever the score
@@ -81,15 +80,10 @@ def read_held_out(run: Path) -> HeldOut:
     Raises:
         RunFolderError: its predictions.csv cannot be read.
     """
-    path = run / "predictions.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return HeldOut(
-            malignancy=np.array([float(row["malignancy"]) for row in rows]),
-            is_malignant=np.array([row["label"] == "malignant" for row in rows]),
-            patients=np.unique([row["patient_id"] for row in rows], return_inverse=True)[1].astype(np.int64),
-            index=np.array([int(row["index"]) for row in rows], dtype=np.int64),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"`{path}` must be a run's table of scored masses, got one that cannot be read") from error
+    masses = read_predictions(run)
+    return HeldOut(
+        malignancy=np.array([mass.malignancy for mass in masses], dtype=np.float64),
+        is_malignant=np.array([mass.label == "malignant" for mass in masses], dtype=np.bool_),
+        patients=np.unique([mass.patient_id for mass in masses], return_inverse=True)[1].astype(np.int64),
+        index=np.array([mass.index for mass in masses], dtype=np.int64),
+    )

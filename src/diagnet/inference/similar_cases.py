@@ -1,6 +1,7 @@
 """The training masses that a mass looks like to a network, and its place among them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int8
 
 from diagnet.arrays import Image, Images
-from diagnet.config import Config, read_config
+from diagnet.config import read_config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import read_rois
@@ -17,6 +18,8 @@ from diagnet.errors import DataError, RunFolderError
 from diagnet.graph import GraphSettings
 from diagnet.inference.model import Model
 from diagnet.inference.predictive_value import HeldOut, read_held_out
+from diagnet.run.array_files import EMBEDDINGS, NEIGHBORS, read_embeddings, read_neighbors
+from diagnet.run.folder import first_fold_with
 from diagnet.training.scoring import embeddings_and_logits
 
 N_NEAREST = 5  # training masses that are asked what they say of a case
@@ -194,31 +197,27 @@ def read_case_base(run: Path, model: Model, data: MassSet | Prepared | None = No
         DataError: `data` is not what the run was trained on.
     """
     config, held_out = read_config(run / "config.toml", None, [], None), read_held_out(run)
-    try:
-        with np.load(run / "embeddings.npz", allow_pickle=False) as file:
-            embeddings, index = file["embeddings"].astype(np.float32), file["index"].astype(np.int64)
-            part, labels = file["part"], file["labels"].astype(np.int64)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(f"`{run / 'embeddings.npz'}` must be as training wrote it, got a broken file") from error
+    with _as_training_wrote(run / EMBEDDINGS):
+        known = read_embeddings(run)
+    labels, is_training = known.labels, known.is_training
     if data is not None:
-        _check_data(data, model, index, labels)
+        _check_data(data, model, known.index, labels)
     masses: Sequence[Mass] = () if data is None else mass_set_of(data).masses
     scores = dict(zip(held_out.index.tolist(), held_out.malignancy.tolist(), strict=True))
-    is_training = part == 0
-    units = _units(embeddings)
+    units = _units(known.embeddings)
     center = units.mean(axis=0)
     axes = np.linalg.svd(units - center, full_matrices=False)[2][:2]
     axes = np.vstack([axes, np.zeros((2 - len(axes), axes.shape[1]))])
-    images, made, made_labels, kinds = _neighbors(run, config, model)
+    images, made, made_labels, kinds = _neighbors(run, model)
     cases = [
         Case(str(i), _KINDS[0], model.classes[label], masses[i].label_source if masses else "", scores.get(i))
-        for i, label in zip(index[is_training].tolist(), labels[is_training].tolist(), strict=True)
+        for i, label in zip(known.index[is_training].tolist(), labels[is_training].tolist(), strict=True)
     ]
     cases += [
         Case(f"n{i}", _KINDS[kind], model.classes[label], "synthetic", None)
         for i, (kind, label) in enumerate(zip(kinds.tolist(), made_labels.tolist(), strict=True))
     ]
-    every = np.concatenate([embeddings[is_training], made])
+    every = np.concatenate([known.embeddings[is_training], made])
     return CaseBase(
         model=model,
         cases=tuple(cases),
@@ -236,20 +235,26 @@ def read_case_base(run: Path, model: Model, data: MassSet | Prepared | None = No
 
 
 def _neighbors(
-    run: Path, config: Config, model: Model
+    run: Path, model: Model
 ) -> tuple[Images, Float32[np.ndarray, "neighbor feature"], Int[np.ndarray, "neighbor"], Int8[np.ndarray, "neighbor"]]:
     """Images, embeddings, labels and kinds of the synthetic neighbors, none where the run made none."""
-    path = (run if config.evaluation.folds == 1 else run / "fold-0") / "neighbors.npz"
+    folder = first_fold_with(run, NEIGHBORS)
     size = model.roi.size
     images, labels, kinds = np.zeros((0, size, size), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int8)
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                images = file["images"].astype(np.float32)
-                labels, kinds = file["labels"].astype(np.int64), file["kinds"].astype(np.int8)
-        except (OSError, ValueError, KeyError) as error:
-            raise RunFolderError(f"`{path}` must be as training wrote it, got a broken file") from error
+    if folder is not None:
+        with _as_training_wrote(folder / NEIGHBORS):
+            found = read_neighbors(folder)
+        images, labels, kinds = found.images, found.labels, found.kinds
     return images, embeddings_and_logits(model.networks[0], images)[0], labels, kinds
+
+
+@contextmanager
+def _as_training_wrote(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read that it must be as it was: nobody but training writes it."""
+    try:
+        yield
+    except RunFolderError as error:
+        raise RunFolderError(f"`{path}` must be as training wrote it, got a broken file") from error
 
 
 def _check_data(

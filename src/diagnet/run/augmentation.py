@@ -1,6 +1,5 @@
 """Step 1 of Fig. 1a on a set of masses: originals and their adversarial neighbors, in memory and on disk."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,16 +18,16 @@ from diagnet.data.prepared import Prepared
 from diagnet.data.roi import flipped, read_rois
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
-from diagnet.neighbors import Neighbors, NeighborSettings, find_neighbors
+from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.progress import Progress, silent
+from diagnet.run.array_files import SYNTHETIC, write_neighbors
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.folder import claim, write_json, write_table
+from diagnet.run.folder import claim, write_json, write_record
 from diagnet.training.points import Points, read_rows
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
 _GAP = 2  # pixels between them
 _SIGNS = (("positive", 1), ("negative", -1))
-_SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired from a patient. Research use only."
 
 
 def augment(
@@ -90,59 +89,6 @@ def augment(
     return points, found, origin
 
 
-def write_neighbors(
-    folder: Path,
-    neighbors: Neighbors,
-    parents: Int[np.ndarray, "neighbor"],
-    mass_set: MassSet,
-    settings: NeighborSettings,
-) -> None:
-    """Write synthetic images and their provenance: neighbors.npz and neighbors.csv.
-
-    Both say that the images are synthetic, and whose: a neighbor is a variation of one real mass, belongs to that
-    mass's patient in every split, and is to be handled as that patient's data.
-
-    Args:
-        folder: where to.
-        neighbors: what the search found.
-        parents: the mass each came from.
-        mass_set: the masses.
-        settings: of the search; their hash is written.
-    """
-    classes, patients = mass_set.classes, mass_set.patients
-    settings_hash = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
-    with atomic_path(folder / "neighbors.npz") as temporary:
-        np.savez_compressed(
-            temporary,
-            images=neighbors.images,
-            labels=neighbors.labels,
-            kinds=neighbors.kinds,
-            parents=parents,
-            parent_patients=np.array([patients[parent] for parent in parents], dtype=np.str_),
-            probability=neighbors.probability,
-            distance=neighbors.nearest_original,
-            closest_pair=np.array([neighbors.closest_pair.get(label, np.nan) for label in range(len(classes))]),
-            settings_sha256=np.array(settings_hash),
-            about=np.array(_SYNTHETIC),
-        )
-    rows = zip(
-        (classes[label] for label in neighbors.labels),
-        ("positive" if kind > 0 else "negative" for kind in neighbors.kinds),
-        parents.tolist(),
-        (patients[parent] for parent in parents),
-        (f"{value:.6f}" for value in neighbors.probability),
-        (f"{value:.8f}" for value in neighbors.nearest_original),
-        (f"{value:.8f}" for value in neighbors.nearest_of_sign),
-        (f"{neighbors.closest_pair[int(label)]:.8f}" for label in neighbors.labels),
-        neighbors.keeps_rules.tolist(),
-        ["yes"] * len(parents),
-        [settings_hash[:16]] * len(parents),
-        strict=True,
-    )
-    columns = "label kind parent parent_patient probability nearest_original nearest_of_sign closest_pair keeps_rules"
-    write_table(folder / "neighbors.csv", (*columns.split(), "synthetic", "settings"), rows)
-
-
 def write_augmentation(
     config: Config,
     masses: MassSet | Prepared,
@@ -176,7 +122,7 @@ def write_augmentation(
         mass_set, images = masses, read_rois(masses.masses, config.roi, workers=workers, progress=progress)
     binding = {"settings": config.to_toml(), "data": array_hash(images)}
     claim(out, binding, resume=resume)
-    write_json(out / "run.json", {"status": "running", "binding": binding})
+    write_record(out, {"status": "running", "binding": binding})
     finished = _read_batches(out / "search")
     patients = mass_set.patient_numbers
 
@@ -212,7 +158,7 @@ def write_augmentation(
     }
     write_json(out / "augmentation.json", summary)
     shutil.rmtree(out / "search", ignore_errors=True)
-    write_json(out / "run.json", {"status": "finished", "binding": binding})
+    write_record(out, {"status": "finished", "binding": binding})
     return summary
 
 
@@ -260,7 +206,7 @@ def _read_batches(folder: Path) -> dict[tuple[int, int], list[Found]]:
 def _png_text() -> PngInfo:
     """The mark inside the picture's own file."""
     text = PngInfo()
-    text.add_text("Comment", _SYNTHETIC)
+    text.add_text("Comment", SYNTHETIC)
     return text
 
 

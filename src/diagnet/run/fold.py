@@ -1,18 +1,14 @@
 """One fold of an experiment: augment and train on its training part, score its test part."""
 
-import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import save_npz
 
 from diagnet.arrays import Images, Labels
-from diagnet.atomic import atomic_path, write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing
@@ -24,15 +20,17 @@ from diagnet.evaluation.figures import point_auc
 from diagnet.evaluation.predictions import Predictions
 from diagnet.network import SeparableNetwork
 from diagnet.progress import Progress
-from diagnet.run.augmentation import augment, write_neighbors
+from diagnet.run.array_files import Embeddings, write_embeddings, write_neighbors, write_signs
+from diagnet.run.augmentation import augment
 from diagnet.run.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
+from diagnet.run.folder import fold_folder, write_history
+from diagnet.run.tables import PARTS
 from diagnet.training.distributed import Processes
 from diagnet.training.loop import train
 from diagnet.training.scoring import embeddings_and_logits
 from diagnet.training.state import TrainingState, start
 from diagnet.training.tracking import Tracker, open_trackers
 
-PARTS = ("train", "validation", "test")
 _SEARCH, _TRAINING = 1, 2  # each step draws from a stream of its own; 0 and 3 are the experiment's
 
 
@@ -130,7 +128,7 @@ def run_fold(
     network, facts = read_weights(weights)
     history += facts["history"]
     if number == 0 and processes.is_first:
-        _write_embeddings(out, network, data, split)
+        write_embeddings(out, _embeddings(network, data, split))
     logits = embeddings_and_logits(network, data.images, rows=split.test)[1].astype(np.float64)
     return FoldScores(
         split,
@@ -153,7 +151,7 @@ def _trained(
     processes: Processes,
 ) -> TrainingState:
     """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
-    folder = out if config.evaluation.folds == 1 else out / f"fold-{number}"
+    folder = fold_folder(out, number, config.evaluation.folds)
     patients = data.mass_set.patient_numbers
     points, neighbors, origin = augment(
         config,
@@ -200,7 +198,7 @@ def _trained(
         nonlocal written
         write_checkpoint(checkpoints, state, binding)
         written = time.monotonic()
-        _write_history(out, history + state.history)
+        write_history(out, history + state.history)
         for tracker in trackers:
             tracker.log(state.history[-1], number)
 
@@ -231,8 +229,7 @@ def _trained(
         for tracker in trackers:
             tracker.close()
     if state.graph is not None and processes.is_first:
-        with atomic_path(folder / "graph.npz") as temporary:
-            save_npz(temporary, state.graph.signs)
+        write_signs(folder, state.graph.signs)
     return state
 
 
@@ -249,20 +246,13 @@ def predictions_of(
     )
 
 
-def _write_history(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write_embeddings(out: Path, network: SeparableNetwork, data: Data, split: Split) -> None:
+def _embeddings(network: SeparableNetwork, data: Data, split: Split) -> Embeddings:
     """Embeddings of all masses by one fold's network, for the report's map."""
     parts = [getattr(split, part) for part in PARTS]
     index = np.concatenate(parts)
-    embeddings = embeddings_and_logits(network, data.images, rows=index)[0]
-    with atomic_path(out / "embeddings.npz") as temporary:
-        np.savez_compressed(
-            temporary,
-            embeddings=embeddings,
-            index=index,
-            part=np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in parts]),
-            labels=data.labels[index],
-        )
+    return Embeddings(
+        embeddings=embeddings_and_logits(network, data.images, rows=index)[0],
+        index=index,
+        part=np.repeat(np.arange(len(PARTS), dtype=np.int8), [len(part) for part in parts]),
+        labels=data.labels[index],
+    )

@@ -1,4 +1,4 @@
-"""A run's folder: claiming it, what is noted about the run, and its tables."""
+"""A run's folder: claiming it, where a fold lies in it, and what is noted about the run: its JSON files."""
 
 import csv
 import importlib.metadata
@@ -13,16 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int
-
 from diagnet.atomic import write_text
-from diagnet.data.mass import Mass
 from diagnet.errors import RunFolderError
-from diagnet.evaluation.predictions import Predictions
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
+RECORD, METRICS, HISTORY = "run.json", "metrics.json", "metrics.jsonl"
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")
 
 
@@ -37,14 +33,13 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
     Raises:
         RunFolderError: the folder holds a run or other files, or another run than the one to resume.
     """
-    record = folder / "run.json"
-    if not record.exists():
+    if not (folder / RECORD).exists():
         if folder.exists() and not folder.is_dir():
             raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
         if folder.is_dir() and any(folder.iterdir()):
             raise RunFolderError(f"`--out` must be an empty or new folder, got {folder} with other files in it")
         return
-    status = read_json(record)
+    status = read_record(folder)
     if status.get("status") == "finished":
         raise RunFolderError(f"`--out` must not hold a finished run, got {folder}. Fix: choose another folder.")
     if not resume:
@@ -76,6 +71,61 @@ def _changed_settings(before: Any, after: str) -> str:
     )
     names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
     return ": " + "; ".join(f"{name} {flat_old.get(name)}, now {flat_new.get(name)}" for name in names)
+
+
+def fold_folder(run: Path, number: int, n_folds: int) -> Path:
+    """Where what belongs to one fold lies: in the run's own folder where there is one fold only."""
+    return run if n_folds == 1 else run / f"fold-{number}"
+
+
+def first_fold_with(run: Path, name: str) -> Path | None:
+    """The folder with a file of the first fold, None where the run has none."""
+    return next((folder for folder in (run, run / "fold-0") if (folder / name).exists()), None)
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json: what is noted about a run, and whether it is finished."""
+    write_json(run / RECORD, record)
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises:
+        RunFolderError: it is missing or broken.
+    """
+    return read_json(run / RECORD)
+
+
+def write_metrics(run: Path, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.json: the figures of the test masses."""
+    write_json(run / METRICS, metrics)
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """Read metrics.json.
+
+    Raises:
+        RunFolderError: it is missing or broken.
+    """
+    return read_json(run / METRICS)
+
+
+def write_history(run: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write metrics.jsonl: a line for each fold and epoch."""
+    write_text(run / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl.
+
+    Raises:
+        RunFolderError: it is missing or broken.
+    """
+    try:
+        return [json.loads(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"`{run / HISTORY}` must be a readable file of a run, got: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -110,48 +160,6 @@ def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def write_predictions(
-    path: Path,
-    predictions: Predictions,
-    masses: Sequence[Mass],
-    index: Int[np.ndarray, "point"],
-    *,
-    raw_score: Float[np.ndarray, "point"],
-    threshold: Float[np.ndarray, "point"],
-    fold: Int[np.ndarray, "point"],
-) -> None:
-    """Write predictions.csv: a row for each scored mass.
-
-    Args:
-        path: the file.
-        predictions: scores and who they belong to.
-        masses: all masses of the data set.
-        index: which of them each score belongs to.
-        raw_score: malignancy before calibration.
-        threshold: malignancy from which each is called malignant.
-        fold: whose network scored it, -1 for the mean of all.
-    """
-    called = ("malignant", "benign") if "malignant" in predictions.classes else (predictions.classes[-1], "other")
-    columns = ("image", "patient_id", "label", "malignancy", "index", "fold", "part", "raw_score", "decision")
-    rows = [
-        (
-            predictions.images[k],
-            predictions.patients[k],
-            predictions.classes[predictions.labels[k]],
-            f"{score:.6f}",
-            int(index[k]),
-            int(fold[k]),
-            "test",
-            f"{raw_score[k]:.6f}",
-            called[0] if score >= threshold[k] else called[1],
-            masses[index[k]].laterality,
-            masses[index[k]].view,
-        )
-        for k, score in enumerate(predictions.malignancy.tolist())
-    ]
-    write_table(path, (*columns, "laterality", "view"), rows)
 
 
 def now() -> str:

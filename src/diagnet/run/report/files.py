@@ -1,21 +1,28 @@
 """What the files of a run folder say, read back for its report."""
 
-import csv
-import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int8
-from scipy.sparse import load_npz
 
 from diagnet.errors import RunFolderError
-from diagnet.run.folder import read_json
+from diagnet.run.array_files import (
+    EMBEDDINGS,
+    GRAPH,
+    NEIGHBORS,
+    Embeddings,
+    SyntheticImages,
+    read_embeddings,
+    read_neighbors,
+    read_signs,
+)
+from diagnet.run.folder import first_fold_with, read_history, read_metrics, read_record
+from diagnet.run.tables import ScoredMass, read_predictions
 
-Arrays = Mapping[str, np.ndarray]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +45,11 @@ class RunFiles:
     metrics: Mapping[str, Any]
     config: str
     history: Sequence[Mapping[str, Any]]
-    predictions: Sequence[Mapping[str, str]]
-    neighbors: Arrays | None
+    predictions: Sequence[ScoredMass]
+    neighbors: SyntheticImages | None
     signs: Int8[np.ndarray, "edge"] | None
     n_points: int
-    embeddings: Arrays | None
+    embeddings: Embeddings | None
 
     @property
     def classes(self) -> list[str]:
@@ -61,40 +68,30 @@ def read_run_files(run: Path) -> RunFiles:
     Raises:
         RunFolderError: a file is missing or unreadable.
     """
-    neighbors = _arrays(_first(run, "neighbors.npz"))
-    graph = _first(run, "graph.npz")
+    neighbors = _of_first_fold(run, NEIGHBORS, read_neighbors)
     try:
         config = (run / "config.toml").read_text(encoding="utf-8")
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        history = [json.loads(line) for line in lines]
-        with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
-            predictions = list(csv.DictReader(file))
-        signs = None if graph is None else load_npz(graph)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        history = read_history(run)
+        predictions = read_predictions(run)
+        signs = _of_first_fold(run, GRAPH, read_signs)
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"`{run}` must hold the readable files of a run, got: {error}") from error
+    except RunFolderError as error:
+        raise RunFolderError(f"`{run}` must hold the readable files of a run, got: {error.__cause__}") from error
     return RunFiles(
-        record=read_json(run / "run.json"),
-        metrics=read_json(run / "metrics.json"),
+        record=read_record(run),
+        metrics=read_metrics(run),
         config=config,
         history=history,
         predictions=predictions,
-        neighbors=neighbors if neighbors is not None and len(neighbors["kinds"]) else None,
+        neighbors=neighbors if neighbors is not None and len(neighbors.kinds) else None,
         signs=None if signs is None else np.asarray(signs.data, dtype=np.int8),
         n_points=0 if signs is None else int(signs.shape[0]),
-        embeddings=_arrays(_first(run, "embeddings.npz")),
+        embeddings=_of_first_fold(run, EMBEDDINGS, read_embeddings),
     )
 
 
-def _first(run: Path, name: str) -> Path | None:
-    """Find a file that a run with several folds keeps in the folder of each."""
-    return next((path for path in (run / name, run / "fold-0" / name) if path.exists()), None)
-
-
-def _arrays(path: Path | None) -> Arrays | None:
-    if path is None:
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise RunFolderError(f"`{path}` must be a readable array file of a run, got: {error}") from error
+def _of_first_fold(run: Path, name: str, read: Callable[[Path], _Found]) -> _Found | None:
+    """Read a file that a run with several folds keeps in the folder of each, None where there is none."""
+    folder = first_fold_with(run, name)
+    return None if folder is None else read(folder)

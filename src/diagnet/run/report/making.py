@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diagnet.arrays import Images
+from diagnet.run.array_files import SyntheticImages
 from diagnet.run.report.figures import auc_curves, embedding_map, graph_curves, loss_curves, picture
-from diagnet.run.report.files import Arrays, RunFiles
+from diagnet.run.report.files import RunFiles
 from diagnet.run.report.page import Html, figure, number, reminder, section, table, tag
 
 _COLUMNS = 6  # of the panel of neighbors
@@ -110,10 +111,10 @@ def settings(run: RunFiles) -> Html:
 
 def _map(run: RunFiles) -> Html | None:
     found = run.embeddings
-    if found is None or len(found["labels"]) < 3:
+    if found is None or len(found.labels) < 3:
         return None
     return figure(
-        embedding_map(found["embeddings"], found["labels"], found["part"], run.classes),
+        embedding_map(found.embeddings, found.labels, found.part, run.classes),
         "Embedding map: masses as the network sees them, in the two directions that vary most (principal components"
         " of unit vectors). It was trained to set the pale training masses apart; what it learned shows in the"
         " outlined test masses.",
@@ -121,13 +122,10 @@ def _map(run: RunFiles) -> Html | None:
     )
 
 
-def _panel(found: Arrays, label: int, name: str, images: Images) -> Html | None:
+def _panel(found: SyntheticImages, label: int, name: str, images: Images) -> Html | None:
     """Originals on top, their neighbors below; originals with neighbors of both kinds come first."""
     made = {
-        kind: {
-            int(found["parents"][i]): int(i)
-            for i in np.flatnonzero((found["labels"] == label) & (found["kinds"] == kind))
-        }
+        kind: {int(found.parents[i]): int(i) for i in np.flatnonzero((found.labels == label) & (found.kinds == kind))}
         for kind in _KINDS
     }
     parents = sorted({*made[1], *made[-1]}, key=lambda parent: (-(parent in made[1]) - (parent in made[-1]), parent))
@@ -145,21 +143,21 @@ def _panel(found: Arrays, label: int, name: str, images: Images) -> Html | None:
             if i is None:
                 row.append("")
                 continue
-            shown = tag("img", src=picture(found["images"][i]), alt=f"One of the {title} of {name} mass #{parent}")
-            moved, probability = f"moved {found['distance'][i]:.2g}", f"P {found['probability'][i]:.2f}"
+            shown = tag("img", src=picture(found.images[i]), alt=f"One of the {title} of {name} mass #{parent}")
+            moved, probability = f"moved {found.distance[i]:.2g}", f"P {found.probability[i]:.2f}"
             row.append(tag("div", shown, tag("small", moved), tag("small", probability)))
         rows.append(row)
     return tag("div", tag("h3", name.capitalize()), table([], rows, class_="panel"))
 
 
-def _moves(found: Arrays, classes: Sequence[str]) -> Html:
+def _moves(found: SyntheticImages, classes: Sequence[str]) -> Html:
     rows = []
     for label, name in enumerate(classes):
         for kind, title in _KINDS.items():
-            chosen = (found["labels"] == label) & (found["kinds"] == kind)
+            chosen = (found.labels == label) & (found.kinds == kind)
             if chosen.any():
-                low, middle, high = np.quantile(found["distance"][chosen], [0, 0.5, 1])
-                closest_pair = float(found["closest_pair"][label])
+                low, middle, high = np.quantile(found.distance[chosen], [0, 0.5, 1])
+                closest_pair = float(found.closest_pair[label])
                 rows.append(
                     [
                         f"{name}, {title}",
@@ -167,7 +165,7 @@ def _moves(found: Arrays, classes: Sequence[str]) -> Html:
                         f"{middle:.3g} ({low:.3g} to {high:.3g})",
                         f"{closest_pair:.3g}",
                         f"{middle / closest_pair:.1f}" if closest_pair > 0 else "",
-                        f"{np.median(found['probability'][chosen]):.2f}",
+                        f"{np.median(found.probability[chosen]):.2f}",
                     ]
                 )
     return table(["", "how many", "moved: median (range)", "closest pair", "moved / closest pair", "P: median"], rows)

@@ -7,6 +7,7 @@ from diagnet.arrays import Images
 from diagnet.run.report.figures import calibration_plot, picture, roc_plot
 from diagnet.run.report.files import RunFiles
 from diagnet.run.report.page import Html, figure, joined, number, reminder, section, table, tag
+from diagnet.run.tables import ScoredMass
 
 _WORST = 6  # mistakes shown of each class
 _RULES = {
@@ -98,17 +99,17 @@ def meaning(run: RunFiles) -> Html:
 def mistakes(run: RunFiles, images: Images) -> Html:
     """The test masses that were decided wrongly by the widest margin, by class."""
     target = run.target
-    wrong = [row for row in run.predictions if (row["decision"] == target) != (row["label"] == target)]
-    wrong.sort(key=lambda row: -abs(float(row["malignancy"]) - (row["label"] == target)))
+    wrong = [mass for mass in run.predictions if (mass.decision == target) != (mass.label == target)]
+    wrong.sort(key=lambda mass: -abs(mass.malignancy - (mass.label == target)))
     groups = []
     for name in reversed(run.classes):
-        rows = [row for row in wrong if row["label"] == name]
+        rows = [mass for mass in wrong if mass.label == name]
         what = f"not called {target}" if name == target else f"called {target}"
         if rows:
             shown = f", the worst {_WORST} shown" if len(rows) > _WORST else ""
             groups += [
                 tag("h3", f"{name.capitalize()}, but {what}: {len(rows)}{shown}"),
-                tag("div", *(_case(row, images) for row in rows[:_WORST]), class_="cases"),
+                tag("div", *(_case(mass, images) for mass in rows[:_WORST]), class_="cases"),
             ]
     return section(
         "Worst mistakes",
@@ -123,11 +124,11 @@ def mistakes(run: RunFiles, images: Images) -> Html:
     )
 
 
-def _case(row: Mapping[str, str], images: Images) -> Html:
-    index, score = int(row["index"]), f"score {float(row['malignancy']):.3f}"
-    what = f"#{index} {row['laterality']} {row['view']}".rstrip()
+def _case(mass: ScoredMass, images: Images) -> Html:
+    index, score = mass.index, f"score {mass.malignancy:.3f}"
+    what = f"#{index} {mass.laterality} {mass.view}".rstrip()
     return figure(
-        tag("img", src=picture(images[index]), alt=f"Mass {what}, labeled {row['label']}, {score}"),
+        tag("img", src=picture(images[index]), alt=f"Mass {what}, labeled {mass.label}, {score}"),
         tag("b", score),
         tag("br"),
         what,

@@ -1,0 +1,187 @@
+"""A run's arrays: neighbors.npz with neighbors.csv, graph.npz and embeddings.npz. Nothing is unpickled."""
+
+import hashlib
+import zipfile
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Int8, Shaped
+from scipy.sparse import csr_array, load_npz, save_npz
+
+from diagnet.arrays import Images
+from diagnet.atomic import atomic_path
+from diagnet.data.mass import MassSet
+from diagnet.errors import RunFolderError
+from diagnet.neighbors import Neighbors, NeighborSettings
+from diagnet.run.folder import write_table
+from diagnet.run.tables import PARTS
+
+NEIGHBORS, GRAPH, EMBEDDINGS = "neighbors.npz", "graph.npz", "embeddings.npz"
+SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired from a patient. Research use only."
+_PROVENANCE = "neighbors.csv"
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticImages:
+    """What neighbors.npz holds; the fields are its arrays.
+
+    Attributes:
+        images: grey values in [0, 1].
+        labels: the class each was made from.
+        kinds: +1 positive, -1 negative.
+        parents: index of the mass each came from, in the run's data.
+        parent_patients: that mass' patient.
+        probability: P of belonging to the originals.
+        distance: from the nearest original of the class.
+        closest_pair: rho of each class.
+        settings_sha256: hash of the settings of the search.
+        about: that they are synthetic.
+    """
+
+    images: Images
+    labels: Int[np.ndarray, "image"]
+    kinds: Int8[np.ndarray, "image"]
+    parents: Int[np.ndarray, "image"]
+    parent_patients: Shaped[np.ndarray, "image"]
+    probability: Float[np.ndarray, "image"]
+    distance: Float[np.ndarray, "image"]
+    closest_pair: Float[np.ndarray, "classes"]
+    settings_sha256: str
+    about: str = SYNTHETIC
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What embeddings.npz holds; the fields are its arrays.
+
+    Attributes:
+        embeddings: of each mass by the first fold's network.
+        index: of the mass in the run's data.
+        part: what it does in the first fold, an index into `PARTS`.
+        labels: its class.
+    """
+
+    embeddings: Float32[np.ndarray, "mass feature"]
+    index: Int[np.ndarray, "mass"]
+    part: Int8[np.ndarray, "mass"]
+    labels: Int[np.ndarray, "mass"]
+
+    @property
+    def is_training(self) -> np.ndarray:
+        """Whether each mass trained the network."""
+        return np.asarray(self.part == PARTS.index("train"))
+
+
+def write_neighbors(
+    folder: Path,
+    neighbors: Neighbors,
+    parents: Int[np.ndarray, "neighbor"],
+    mass_set: MassSet,
+    settings: NeighborSettings,
+) -> None:
+    """Write synthetic images and their provenance: neighbors.npz and, for people, neighbors.csv.
+
+    Both say that the images are synthetic, and whose: a neighbor is a variation of one real mass, belongs to that
+    mass's patient in every split, and is to be handled as that patient's data.
+
+    Args:
+        folder: where to.
+        neighbors: what the search found.
+        parents: the mass each came from.
+        mass_set: the masses.
+        settings: of the search; their hash is written.
+    """
+    classes, patients = mass_set.classes, mass_set.patients
+    made = SyntheticImages(
+        images=neighbors.images,
+        labels=neighbors.labels,
+        kinds=neighbors.kinds,
+        parents=parents,
+        parent_patients=np.array([patients[parent] for parent in parents], dtype=np.str_),
+        probability=neighbors.probability,
+        distance=neighbors.nearest_original,
+        closest_pair=np.array([neighbors.closest_pair.get(label, np.nan) for label in range(len(classes))]),
+        settings_sha256=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
+    )
+    _write(folder / NEIGHBORS, made)
+    columns = {
+        "label": [classes[label] for label in made.labels],
+        "kind": ["positive" if kind > 0 else "negative" for kind in made.kinds],
+        "parent": parents.tolist(),
+        "parent_patient": made.parent_patients.tolist(),
+        "probability": [f"{value:.6f}" for value in made.probability],
+        "nearest_original": [f"{value:.8f}" for value in made.distance],
+        "nearest_of_sign": [f"{value:.8f}" for value in neighbors.nearest_of_sign],
+        "closest_pair": [f"{made.closest_pair[label]:.8f}" for label in made.labels],
+        "keeps_rules": neighbors.keeps_rules.tolist(),
+        "synthetic": ["yes"] * len(parents),
+        "settings": [made.settings_sha256[:16]] * len(parents),
+    }
+    write_table(folder / _PROVENANCE, [*columns], zip(*columns.values(), strict=True))
+
+
+def read_neighbors(folder: Path) -> SyntheticImages:
+    """Read neighbors.npz as `write_neighbors` wrote it.
+
+    Raises:
+        RunFolderError: it is missing or broken.
+    """
+    return _read(folder / NEIGHBORS, SyntheticImages)
+
+
+def write_signs(folder: Path, signs: csr_array) -> None:
+    """Write graph.npz: the signed graph (Eq. 3)."""
+    with atomic_path(folder / GRAPH) as temporary:
+        save_npz(temporary, signs)
+
+
+def read_signs(folder: Path) -> csr_array:
+    """Read what `write_signs` wrote.
+
+    Raises:
+        RunFolderError: it is missing or broken.
+    """
+    try:
+        with (folder / GRAPH).open("rb") as opened:
+            return csr_array(load_npz(opened))
+    except _UNREADABLE as error:
+        raise _unreadable(folder / GRAPH, error) from error
+
+
+def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
+    """Write embeddings.npz."""
+    _write(folder / EMBEDDINGS, embeddings)
+
+
+def read_embeddings(folder: Path) -> Embeddings:
+    """Read what `write_embeddings` wrote.
+
+    Raises:
+        RunFolderError: it is missing or broken.
+    """
+    return _read(folder / EMBEDDINGS, Embeddings)
+
+
+_Arrays = TypeVar("_Arrays", SyntheticImages, Embeddings)
+
+
+def _write(path: Path, arrays: SyntheticImages | Embeddings) -> None:
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **{each.name: getattr(arrays, each.name) for each in fields(arrays)})
+
+
+def _read(path: Path, kind: type[_Arrays]) -> _Arrays:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            found = {each.name: file[each.name] for each in fields(kind)}
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return kind(**{name: array if array.ndim else array.item() for name, array in found.items()})
+
+
+def _unreadable(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"`{path}` must be a readable array file of a run, got: {error}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diagnet.config import Config
+from diagnet.config import Config, merged
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.roi import flipped
@@ -54,6 +54,22 @@ def test_every_neighbor_has_its_provenance_and_says_it_is_synthetic(written, mas
         assert file["parent_patients"].tolist() == [row["parent_patient"] for row in rows]
     with Image.open(out / "neighbors.png") as sheet:
         assert sheet.info["Comment"].startswith("Synthetic images")
+
+
+@pytest.mark.parametrize("flips", ["random", "stored"])
+@pytest.mark.parametrize("share", [0, 0.3])
+def test_every_point_knows_the_mass_it_comes_from(masses, flips, share):
+    changes = {"training": {"flips": flips}, "neighbors": {"positive_share": share, "negative_share": share}}
+    config = Config.from_preset("small", merged({"roi": {"size": 24}, "neighbors": {"budget": 2}}, changes))
+    images = np.stack([mass.image for mass in masses.masses])
+    rows, patients = np.arange(0, 60, 2), masses.patient_numbers
+    found = augment(config, images, rows, masses.labels[rows], patients[rows], rng=np.random.default_rng(0))
+    n_originals = len(rows) * (4 if flips == "stored" else 1)
+    np.testing.assert_array_equal(found.origin[:n_originals], np.arange(n_originals) % len(rows))
+    assert len(found.parents) == len(found.neighbors.kinds) == len(found.points) - n_originals
+    np.testing.assert_array_equal(found.points.relatives, patients[rows][found.origin])
+    np.testing.assert_array_equal(masses.labels[rows][found.parents], found.neighbors.labels)
+    np.testing.assert_array_equal(found.parents, found.neighbors.parents % len(rows))
 
 
 def test_privacy_figure_is_a_share_of_the_originals_own_distance(written):

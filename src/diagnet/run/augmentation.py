@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ _GAP = 2  # pixels between them
 _SIGNS = (("positive", 1), ("negative", -1))
 
 
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """Training masses and their adversarial neighbors.
+
+    Attributes:
+        points: originals, or their four flips where flips are stored; then neighbors.
+        neighbors: what the search found.
+        origin: index of the training mass each point comes from.
+    """
+
+    points: Points
+    neighbors: Neighbors
+    origin: Int[np.ndarray, "point"]
+
+    @property
+    def parents(self) -> Int[np.ndarray, "neighbor"]:
+        """Index of the training mass each neighbor comes from."""
+        return self.origin[len(self.origin) - len(self.neighbors.kinds) :]
+
+
 def augment(
     config: Config,
     images: Images,
@@ -42,7 +63,7 @@ def augment(
     progress: Progress = silent,
     finished: Mapping[tuple[int, int], Sequence[Found]] | None = None,
     on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None = None,
-) -> tuple[Points, Neighbors, Int[np.ndarray, "row"]]:
+) -> Augmented:
     """Step 1 of Fig. 1a: training masses and their adversarial neighbors as one set of points.
 
     Args:
@@ -56,10 +77,6 @@ def augment(
         progress: told about it.
         finished: see `find_neighbors`.
         on_batch: see `find_neighbors`.
-
-    Returns:
-        The points (originals, or their four flips where flips are stored; then neighbors), the neighbors, and for
-        each point the index of the training mass it comes from.
     """
     source = np.arange(len(rows))
     if config.training.flips == "stored":  # reading 13, the letter
@@ -86,7 +103,7 @@ def augment(
         rows=rows,
         neighbors=found.images,
     )
-    return points, found, origin
+    return Augmented(points, found, origin)
 
 
 def write_augmentation(
@@ -130,7 +147,7 @@ def write_augmentation(
         finished.setdefault(key, []).extend(batch)
         _write_batches(out / "search", key, finished[key])
 
-    _, found, origin = augment(
+    augmented = augment(
         config,
         images,
         np.arange(len(images)),
@@ -142,7 +159,7 @@ def write_augmentation(
         finished={key: tuple(batches) for key, batches in finished.items()},
         on_batch=on_batch,
     )
-    parents = origin[len(origin) - len(found.kinds) :]
+    found, parents = augmented.neighbors, augmented.parents
     write_neighbors(out, found, parents, mass_set, config.neighbors)
     with atomic_path(out / "neighbors.png") as temporary:
         _picture(images, found, parents, mass_set.classes).save(temporary, pnginfo=_png_text())

@@ -153,7 +153,7 @@ def _trained(
     """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
     folder = fold_folder(out, number, config.evaluation.folds)
     patients = data.mass_set.patient_numbers
-    points, neighbors, origin = augment(
+    augmented = augment(
         config,
         data.images,
         split.train,
@@ -163,9 +163,10 @@ def _trained(
         workers=workers,
         progress=progress,
     )
-    parents = split.train[origin[len(origin) - len(neighbors.kinds) :]]
+    points = augmented.points
     if processes.is_first:
-        write_neighbors(folder, neighbors, parents, data.mass_set, config.neighbors)
+        parents = split.train[augmented.parents]
+        write_neighbors(folder, augmented.neighbors, parents, data.mass_set, config.neighbors)
     seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
     state = start(points, config.network, config.graph, config.training, seed=seed)
     points_hash = points.sha256()
@@ -220,7 +221,7 @@ def _trained(
             processes=processes,
         )
     except TrainingError as error:
-        masses = sorted(set(split.train[origin[list(error.points)]].tolist()))
+        masses = sorted(set(split.train[augmented.origin[list(error.points)]].tolist()))
         raise TrainingError(
             f"{error}, in a batch of the masses {', '.join(map(str, masses))} (index in split.csv). "
             f"The last whole checkpoint is in {checkpoints}. Fix: a lower training.learning_rate in a new run"

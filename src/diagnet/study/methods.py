@@ -96,7 +96,7 @@ def _points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
             cases.patients,
             rng=np.random.default_rng([repeat, fold]),
             workers=1,
-        )[0]
+        ).points
     return known[settings]
 
 

@@ -21,7 +21,7 @@ from diagnet.evaluation.figures import across_folds, evaluate, point_auc
 from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.fold import Data, FoldScores, predictions_of, run_fold
+from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
 from diagnet.run.folder import claim, git_revision, now, versions, write_metrics, write_record
 from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
@@ -138,7 +138,8 @@ def run_experiment(
     history: list[dict[str, Any]] = []
     folds = []
     for number, split in enumerate(splits):
-        folds.append(run_fold(config, data, split, number, out, history, workers, progress, processes))
+        fold = Fold(config, data, split, number, out, workers, progress, processes)
+        folds.append(run_fold(fold, history))
 
     progress("evaluate", 0, 1)
     predictions, thresholds = _predictions(out if processes.is_first else None, data, folds)

@@ -77,35 +77,55 @@ class FoldScores:
     threshold: float
 
 
-def run_fold(
-    config: Config,
-    data: Data,
-    split: Split,
-    number: int,
-    out: Path,
-    history: list[dict[str, Any]],
-    workers: int | None,
-    progress: Progress,
-    processes: Processes,
-) -> FoldScores:
-    """Train on one split and score its test masses; a network that an interrupted run had finished is read back.
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A fold to be run, and what running it takes.
 
-    Args:
+    Attributes:
         config: all settings.
         data: all masses.
         split: which of them train, validate and test.
         number: of the fold, from 0.
         out: the run's folder.
-        history: a line for each epoch of the folds before; this fold's are added.
         workers: processes of the search.
         progress: told about search and training.
         processes: those that train together; the first writes.
     """
-    weights = out / "model" / f"fold-{number}.safetensors"
+
+    config: Config
+    data: Data
+    split: Split
+    number: int
+    out: Path
+    workers: int | None
+    progress: Progress
+    processes: Processes
+
+    @property
+    def folder(self) -> Path:
+        """Where what belongs to this fold alone lies."""
+        return fold_folder(self.out, self.number, self.config.evaluation.folds)
+
+    @property
+    def stage(self) -> str:
+        """What its training is called while it goes on."""
+        n_folds = self.config.evaluation.folds
+        return "train" if n_folds == 1 else f"train fold {self.number + 1}/{n_folds}"
+
+
+def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
+    """Train on one split and score its test masses; a network that an interrupted run had finished is read back.
+
+    Args:
+        fold: what is run.
+        history: a line for each epoch of the folds before; this fold's are added.
+    """
+    config, data, split, processes = fold.config, fold.data, fold.split, fold.processes
+    weights = fold.out / "model" / f"fold-{fold.number}.safetensors"
     is_trained = weights.with_suffix(".json").exists()
     processes.wait()  # all have looked before the first writes
     if not is_trained:
-        state = _trained(config, data, split, number, out, history, workers, progress, processes)
+        state = train_fold(fold, history)
         labels = data.labels[split.validation]
         logits = embeddings_and_logits(state.network, data.images, rows=split.validation)[1].astype(np.float64)
         temperature = fit_temperature(labels, logits)
@@ -127,8 +147,8 @@ def run_fold(
         processes.wait()
     network, facts = read_weights(weights)
     history += facts["history"]
-    if number == 0 and processes.is_first:
-        write_embeddings(out, _embeddings(network, data, split))
+    if fold.number == 0 and processes.is_first:
+        write_embeddings(fold.out, _embeddings(network, data, split))
     logits = embeddings_and_logits(network, data.images, rows=split.test)[1].astype(np.float64)
     return FoldScores(
         split,
@@ -139,19 +159,14 @@ def run_fold(
     )
 
 
-def _trained(
-    config: Config,
-    data: Data,
-    split: Split,
-    number: int,
-    out: Path,
-    history: list[dict[str, Any]],
-    workers: int | None,
-    progress: Progress,
-    processes: Processes,
-) -> TrainingState:
-    """Augment, build the graph and train on one split's training part; write what the report shows of fold 0."""
-    folder = fold_folder(out, number, config.evaluation.folds)
+def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
+    """Augment, build the graph and train on one split's training part; write what the report shows of fold 0.
+
+    Args:
+        fold: what is trained.
+        history: a line for each epoch of the folds before; it stays as it is.
+    """
+    config, data, split, processes = fold.config, fold.data, fold.split, fold.processes
     patients = data.mass_set.patient_numbers
     augmented = augment(
         config,
@@ -159,21 +174,21 @@ def _trained(
         split.train,
         data.labels[split.train],
         patients[split.train],
-        rng=np.random.default_rng([config.seed, _SEARCH, number]),
-        workers=workers,
-        progress=progress,
+        rng=np.random.default_rng([config.seed, _SEARCH, fold.number]),
+        workers=fold.workers,
+        progress=fold.progress,
     )
     points = augmented.points
     if processes.is_first:
         parents = split.train[augmented.parents]
-        write_neighbors(folder, augmented.neighbors, parents, data.mass_set, config.neighbors)
-    seed = int(np.random.SeedSequence([config.seed, _TRAINING, number]).generate_state(1)[0])
+        write_neighbors(fold.folder, augmented.neighbors, parents, data.mass_set, config.neighbors)
+    seed = int(np.random.SeedSequence([config.seed, _TRAINING, fold.number]).generate_state(1)[0])
     state = start(points, config.network, config.graph, config.training, seed=seed)
     points_hash = points.sha256()
     binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
     if not processes.agree(points_hash):
         raise TrainingError("all processes must train on the same points, got different ones. Fix: one kind of machine")
-    checkpoints = folder / "checkpoints"
+    checkpoints = fold.folder / "checkpoints"
     state = read_checkpoint(checkpoints, state, binding) or state
     processes.wait()  # all have read before the first writes
     written = time.monotonic()
@@ -184,7 +199,7 @@ def _trained(
         chances = probabilities(logits, 1.0)
         own = np.clip(chances[np.arange(len(chances)), labels], 1e-12, 1)
         return {
-            "fold": number,
+            "fold": fold.number,
             "validation_loss": float(-np.log(own).mean()),
             "validation_auc": point_auc(predictions_of(data, split.validation, chances)),
         }
@@ -199,13 +214,13 @@ def _trained(
         nonlocal written
         write_checkpoint(checkpoints, state, binding)
         written = time.monotonic()
-        write_history(out, history + state.history)
+        write_history(fold.out, history + state.history)
         for tracker in trackers:
-            tracker.log(state.history[-1], number)
+            tracker.log(state.history[-1], fold.number)
 
     trackers: list[Tracker] = []
     if processes.is_first:
-        trackers = open_trackers(config.tracking, out, config.model_dump(mode="json"), first_epoch=state.epoch)
+        trackers = open_trackers(config.tracking, fold.out, config.model_dump(mode="json"), first_epoch=state.epoch)
     try:
         state = train(
             state,
@@ -216,8 +231,8 @@ def _trained(
             validate=validate,
             on_epoch=on_epoch if processes.is_first else None,
             on_step=on_step if processes.is_first else None,
-            progress=progress,
-            stage="train" if config.evaluation.folds == 1 else f"train fold {number + 1}/{config.evaluation.folds}",
+            progress=fold.progress,
+            stage=fold.stage,
             processes=processes,
         )
     except TrainingError as error:
@@ -230,7 +245,7 @@ def _trained(
         for tracker in trackers:
             tracker.close()
     if state.graph is not None and processes.is_first:
-        write_signs(folder, state.graph.signs)
+        write_signs(fold.folder, state.graph.signs)
     return state
 
 

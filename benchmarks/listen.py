@@ -29,6 +29,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 
 from diagnet.clinic.report import write_structured_report
 from diagnet.config import Config
+from diagnet.data.box import Box
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.experiment import run_experiment
@@ -97,7 +98,7 @@ def marks(dataset, folder, number):
     reach = rows / 16
     x, y = columns * 0.35, rows * 0.4
     found = Assessment(
-        image=Path("image"), box=(x - reach, y - reach, x + reach, y + reach), malignancy=None, raw_malignancy=None,
+        image=Path("image"), box=Box(x - reach, y - reach, x + reach, y + reach), malignancy=None, raw_malignancy=None,
         threshold=0.5, decision="refused", reason="", flags=(), steps=(), laterality="L", view="CC", spacing_mm=None,
         input_sha256="", model_sha256=f"reader {number}", latency_ms=0.0,
     )  # fmt: skip

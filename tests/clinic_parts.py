@@ -20,6 +20,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, generate_uid
 
 from diagnet.clinic.report import write_structured_report
+from diagnet.data.box import Box
 from diagnet.inference.assessment import Assessment
 from dicom_files import write_dicom
 
@@ -94,7 +95,7 @@ def canaries():
 def assessed(box=BOX, decision="malignant", **changes):
     facts = {
         "image": Path("image.dcm"),
-        "box": box,
+        "box": Box(*box),
         "malignancy": 0.8125,
         "raw_malignancy": 0.7,
         "threshold": 0.43,

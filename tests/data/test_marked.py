@@ -3,6 +3,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from diagnet.data.box import Box
 from diagnet.data.marked import Marked, find_marked, parsed_box, read_marked, with_boxes, with_boxes_by_uid
 from diagnet.errors import DataError
 from dicom_files import drawn_breast, write_dicom
@@ -39,8 +40,8 @@ def test_a_table_puts_the_masses_of_an_image_together(folder):
     )
     found, n_passed = find_marked([path, folder / "gone.png"])
     assert found == [
-        Marked(folder / "a.png", ((1.0, 2.0, 30.0, 40.0), None), ("malignant", "benign"), (100.0, 200.0)),
-        Marked(folder / "below" / "b.dcm", ((5.0, 6.0, 7.0, 8.0),), ("",)),
+        Marked(folder / "a.png", (Box(1.0, 2.0, 30.0, 40.0), None), ("malignant", "benign"), (100.0, 200.0)),
+        Marked(folder / "below" / "b.dcm", (Box(5.0, 6.0, 7.0, 8.0),), ("",)),
         Marked(folder / "gone.png"),
     ]
     assert n_passed == 0
@@ -78,7 +79,7 @@ def test_a_name_that_is_there_twice_says_nothing(folder):
 
 def test_boxes_by_uid(folder):
     images = [Marked(folder / "a.png"), Marked(folder / "below" / "b.dcm")]
-    found = with_boxes_by_uid(images, {images[1].image: "1.2.3"}, {"1.2.3": [(1.0, 2.0, 3.0, 4.0)] * 2, "9": []})
+    found = with_boxes_by_uid(images, {images[1].image: "1.2.3"}, {"1.2.3": [Box(1.0, 2.0, 3.0, 4.0)] * 2, "9": []})
     assert [each.boxes for each in found] == [(), ((1.0, 2.0, 3.0, 4.0),) * 2]
     assert found[1].labels == ("", "")
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diagnet.data.roi
+from diagnet.data.box import Box
 from diagnet.data.image import read_image
 from diagnet.data.mass import Mass
 from diagnet.data.roi import RoiSettings, cut_roi, flipped, padded_box, read_rois, rois_in_turn
@@ -23,25 +24,25 @@ def ramp(height, width):
 
 def test_the_paper_pads_1_6_times():
     assert PAPER.padding_factor == 1.6
-    assert padded_box((40.0, 60.0, 60.0, 70.0), 200, 100, PAPER) == pytest.approx((34, 57, 66, 73))
+    assert padded_box(Box(40.0, 60.0, 60.0, 70.0), 200, 100, PAPER) == pytest.approx((34, 57, 66, 73))
 
 
 def test_a_region_over_the_border_moves_inwards():
-    assert padded_box((0.0, 90.0, 20.0, 100.0), 200, 100, PAPER) == pytest.approx((0, 84, 32, 100))
+    assert padded_box(Box(0.0, 90.0, 20.0, 100.0), 200, 100, PAPER) == pytest.approx((0, 84, 32, 100))
 
 
 def test_a_region_larger_than_the_image_is_clipped():
-    assert padded_box((10.0, 10.0, 190.0, 90.0), 200, 100, PAPER) == pytest.approx((0, 0, 200, 100))
+    assert padded_box(Box(10.0, 10.0, 190.0, 90.0), 200, 100, PAPER) == pytest.approx((0, 0, 200, 100))
 
 
 def test_a_square_is_square_in_original_pixels():
     square = RoiSettings(square=True, padding_factor=1.0)
     # An image of 3000 x 4800 stretched to 800 x 800: 3.75 and 6 original pixels per pixel.
-    x0, y0, x1, y1 = padded_box((400.0, 400.0, 480.0, 440.0), 800, 800, square, (3000.0, 4800.0))
+    x0, y0, x1, y1 = padded_box(Box(400.0, 400.0, 480.0, 440.0), 800, 800, square, (3000.0, 4800.0))
     assert (x1 - x0) * 3.75 == pytest.approx((y1 - y0) * 6) == pytest.approx(300)
     assert (x0 + x1) / 2 == pytest.approx(440)
     assert (y0 + y1) / 2 == pytest.approx(420)
-    x0, y0, x1, y1 = padded_box((400.0, 400.0, 480.0, 440.0), 800, 800, square)
+    x0, y0, x1, y1 = padded_box(Box(400.0, 400.0, 480.0, 440.0), 800, 800, square)
     assert x1 - x0 == y1 - y0 == 80
 
 
@@ -57,7 +58,7 @@ def test_a_region_lies_in_the_image_and_holds_its_box(ends, factor, square, orig
     if x1 - x0 < 1e-3 or y1 - y0 < 1e-3:
         return
     settings = RoiSettings(padding_factor=factor, square=square)
-    left, top, right, bottom = padded_box((x0, y0, x1, y1), 300, 300, settings, original)
+    left, top, right, bottom = padded_box(Box(x0, y0, x1, y1), 300, 300, settings, original)
     assert 0 <= left < right <= 300
     assert 0 <= top < bottom <= 300
     assert left <= x0 + 1e-9
@@ -78,7 +79,7 @@ def test_a_region_lies_in_the_image_and_holds_its_box(ends, factor, square, orig
 )
 def test_a_box_without_pixels_is_refused(box):
     with pytest.raises(DataError, match="`box` must be x0 < x1, y0 < y1 and overlap its image of 300 x 200 pixels"):
-        padded_box(box, 300, 200, PAPER)
+        padded_box(Box(*box), 300, 200, PAPER)
 
 
 def test_cutting_is_exact_where_nothing_is_resized():

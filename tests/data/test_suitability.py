@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagnet.data.box import Box
 from diagnet.data.breast import find_breast
 from diagnet.data.image import scaled_over_breast
 from diagnet.data.roi import RoiSettings
@@ -16,11 +17,11 @@ from dicom_files import drawn_breast
 IMAGE = scaled_over_breast(drawn_breast())
 BREAST = find_breast(IMAGE)
 ROI = RoiSettings(size=16)
-MASS = (20.0, 60.0, 60.0, 100.0)
+MASS = Box(20.0, 60.0, 60.0, 100.0)
 
 
 def doubts(box, spacing=None, image=IMAGE, roi=ROI):
-    return check_box(box, image, find_breast(image), spacing, roi, BoxLimits())
+    return check_box(Box(*box), image, find_breast(image), spacing, roi, BoxLimits())
 
 
 def test_a_marked_mass_is_beyond_doubt():
@@ -77,7 +78,7 @@ def test_a_crop_may_be_marked_as_a_whole():
 @given(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True, width=64)] * 4))
 def test_any_four_numbers_are_a_box_inside_or_refused(box):
     try:
-        inside = clipped_box(box, 128, 160)
+        inside = clipped_box(Box(*box), 128, 160)
     except RefusedInputError:
         return
     assert 0 <= inside[0] < inside[2] <= 128
@@ -86,8 +87,8 @@ def test_any_four_numbers_are_a_box_inside_or_refused(box):
 
 
 def test_a_pixel_of_overhang_was_only_rounded():
-    assert clipped_box((-1.0, 0.0, 50.0, 161.0), 128, 160) == (0.0, 0.0, 50.0, 160.0)
+    assert clipped_box(Box(-1.0, 0.0, 50.0, 161.0), 128, 160) == (0.0, 0.0, 50.0, 160.0)
     for box in ((-1.1, 0.0, 50.0, 60.0), (128.0, 0.0, 129.0, 9.0), (5.0, 5.0, 5.0, 9.0), (math.nan, 0.0, 1.0, 1.0)):
         with pytest.raises(RefusedInputError, match="`box` must"):
-            clipped_box(box, 128, 160)
+            clipped_box(Box(*box), 128, 160)
     assert np.isfinite(clipped_box(MASS, 128, 160)).all()

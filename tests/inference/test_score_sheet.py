@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from diagnet.data.box import Box
 from diagnet.inference.assessment import assess
 from diagnet.inference.model import load_model
 from diagnet.inference.score_sheet import COLUMNS, as_csv, as_metarepo, as_object, as_table, summary
@@ -50,7 +51,7 @@ def test_csv(scored):
 
 
 def test_json_is_json_whatever_the_box(scored):
-    strange = replace(scored[1], box=(float("nan"), float("inf"), 1.0, 2.0))
+    strange = replace(scored[1], box=Box(float("nan"), float("inf"), 1.0, 2.0))
     assert json.loads(json.dumps(as_object(strange), allow_nan=False))["box"] == [None, None, 1.0, 2.0]
 
 

@@ -17,6 +17,7 @@ from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.clinic.privacy import without_path
 from diagnet.config import read_config
+from diagnet.data.box import Box
 from diagnet.data.image import is_dicom
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared
@@ -115,12 +116,13 @@ class Answers:
         assessment, region = self._scored(shown, box)
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
+        inside = clipped_box(Box(*box), width, height)
         column = self._model.classes.index("malignant")
         change = occlusion(lambda images: self._model.probabilities(images)[:, column], region)
         largest = float(np.abs(change).max())
         levels = np.rint(255 * np.abs(change) / max(largest, 1e-12)).astype(np.uint8)
         return {
-            "region": padded_box(clipped_box(box, width, height), width, height, self._model.roi, shown.original_size),
+            "region": padded_box(inside, width, height, self._model.roi, shown.original_size),
             "size": len(region),
             "values": base64.b64encode(levels.tobytes()).decode("ascii"),
             "signs": base64.b64encode((change > 0).astype(np.uint8).tobytes()).decode("ascii"),
@@ -193,7 +195,7 @@ class Answers:
             raise refused(without_path(assessment.reason, shown.path, shown.name))
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
-        mass = Mass(shown.path, clipped_box(box, width, height), None, "", original_size=shown.original_size)
+        mass = Mass(shown.path, clipped_box(Box(*box), width, height), None, "", original_size=shown.original_size)
         return asdict(assessment), cut_roi(picture.pixels, mass, self._model.roi)
 
     def _told(self, assessment: Assessment) -> dict[str, Any]:

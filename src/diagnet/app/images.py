@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 
 from diagnet.app.problems import Refusal, refused
 from diagnet.clinic.privacy import without_path
+from diagnet.data.box import Box
 from diagnet.data.dicom import Mammogram
 from diagnet.data.image import read_picture
 from diagnet.data.marked import Marked
-from diagnet.data.mass import Box
 from diagnet.errors import DiagNetError, MissingExtraError
 from diagnet.inference.assessment import Policy
 

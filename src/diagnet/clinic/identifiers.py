@@ -7,6 +7,7 @@ from typing import Any
 from pydicom.uid import UID
 
 from diagnet.clinic.privacy import without_path
+from diagnet.data.box import BoxLike
 from diagnet.inference.assessment import Assessment
 from diagnet.notice import NOTICE
 from diagnet.version import __version__
@@ -45,7 +46,7 @@ def result_uid(kind: str, source: str, assessments: Sequence[Assessment]) -> UID
     return stable_uid(kind, __version__, source, said)
 
 
-def mass_uid(source: str, box: tuple[float, float, float, float]) -> UID:
+def mass_uid(source: str, box: BoxLike) -> UID:
     """Tracking UID of a mass: the same mark on the same image is the same mass, whatever model scores it."""
     return stable_uid("mass", source, tuple(map(float, box)))
 

@@ -8,7 +8,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from diagnet.clinic.privacy import silenced
-from diagnet.data.mass import Box
+from diagnet.data.box import Box
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 MAX_MARKS = 1000
@@ -28,7 +28,7 @@ def read_marks(sr: Path) -> dict[str, list[Box]]:
         sr: the DICOM file.
 
     Returns:
-        SOP Instance UID of an image -> boxes (x0, y0, x1, y1) in pixels of it, in the file's order, each once.
+        SOP Instance UID of an image -> boxes in pixels of it, in the file's order, each once.
 
     Raises:
         DataError: the file is no DICOM file of marks, is broken, or holds no outline.
@@ -116,6 +116,7 @@ def _box(graphic_type: str, data: Sequence[float], path: Path) -> Box:
         low, high = center - reach, center + reach
     else:
         low, high = points.min(axis=0), points.max(axis=0)
-    if not (np.isfinite([low, high]).all() and (low < high).all()):
+    box = Box(*low.tolist(), *high.tolist())
+    if not (box.is_finite and box.has_area):
         raise DataError(f"`marks` must be outlines with an area, got one without in {path}.")
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    return box

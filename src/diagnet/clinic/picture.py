@@ -14,8 +14,8 @@ from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import result_uid, series_of
 from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
+from diagnet.data.box import Box
 from diagnet.data.dicom import read_mammogram
-from diagnet.data.mass import Box
 from diagnet.inference.assessment import Assessment
 from diagnet.notice import NOTICE
 
@@ -140,7 +140,7 @@ def _frame(
 ) -> None:
     """Draw a frame around a box, outside its pixels, with a dark seam so that it stands out on white, and a number."""
     width = max(2, size[1] // 700)
-    x0, y0, x1, y1 = (round(edge * scale) for edge in box)
+    x0, y0, x1, y1 = map(round, box.scaled(scale, scale))
     outer = (x0 - 2 * width, y0 + top - 2 * width, x1 + 2 * width, y1 + top + 2 * width)
     draw.rectangle(outer, outline="black", width=width)
     inner = (outer[0] + width, outer[1] + width, outer[2] - width, outer[3] - width)

@@ -69,7 +69,7 @@ def write_presentation_state(assessments: Sequence[Assessment], source: Path, ou
                 TextObject(
                     text_value=f"{number}: {score_text(found)}. {NOTICE}",
                     units=pixel,
-                    anchor_point=(float(found.box[0]), float(found.box[3])),
+                    anchor_point=(float(found.box.x0), float(found.box.y1)),
                     anchor_point_visible=False,
                 )
                 for number, found in enumerate(assessments, start=1)

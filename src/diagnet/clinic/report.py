@@ -12,7 +12,7 @@ from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import MANUFACTURER, MODEL_NAME, mass_uid, result_uid, series_of, stable_uid
 from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
-from diagnet.data.mass import Box
+from diagnet.data.box import Box
 from diagnet.inference.assessment import Assessment
 from diagnet.notice import NOTICE
 from diagnet.version import __version__

@@ -18,7 +18,7 @@ from diagnet.clinic.privacy import without_path
 from diagnet.clinic.queue import Queue
 from diagnet.clinic.report import write_structured_report
 from diagnet.clinic.source import read_source
-from diagnet.data.mass import Box
+from diagnet.data.box import Box
 from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenError, RefusedInputError, RunFolderError
 from diagnet.inference.assessment import Assessment, Policy, assess
 from diagnet.inference.model import Model

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from diagnet.arrays import Image
-from diagnet.data.mass import Box
+from diagnet.data.box import Box
 
 _SIDE = 256  # of the reduced picture, at most: a finger's width is still several pixels
 _SHARE_OF_OTSU = 0.3  # 1 would cut the skin and the fat off; 0.3 holds each of 1,318 masses of CBIS-DDSM by 30 %

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Bool
 
+from diagnet.data.box import Box, BoxLike
 from diagnet.data.dicom import Geometry, read_geometry, read_mammogram
-from diagnet.data.mass import CLASSES, Box, Mass, MassSet
+from diagnet.data.mass import CLASSES, Mass, MassSet
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError, RefusedInputError
 from diagnet.progress import Progress, silent, tracked
@@ -71,7 +72,7 @@ def read_cbis_ddsm(folder: Path, *, progress: Progress = silent) -> MassSet:
         raise DataError(f"`folder` must hold the DICOM series of its tables, got none of {len(rows)} in {folder}.")
     left_out: Counter[str] = Counter()
     notes: Counter[str] = Counter()
-    masses: dict[tuple[object, Box | None], Mass] = {}
+    masses: dict[tuple[object, BoxLike | None], Mass] = {}
     for row in tracked(rows, progress, "masks", len(rows)):
         found = _mass(row, series, notes)
         if isinstance(found, str):
@@ -129,10 +130,9 @@ def _mass(row: Row, series: _Series, notes: Counter[str]) -> Mass | str:
         notes["mask of another size than its image"] += 1
     if _is_named(mask.path, _released(row, CROP)) and not _is_named(mask.path, _released(row, MASK)):
         notes["mask and crop were swapped"] += 1
-    x0, y0, x1, y1 = mask.box
     return Mass(
         image=images[0],
-        box=(x0 * across, y0 * down, x1 * across, y1 * down),
+        box=mask.box.scaled(across, down),
         label=LABELS[cells["pathology"].upper()],
         patient_id=cells["patient_id"],
         laterality={"LEFT": "L", "RIGHT": "R"}.get(cells[SIDE].upper(), ""),
@@ -163,7 +163,7 @@ def _mask(candidates: Sequence[Path]) -> _Mask | str:
 
 def _box(is_lesion: Bool[np.ndarray, "height width"]) -> Box:
     rows, columns = np.flatnonzero(is_lesion.any(axis=1)), np.flatnonzero(is_lesion.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
 def _is_named(path: Path, released: PurePosixPath) -> bool:

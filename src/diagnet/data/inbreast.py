@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, Field
 
+from diagnet.data.box import Box, BoxLike
 from diagnet.data.dicom import Geometry, read_geometry
-from diagnet.data.mass import CLASSES, Box, Mass, MassSet
+from diagnet.data.mass import CLASSES, Mass, MassSet
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError, DiagNetError
 
@@ -61,7 +62,7 @@ def read_inbreast(
     left_out["DICOM file without a row in the table"] = len(files.keys() - listed.keys())
     known = {str(number) for number in files.keys() | listed.keys()}
     left_out["outline file of no known image"] = len(outlines.keys() - known)
-    masses: dict[tuple[object, Box | None], Mass] = {}
+    masses: dict[tuple[object, BoxLike | None], Mass] = {}
     for number, row in listed.items():
         if number not in files:
             continue
@@ -155,8 +156,8 @@ def _mass(
     if len(points) < 3:
         return "mass whose outline cannot be read"
     inside = np.clip(points, 0, (geometry.width, geometry.height))
-    (x0, y0), (x1, y1) = inside.min(axis=0).tolist(), inside.max(axis=0).tolist()
-    if not (x0 < x1 and y0 < y1):
+    box = Box(*inside.min(axis=0).tolist(), *inside.max(axis=0).tolist())
+    if not box.has_area:
         return "mass whose outline lies outside its image"
     category = _CATEGORY.fullmatch(row.cells["Bi-Rads"].lower())
     if category is None:
@@ -165,7 +166,7 @@ def _mass(
         notes["outline clipped to its image"] += 1
     return Mass(
         image=image,
-        box=(x0, y0, x1, y1),
+        box=box,
         label=CLASSES[int(category[1]) >= settings.malignant_from],
         patient_id=patient,
         laterality=row.cells["Laterality"] if row.cells["Laterality"] in ("L", "R") else "",

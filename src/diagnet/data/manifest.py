@@ -6,19 +6,19 @@ from collections import Counter
 from pathlib import Path
 
 from diagnet.atomic import write_text
+from diagnet.data.box import MAX_OVERHANG_PX, Box
 from diagnet.data.image import image_size
-from diagnet.data.mass import CLASSES, Box, Mass, MassSet
+from diagnet.data.mass import CLASSES, Mass, MassSet
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DiagNetError
 
 REQUIRED = ("image", "patient_id", "label")
-BOX = ("x0", "y0", "x1", "y1")
+BOX = Box._fields
 SPACING = ("row_spacing_mm", "column_spacing_mm")
 ORIGINAL_SIZE = ("original_width", "original_height")
 OPTIONAL = ("laterality", "view", "label_source", *BOX, *SPACING, *ORIGINAL_SIZE)
 ALIASES = {"file_path": "image"}  # as Mirai's tables call it
 SIDES = {"": "", "L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
-MAX_OVERHANG_PX = 1  # a box that leaves its image by no more was only rounded
 
 
 def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_images: bool = True) -> MassSet:
@@ -119,20 +119,21 @@ def _box(row: Row) -> Box | None:
     found = row.floats(BOX)
     if found is None:
         return None
-    x0, y0, x1, y1 = found
+    box = Box(*found)
     for low, high in (("x0", "x1"), ("y0", "y1")):
-        if not found[BOX.index(low)] < found[BOX.index(high)]:
-            raise row.error(high, f"be above {low}", f"the box {_shown(found)}")
-    return x0, y0, x1, y1
+        if not getattr(box, low) < getattr(box, high):
+            raise row.error(high, f"be above {low}", f"the box ({box.shown()})")
+    return box
 
 
 def _box_inside(box: Box, size: tuple[int, int], row: Row) -> Box:
     """Return the box clipped to its image, if it was only rounded."""
-    clipped = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1])))
-    for column, was, now in zip(BOX, box, clipped, strict=True):
-        if abs(was - now) > MAX_OVERHANG_PX or not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-            raise row.error(column, f"lie inside the image of {size[0]} x {size[1]} pixels", f"the box {_shown(box)}")
-    return clipped
+    inside = box.inside(*size)
+    if inside is not None:
+        return inside
+    is_off = [overhang > MAX_OVERHANG_PX for overhang in box.overhang(*size)]
+    column = BOX[is_off.index(True)] if box.clipped(*size).has_area else BOX[0]
+    raise row.error(column, f"lie inside the image of {size[0]} x {size[1]} pixels", f"the box ({box.shown()})")
 
 
 def _checked_size(image: Path, row: Row) -> tuple[int, int]:
@@ -170,7 +171,3 @@ def _cells(mass: Mass, folder: Path) -> dict[str, str]:
 def _number(value: float) -> str:
     """Write a number so that it reads back equal."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def _shown(box: tuple[float, ...]) -> str:
-    return "({})".format(", ".join(f"{number:g}" for number in box))

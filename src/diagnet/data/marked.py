@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diagnet.data.box import Box
 from diagnet.data.image import is_dicom
 from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE
-from diagnet.data.mass import Box
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError
 
@@ -107,16 +107,15 @@ def with_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int
 
 
 def parsed_box(text: str) -> Box:
-    """Read `10,20,110,140` as a box.
+    """Read a box that was typed: `10,20,110,140`.
 
     Raises:
         DataError: it is not four numbers.
     """
     try:
-        x0, y0, x1, y1 = map(float, text.split(","))
+        return Box.parsed(text)
     except ValueError:
         raise DataError(f"`--box` must be x0,y0,x1,y1, got {text!r}.") from None
-    return x0, y0, x1, y1
 
 
 def with_boxes_by_uid(
@@ -155,7 +154,7 @@ def _same(path: Path) -> str:
 
 def _box(row: Row) -> Box | None:
     found = row.floats(BOX)
-    return None if found is None else (found[0], found[1], found[2], found[3])
+    return None if found is None else Box(*found)
 
 
 def _original_size(row: Row) -> tuple[float, float] | None:

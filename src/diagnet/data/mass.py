@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from diagnet.arrays import Image, Labels
+from diagnet.data.box import BoxLike
 
 CLASSES = ("benign", "malignant")  # the index is the label
-
-Box = tuple[float, float, float, float]
 
 
 def malignant_class(classes: Sequence[str]) -> int:
@@ -37,7 +36,7 @@ class Mass:
     """
 
     image: Path | Image
-    box: Box | None
+    box: BoxLike | None
     label: str | None
     patient_id: str
     laterality: str = ""

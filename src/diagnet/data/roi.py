@@ -10,8 +10,9 @@ from jaxtyping import Float32
 from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image, Images
+from diagnet.data.box import Box
 from diagnet.data.image import read_image
-from diagnet.data.mass import Box, Mass
+from diagnet.data.mass import Mass
 from diagnet.errors import DataError, RefusedInputError
 from diagnet.progress import Progress, silent, tracked
 
@@ -30,7 +31,7 @@ def padded_box(
     """Grow a box about its center, move it inwards where it leaves the image, clip what is larger (reading 14).
 
     Args:
-        box: (x0, y0, x1, y1) in pixels of the image file, x1 and y1 exclusive.
+        box: in pixels of the image file.
         width: width of the image file in pixels.
         height: height of the image file in pixels.
         settings: padding factor and shape.
@@ -44,19 +45,16 @@ def padded_box(
 
     Source: Sec. 4.1, "proportional padding (1.6 times)".
     """
-    x0, y0, x1, y1 = box
-    if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
+    if not box.overlaps(width, height):
         raise DataError(
             f"`box` must be x0 < x1, y0 < y1 and overlap its image of {width} x {height} pixels, got {box}."
         )
     original_width, original_height = original_size or (width, height)
     per_x, per_y = original_width / width, original_height / height  # original pixels per pixel of the file
-    side_x, side_y = (x1 - x0) * per_x * settings.padding_factor, (y1 - y0) * per_y * settings.padding_factor
+    side_x, side_y = box.width * per_x * settings.padding_factor, box.height * per_y * settings.padding_factor
     if settings.square:
         side_x = side_y = max(side_x, side_y)
-    left, right = _span((x0 + x1) / 2, side_x / per_x, float(width))
-    top, bottom = _span((y0 + y1) / 2, side_y / per_y, float(height))
-    return left, top, right, bottom
+    return box.resized(side_x / per_x, side_y / per_y, width, height)
 
 
 def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarray, "size size"]:
@@ -70,9 +68,9 @@ def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarr
     """
     height, width = image.shape
     if mass.box is None:
-        region: Box = (0.0, 0.0, float(width), float(height))
+        region = Box.whole(width, height)
     else:
-        region = padded_box(mass.box, width, height, settings, mass.original_size)
+        region = padded_box(Box(*mass.box), width, height, settings, mass.original_size)
     x0, y0, x1, y1 = region
     left, top = int(x0), int(y0)
     # Only the region's own pixels are handed to Pillow, which would otherwise copy a 40 MB mammogram per mass.
@@ -146,10 +144,3 @@ def rois_in_turn(
 def flipped(images: Images, horizontal: bool = False, vertical: bool = False) -> Images:
     """Return mirrored copies of images: left to right, top to bottom, or both (Sec. 4.1)."""
     return np.ascontiguousarray(images[:, :: -1 if vertical else 1, :: -1 if horizontal else 1])
-
-
-def _span(center: float, side: float, limit: float) -> tuple[float, float]:
-    """Place a side about `center`, inside [0, limit]."""
-    side = min(side, limit)
-    start = min(max(center - side / 2, 0.0), limit - side)
-    return start, min(start + side, limit)

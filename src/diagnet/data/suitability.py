@@ -1,18 +1,14 @@
 """Whether what a box marks is like the masses a model knows: else it is refused, or flagged."""
 
-import math
-
 import numpy as np
 from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
+from diagnet.data.box import Box
 from diagnet.data.breast import Breast
 from diagnet.data.image import MIN_BACKGROUND_SHARE
-from diagnet.data.mass import Box
 from diagnet.data.roi import RoiSettings, padded_box
 from diagnet.errors import RefusedInputError
-
-_MAX_OVERHANG_PX = 1  # a box that leaves its image by no more was only rounded
 
 
 class BoxLimits(BaseModel, frozen=True, extra="forbid"):
@@ -33,13 +29,11 @@ def clipped_box(box: Box, width: int, height: int) -> Box:
     Raises:
         RefusedInputError: the box is empty, no box, or lies outside the image.
     """
-    x0, y0, x1, y1 = box
-    if not (all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
-        raise RefusedInputError(f"`box` must be finite with x0 < x1 and y0 < y1, got {shown(box)}.")
-    inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    overhang = max(abs(was - now) for was, now in zip(box, inside, strict=True))
-    if overhang > _MAX_OVERHANG_PX or not (inside[0] < inside[2] and inside[1] < inside[3]):
-        raise RefusedInputError(f"`box` must lie inside its image of {width} x {height} pixels, got {shown(box)}.")
+    if not (box.is_finite and box.has_area):
+        raise RefusedInputError(f"`box` must be finite with x0 < x1 and y0 < y1, got ({box.shown()}).")
+    inside = box.inside(width, height)
+    if inside is None:
+        raise RefusedInputError(f"`box` must lie inside its image of {width} x {height} pixels, got ({box.shown()}).")
     return inside
 
 
@@ -65,12 +59,11 @@ def check_box(
         RefusedInputError: it is too small or too large, off the breast, mostly background, or of one grey.
     """
     height, width = image.shape
-    sides = box[2] - box[0], box[3] - box[1]
-    if min(sides) < limits.min_side_px:
+    if min(box.width, box.height) < limits.min_side_px:
         raise RefusedInputError(
-            f"`box` must have sides of at least {limits.min_side_px:g} pixels, got {sides[0]:g} x {sides[1]:g}."
+            f"`box` must have sides of at least {limits.min_side_px:g} pixels, got {box.width:g} x {box.height:g}."
         )
-    image_share = sides[0] * sides[1] / (width * height)
+    image_share = box.width * box.height / (width * height)
     has_air = float((image == 0).mean()) >= MIN_BACKGROUND_SHARE
     if has_air and image_share > limits.max_image_share:
         raise RefusedInputError(
@@ -100,19 +93,14 @@ def _doubts(
 ) -> list[str]:
     """Say what is unlike a mass in size and shape."""
     found = []
-    sides = box[2] - box[0], box[3] - box[1]
     if spacing_mm is not None:
-        across, down = sides[0] * spacing_mm[1], sides[1] * spacing_mm[0]
+        across, down = box.width * spacing_mm[1], box.height * spacing_mm[0]
         if min(across, down) < limits.min_side_mm or max(across, down) > limits.max_side_mm:
             found.append(f"the box is {across:.1f} x {down:.1f} mm, unlike a mass")
-    if max(sides) > limits.max_aspect * min(sides):
-        found.append(f"the box is long: {sides[0]:.0f} x {sides[1]:.0f} pixels")
-    x0, y0, x1, y1 = padded_box(box, width, height, roi)
-    if min(x1 - x0, y1 - y0) < roi.size / 2:
-        found.append(f"the region of {x1 - x0:.0f} x {y1 - y0:.0f} pixels is enlarged to {roi.size} x {roi.size}")
+    if max(box.width, box.height) > limits.max_aspect * min(box.width, box.height):
+        found.append(f"the box is long: {box.width:.0f} x {box.height:.0f} pixels")
+    region = padded_box(box, width, height, roi)
+    if min(region.width, region.height) < roi.size / 2:
+        size = f"{region.width:.0f} x {region.height:.0f}"
+        found.append(f"the region of {size} pixels is enlarged to {roi.size} x {roi.size}")
     return found
-
-
-def shown(box: Box) -> str:
-    """Write a box for people."""
-    return "({})".format(", ".join(f"{number:g}" for number in box))

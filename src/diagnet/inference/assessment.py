@@ -11,18 +11,19 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
+from diagnet.data.box import Box, BoxLike
 from diagnet.data.breast import Breast, find_breast
 from diagnet.data.dicom import Mammogram
 from diagnet.data.image import read_picture
-from diagnet.data.mass import Box, Mass
+from diagnet.data.mass import Mass
 from diagnet.data.roi import cut_roi
-from diagnet.data.suitability import BoxLimits, check_box, clipped_box, shown
+from diagnet.data.suitability import BoxLimits, check_box, clipped_box
 from diagnet.errors import DiagNetError, RunFolderError, printable
 from diagnet.evaluation.abstention import reason_to_abstain
 from diagnet.inference.model import Model
 
 _ROWS = 256
-UNKNOWN_BOX: Box = (0.0, 0.0, 0.0, 0.0)  # of a whole image that could not be read
+UNKNOWN_BOX = Box(0.0, 0.0, 0.0, 0.0)  # of a whole image that could not be read
 
 
 class Policy(BaseModel, frozen=True, extra="forbid"):
@@ -39,7 +40,7 @@ class Assessment:
 
     Attributes:
         image: as the user gave it.
-        box: (x0, y0, x1, y1) in pixels of the file, x1 and y1 exclusive.
+        box: in pixels of the file.
         malignancy: calibrated, in [0, 1]; None where refused.
         raw_malignancy: before calibration.
         threshold: malignancy from which a mass is called malignant.
@@ -75,7 +76,7 @@ class Assessment:
 def assess(
     model: Model,
     image: Path,
-    boxes: Sequence[Box | None],
+    boxes: Sequence[BoxLike | None],
     policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
     *,
     original_size: tuple[float, float] | None = None,
@@ -86,7 +87,8 @@ def assess(
     Args:
         model: from `load_model`.
         image: a DICOM, PNG, JPEG or TIFF file.
-        boxes: one for each mass, in pixels of the file; None for the whole image, which must then be a crop.
+        boxes: (x0, y0, x1, y1) of each mass in pixels of the file, x1 and y1 exclusive; None for the whole image,
+            which must then be a crop.
         policy: which files and boxes may be scored.
         original_size: (width, height) of the image before somebody stretched it.
         picture: what `read_picture` made of the file by the same policy, where it is at hand; else the file is read.
@@ -110,7 +112,7 @@ def assess(
     except DiagNetError as error:
         taken = 1000 * (time.perf_counter() - began)
         return [
-            replace(unscored, box=UNKNOWN_BOX if box is None else box, reason=printable(error), latency_ms=taken)
+            replace(unscored, box=UNKNOWN_BOX if box is None else Box(*box), reason=printable(error), latency_ms=taken)
             for box in boxes or (None,)
         ]
     if not boxes:
@@ -127,7 +129,7 @@ def assess(
     for box in boxes:
         began = time.perf_counter()
         height, width = picture.pixels.shape
-        marked = (0.0, 0.0, float(width), float(height)) if box is None else box
+        marked = Box.whole(width, height) if box is None else Box(*box)
         digest = pixels.copy()
         digest.update(repr(tuple(map(float, marked))).encode())
         start = replace(
@@ -167,7 +169,7 @@ def _scored(
     malignancy = float(each.mean())
     reason = reason_to_abstain(malignancy, each, model.threshold, model.abstention)
     called: Literal["malignant", "benign"] = "malignant" if malignancy >= model.threshold else "benign"
-    cut = f"region: box {shown(box)} grown {model.roi.padding_factor:g} times, {model.roi.size} x {model.roi.size}"
+    cut = f"region: box ({box.shown()}) grown {model.roi.padding_factor:g} times, {model.roi.size} x {model.roi.size}"
     return replace(
         start,
         malignancy=malignancy,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from diagnet.data.mass import Box
+from diagnet.data.box import Box
 from diagnet.errors import printable
 from diagnet.inference.assessment import Assessment
 from diagnet.inference.model import Model
@@ -97,4 +97,4 @@ def _number(value: float | None) -> str:
 
 
 def _shown_box(box: Box) -> str:
-    return ",".join(f"{side:g}" for side in box) if any(box) else "whole image"
+    return box.shown(",") if any(box) else "whole image"

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from diagnet.arrays import Image, Images
+from diagnet.data.box import Box
 from diagnet.data.mass import Mass
 from diagnet.errors import DataError, MissingExtraError
 
@@ -38,9 +39,8 @@ def sizes(_images: Images, masses: Sequence[Mass]) -> Float64[np.ndarray, "image
     for mass in masses:
         if mass.box is None:
             raise DataError("`box` must be given to know a mass's size, got a mass without one")
-        x0, y0, x1, y1 = mass.box
-        scale = float(mass.extra.get(_SCALE) or 1)
-        rows.append((np.log((x1 - x0) * scale), np.log((y1 - y0) * scale)))
+        box, scale = Box(*mass.box), float(mass.extra.get(_SCALE) or 1)
+        rows.append((np.log(box.width * scale), np.log(box.height * scale)))
     return np.array(rows)
 
 

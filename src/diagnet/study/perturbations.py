@@ -8,7 +8,8 @@ import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from diagnet.arrays import Images
-from diagnet.data.mass import Box, Mass
+from diagnet.data.box import Box
+from diagnet.data.mass import Mass
 from diagnet.data.roi import RoiSettings, flipped, read_rois
 from diagnet.errors import DataError
 from diagnet.study.methods import Cases
@@ -53,14 +54,13 @@ def _marked_otherwise(cases: Cases, settings: RoiSettings, rng: np.random.Genera
     for mass in cases.masses:
         if mass.box is None or not isinstance(mass.image, Path):
             raise DataError("`DATA` must be a manifest of images with boxes to move a box, got regions alone")
-        masses.append(_with_box(mass, _off(mass.box, share, rng)))
+        masses.append(_with_box(mass, _off(Box(*mass.box), share, rng)))
     return [read_rois(masses, settings)]
 
 
 def _off(box: Box, share: float, rng: np.random.Generator) -> Box:
-    x0, y0, x1, y1 = box
-    left, top, right, bottom = rng.uniform(-share, share, 4) * np.array([x1 - x0, y1 - y0] * 2)
-    return (x0 + float(left), y0 + float(top), x1 + float(right), y1 + float(bottom))
+    left, top, right, bottom = (rng.uniform(-share, share, 4) * np.array([box.width, box.height] * 2)).tolist()
+    return Box(box.x0 + left, box.y0 + top, box.x1 + right, box.y1 + bottom)
 
 
 def _with_box(mass: Mass, box: Box) -> Mass:

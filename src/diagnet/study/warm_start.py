@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from diagnet.arrays import Images
 from diagnet.config import Config
+from diagnet.data.box import Box
 from diagnet.data.image import read_image
 from diagnet.data.manifest import ALIASES
 from diagnet.data.mass import Mass
@@ -57,7 +58,7 @@ def read_patches(
         height, width = pixels.shape
         for side in rng.uniform(*_SIDES, _DRAWN) * min(width, height):
             left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
-            patch = cut_roi(pixels, Mass(pixels, (left, top, left + side, top + side), None, ""), whole)
+            patch = cut_roi(pixels, Mass(pixels, Box(left, top, left + side, top + side), None, ""), whole)
             if patch.mean() >= _TISSUE:
                 patches.append(patch)
     if not patches:

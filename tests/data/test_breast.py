@@ -6,7 +6,8 @@ import pytest
 
 from diagnet.data.box import Box
 from diagnet.data.breast import find_breast
-from diagnet.data.image import read_image, scaled_over_breast
+from diagnet.data.image import read_image
+from diagnet.data.mammogram import scaled_over_breast
 from diagnet.data.suitability import BoxLimits
 from dicom_files import drawn_breast
 

@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from diagnet.data.image import image_size, read_image, scaled_over_breast
+from diagnet.data.image import image_size, read_image
 from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, RefusedInputError
 from dicom_files import write_dicom
@@ -72,43 +69,13 @@ def test_size_is_width_and_height(tmp_path: Path, suffix: str) -> None:
     assert image_size(save(tmp_path / f"image.{suffix}", np.zeros((5, 7), np.uint8))) == (7, 5)
 
 
-def test_background_has_no_part_in_the_range() -> None:
-    image = np.zeros((10, 10), np.uint16)
-    image[:, 5:] = np.linspace(1000, 3000, 50).reshape(10, 5)
-    scaled = scaled_over_breast(image)
-    assert not scaled[:, :5].any()
-    np.testing.assert_allclose(scaled[:, 5:].ravel(), np.linspace(0, 1, 50), atol=1e-3)
-
-
-def test_a_crop_without_background_keeps_its_darkest_pixel() -> None:
-    crop = np.linspace(1000, 3000, 100).reshape(10, 10)
-    np.testing.assert_allclose(scaled_over_breast(crop), np.linspace(0, 1, 100).reshape(10, 10), atol=1e-6)
-
-
-def test_two_values_stay_two() -> None:
-    mask = np.eye(5, dtype=np.uint8) * 255
-    np.testing.assert_array_equal(scaled_over_breast(mask), np.eye(5))
-
-
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_image_gives_zeros(tmp_path: Path, value: int) -> None:
     assert not read_image(save(tmp_path / "image.png", np.full((4, 4), value, np.uint16))).any()
     assert not read_image(write_dicom(tmp_path / "image.dcm", np.full((4, 4), value, np.uint16))).any()
 
 
-@given(arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 50))
-def test_scaling_keeps_order_and_does_not_see_exposure(pixels: np.ndarray, gain: int) -> None:
-    scaled = scaled_over_breast(pixels)
-    assert scaled.min() == 0
-    assert scaled.max() == (pixels.min() < pixels.max())
-    order = np.argsort(pixels, axis=None, kind="stable")
-    assert (np.diff(scaled.ravel()[order]) >= 0).all()
-    np.testing.assert_allclose(scaled_over_breast(pixels.astype(np.int64) * gain + 100), scaled, atol=1e-4)
-
-
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`pixels` must be finite, got NaN or infinity"):
-        scaled_over_breast(np.array([[0, np.nan]]))
     with pytest.raises(DataError, match="got a broken or other file"):
         read_image(save(tmp_path / "image.tif", np.array([[0, np.nan]], np.float32)))
 

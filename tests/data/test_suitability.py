@@ -7,21 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagnet.data.box import Box
-from diagnet.data.breast import find_breast
-from diagnet.data.image import scaled_over_breast
+from diagnet.data.mammogram import Mammogram, scaled_over_breast
 from diagnet.data.roi import RoiSettings
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box
 from diagnet.errors import RefusedInputError
 from dicom_files import drawn_breast
 
 IMAGE = scaled_over_breast(drawn_breast())
-BREAST = find_breast(IMAGE)
 ROI = RoiSettings(size=16)
 MASS = Box(20.0, 60.0, 60.0, 100.0)
 
 
 def doubts(box, spacing=None, image=IMAGE, roi=ROI):
-    return check_box(Box(*box), image, find_breast(image), spacing, roi, BoxLimits())
+    return check_box(Box(*box), Mammogram(image, spacing_mm=spacing), roi, BoxLimits())
 
 
 def test_a_marked_mass_is_beyond_doubt():

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from diagnet.data.breast import find_breast
+from diagnet.data.image import read_picture
 from diagnet.data.mass import Mass
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.roi import RoiSettings, read_rois
@@ -44,6 +47,19 @@ def test_a_score_comes_with_its_reasons(model, image):
     assert found.latency_ms > 0
     assert re.fullmatch("[0-9a-f]{64}", found.model_sha256)
     assert json.dumps({**asdict(found), "image": ""})
+
+
+def test_the_breast_is_looked_for_once(model, image, monkeypatch):
+    calls = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("diagnet.") and getattr(module, "find_breast", None) is find_breast:
+            monkeypatch.setattr(module, "find_breast", lambda pixels: calls.append(1) or find_breast(pixels))
+    assess(model, image, [MASS, MASS, None])
+    assert len(calls) == 1
+    picture = read_picture(image)  # as the page holds it
+    for _ in range(3):
+        assess(model, image, [MASS], picture=picture)
+    assert len(calls) == 2
 
 
 def test_the_hash_of_an_input_is_that_of_its_pixels_and_box(model, tmp_path):

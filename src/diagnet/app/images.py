@@ -21,8 +21,8 @@ from starlette.exceptions import HTTPException
 from diagnet.app.problems import Refusal, refused
 from diagnet.clinic.privacy import without_path
 from diagnet.data.box import Box
-from diagnet.data.dicom import Mammogram
 from diagnet.data.image import read_picture
+from diagnet.data.mammogram import Mammogram
 from diagnet.data.marked import Marked
 from diagnet.errors import DiagNetError, MissingExtraError
 from diagnet.inference.assessment import Policy

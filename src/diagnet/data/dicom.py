@@ -12,6 +12,7 @@ from diagnet.arrays import Image
 from diagnet.data.breast import find_breast
 from diagnet.data.dicom_file import broken, decoded, read_elements
 from diagnet.data.lut import displayed_values, modality_values, numbers
+from diagnet.data.mammogram import SCALED, Mammogram, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.data.view import one_of, side, view, warnings
 from diagnet.errors import DiagNetError, RefusedInputError
@@ -26,30 +27,9 @@ class Geometry:
     spacing_mm: tuple[float, float] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Mammogram:
-    """A mammogram as it is displayed.
-
-    Attributes:
-        pixels: grey values in [0, 1]; air is dark.
-        steps: what was done to the stored values, in order.
-        warnings: what a reader of the result should know.
-        spacing_mm: (row, column) size of a pixel in millimetres, None where the file does not say.
-        laterality: "L", "R" or "".
-        view: "CC", "MLO", "ML", ... or "".
-        intent: "FOR PRESENTATION", "FOR PROCESSING" or "".
-    """
-
-    pixels: Image
-    steps: tuple[str, ...]
-    warnings: tuple[str, ...]
-    spacing_mm: tuple[float, float] | None
-    laterality: str
-    view: str
-    intent: str
-
-
-def read_mammogram(path: Path, *, allow_for_processing: bool = False, require_preamble: bool = False) -> Mammogram:
+def read_mammogram(
+    path: Path, *, allow_for_processing: bool = False, require_preamble: bool = False, is_scaled: bool = False
+) -> Mammogram:
     """Read a DICOM mammogram through the display chain of PS3.4, N.2.
 
     decode -> modality LUT or rescale -> VOI LUT or window (without one: the whole range of the values) ->
@@ -60,6 +40,7 @@ def read_mammogram(path: Path, *, allow_for_processing: bool = False, require_pr
         path: the file.
         allow_for_processing: read raw detector data too, which no viewer shows as it is.
         require_preamble: refuse a file that lacks the preamble of PS3.10; else it is read and warned of.
+        is_scaled: scale the displayed values over the breast too, as networks see them.
 
     Raises:
         DataError: the file is no DICOM image, or it is broken or cut short.
@@ -71,7 +52,7 @@ def read_mammogram(path: Path, *, allow_for_processing: bool = False, require_pr
         try:
             dataset, has_preamble = read_elements(path)
             _check_preamble(path, has_preamble, require_preamble)
-            return _displayed(dataset, path, has_preamble, allow_for_processing)
+            return _displayed(dataset, path, has_preamble, allow_for_processing, is_scaled)
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
@@ -95,7 +76,9 @@ def read_geometry(path: Path) -> Geometry:
             raise broken(path, error) from None  # its text may quote a patient's data
 
 
-def _displayed(dataset: Dataset, path: Path, has_preamble: bool, allow_for_processing: bool) -> Mammogram:
+def _displayed(
+    dataset: Dataset, path: Path, has_preamble: bool, allow_for_processing: bool, is_scaled: bool
+) -> Mammogram:
     intent = one_of(("FOR PRESENTATION", "FOR PROCESSING"), dataset, "PresentationIntentType")
     if dataset.get("SOPClassUID") == DigitalMammographyXRayImageStorageForProcessing:
         intent = "FOR PROCESSING"
@@ -123,18 +106,25 @@ def _displayed(dataset: Dataset, path: Path, has_preamble: bool, allow_for_proce
         pixels[padding] = 0
     steps.append(f"padding: {n_padding} pixels set to background" if n_padding else "padding: none")
     laterality = one_of(("L", "R"), dataset, "ImageLaterality", "Laterality")
-    step, doubts = side(dataset, laterality, find_breast(pixels).chest_wall)
+    shown = scaled_over_breast(pixels) if is_scaled else pixels
+    breast = find_breast(shown)
+    # The side is that of the displayed values. Scaling moves the chest wall only where a window leaves the air grey.
+    seen = breast if not is_scaled or _has_black(pixels, padding) else find_breast(pixels)
+    step, doubts = side(dataset, laterality, seen.chest_wall)
     steps.append(f"side: {step}")
     spacing, source = _spacing(dataset)
     steps.append(f"spacing: {source}")
+    if is_scaled:
+        steps.append(SCALED)
     return Mammogram(
-        pixels=pixels,
+        pixels=shown,
         steps=tuple(steps),
         warnings=(*warnings(dataset, intent, has_preamble), *doubts),
         spacing_mm=spacing,
         laterality=laterality,
         view=view(dataset),
         intent=intent,
+        outline=breast,
     )
 
 
@@ -173,6 +163,11 @@ def _padding(stored: Integer[np.ndarray, "height width"], dataset: Dataset) -> B
     limit = dataset.get("PixelPaddingRangeLimit")
     lower, upper = sorted((value, value if limit is None else limit))
     return np.asarray((stored >= lower) & (stored <= upper))
+
+
+def _has_black(pixels: Image, padding: Bool[np.ndarray, "height width"] | None) -> bool:
+    """Tell whether a pixel that was exposed is displayed as black, as air is."""
+    return bool((pixels.min() if padding is None else pixels.min(where=~padding, initial=1)) == 0)
 
 
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:

@@ -1,6 +1,5 @@
 """One image file -> grey values in [0, 1], whatever its format; and its size without decoding it."""
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,19 +7,16 @@ from typing import Literal
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Shaped
 from PIL.TiffImagePlugin import TiffImageFile
 
 from diagnet.arrays import Image
-from diagnet.data.dicom import Mammogram, read_geometry, read_mammogram
+from diagnet.data.dicom import read_geometry, read_mammogram
 from diagnet.data.dicom_file import check_file, check_pixel_count
+from diagnet.data.mammogram import SCALED, Mammogram, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 BareFiles = Literal["named", "none", "any"]
-# A mammogram's air is one and the same darkest value, in half of its pixels; a crop's darkest value is rare.
-MIN_BACKGROUND_SHARE = 0.05
-_INTENSITY = "intensity: scaled over the breast"
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
 _PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
 
@@ -49,12 +45,14 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
     """
     check_file(path)
     if is_dicom(path) or (bare == "any" and not _is_picture(path)):
-        shown = read_mammogram(path, allow_for_processing=allow_for_processing, require_preamble=bare == "none")
-        return dataclasses.replace(shown, pixels=scaled_over_breast(shown.pixels), steps=(*shown.steps, _INTENSITY))
+        is_strict = bare == "none"
+        return read_mammogram(
+            path, allow_for_processing=allow_for_processing, require_preamble=is_strict, is_scaled=True
+        )
     with _opened(path) as file:
         is_deep = file.mode in ("I", "F") or file.mode.startswith("I;16")
         pixels = scaled_over_breast(np.asarray(file if is_deep else file.convert("L")))
-        return Mammogram(pixels, (f"decode: {file.format}, mode {file.mode}", _INTENSITY), (), None, "", "", "")
+        return Mammogram(pixels, (f"decode: {file.format}, mode {file.mode}", SCALED))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -70,31 +68,6 @@ def image_size(path: Path) -> tuple[int, int]:
         return geometry.width, geometry.height
     with _opened(path) as file:
         return file.width, file.height
-
-
-def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
-    """Scale grey values so that the breast's darkest is 0 and its brightest 1 (reading 16).
-
-    The background, where there is one, is 0 and has no part in the range: the pixels of the darkest value, if they
-    are at least one in twenty. A constant image is all 0.
-
-    Raises:
-        ValueError: a value is not a finite number.
-    """
-    values = pixels.astype(np.float32)
-    lowest, highest = float(values.min()), float(values.max())
-    if not np.isfinite([lowest, highest]).all():
-        raise ValueError("`pixels` must be finite, got NaN or infinity.")
-    if lowest == highest:
-        return np.zeros_like(values)
-    is_background = values == np.float32(lowest)
-    if is_background.mean() >= MIN_BACKGROUND_SHARE:
-        lowest = float(values.min(where=~is_background, initial=np.inf))
-        if lowest == highest:  # two values, as in a mask
-            return np.asarray(~is_background, dtype=np.float32)
-    values -= np.float32(lowest)
-    values /= np.float32(highest - lowest)
-    return np.clip(values, 0, 1, out=values)
 
 
 def is_dicom(path: Path) -> bool:

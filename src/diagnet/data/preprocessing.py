@@ -12,7 +12,7 @@ from diagnet.errors import RunFolderError
 # A change of code that changes what a network sees raises the number beside it; tests/data/test_preprocessing.py pins
 # the grey values that each number stands for.
 DISPLAY_CHAIN = 1  # stored values to displayed ones: diagnet.data.dicom, diagnet.data.lut
-INTENSITY = 1  # grey values to [0, 1] over the breast: diagnet.data.image
+INTENSITY = 1  # grey values to [0, 1] over the breast: diagnet.data.mammogram
 RESAMPLING = 1  # a region to its size: diagnet.data.roi
 
 

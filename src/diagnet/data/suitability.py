@@ -3,10 +3,8 @@
 import numpy as np
 from pydantic import BaseModel, Field
 
-from diagnet.arrays import Image
 from diagnet.data.box import Box
-from diagnet.data.breast import Breast
-from diagnet.data.image import MIN_BACKGROUND_SHARE
+from diagnet.data.mammogram import MIN_BACKGROUND_SHARE, Mammogram
 from diagnet.data.roi import RoiSettings, padded_box
 from diagnet.errors import RefusedInputError
 
@@ -37,27 +35,19 @@ def clipped_box(box: Box, width: int, height: int) -> Box:
     return inside
 
 
-def check_box(
-    box: Box,
-    image: Image,
-    breast: Breast,
-    spacing_mm: tuple[float, float] | None,
-    roi: RoiSettings,
-    limits: BoxLimits,
-) -> list[str]:
+def check_box(box: Box, mammogram: Mammogram, roi: RoiSettings, limits: BoxLimits) -> list[str]:
     """Refuse a box that marks no mass as the model knows them; return what is doubtful about it.
 
     Args:
         box: inside the image.
-        image: scaled over the breast.
-        breast: where it lies.
-        spacing_mm: (row, column) size of a pixel, None where it is not known.
+        mammogram: scaled over the breast.
         roi: how the region will be cut.
         limits: what a box may be.
 
     Raises:
         RefusedInputError: it is too small or too large, off the breast, mostly background, or of one grey.
     """
+    image = mammogram.pixels
     height, width = image.shape
     if min(box.width, box.height) < limits.min_side_px:
         raise RefusedInputError(
@@ -70,14 +60,14 @@ def check_box(
             f"`box` must mark one mass, at most {limits.max_image_share:.0%} of a whole mammogram, got"
             f" {image_share:.0%}. Fix: mark the mass (--box), or give a crop."
         )
-    breast_share = breast.share_of(box)
+    breast_share = mammogram.breast.share_of(box)
     if breast_share < limits.min_breast_share:
         what = "off the breast" if breast_share == 0 else f"mostly background, {breast_share:.0%} on the breast"
         raise RefusedInputError(f"`box` must lie on the breast, got one {what}.")
     x0, y0, x1, y1 = map(round, box)
     if np.ptp(image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]) == 0:
         raise RefusedInputError("`box` must mark a mass, got pixels of one and the same grey.")
-    found = _doubts(box, spacing_mm, width, height, roi, limits)
+    found = _doubts(box, mammogram.spacing_mm, width, height, roi, limits)
     if has_air and breast_share < limits.sure_breast_share:
         found.insert(0, f"{1 - breast_share:.0%} of the box is background")
     return found

@@ -12,9 +12,8 @@ from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
 from diagnet.data.box import Box, BoxLike
-from diagnet.data.breast import Breast, find_breast
-from diagnet.data.dicom import Mammogram
 from diagnet.data.image import read_picture
+from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass
 from diagnet.data.roi import cut_roi
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box
@@ -123,7 +122,7 @@ def assess(
                 flags=picture.warnings,
             )
         ]
-    pixels, breast = _hashed(picture.pixels), find_breast(picture.pixels)
+    pixels, _ = _hashed(picture.pixels), picture.breast  # found now, so that its time is every box's
     read = time.perf_counter() - began
     found = []
     for box in boxes:
@@ -143,7 +142,7 @@ def assess(
             input_sha256=digest.hexdigest(),
         )
         try:
-            assessment = _scored(model, picture, breast, start, policy, original_size)
+            assessment = _scored(model, picture, start, policy, original_size)
         except DiagNetError as error:
             assessment = replace(start, reason=printable(error))
         found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
@@ -153,14 +152,13 @@ def assess(
 def _scored(
     model: Model,
     picture: Mammogram,
-    breast: Breast,
     start: Assessment,
     policy: Policy,
     original_size: tuple[float, float] | None,
 ) -> Assessment:
     height, width = picture.pixels.shape
     box = clipped_box(start.box, width, height)
-    doubts = check_box(box, picture.pixels, breast, picture.spacing_mm, model.roi, policy.box)
+    doubts = check_box(box, picture, model.roi, policy.box)
     mass = Mass(start.image, box, None, "", original_size=original_size)
     region = cut_roi(picture.pixels, mass, model.roi)[None]
     column = model.classes.index("malignant")

@@ -1,0 +1,70 @@
+"""A mammogram as it is displayed: its pixels, where they came from, where the breast lies in them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Shaped
+
+from diagnet.arrays import Image
+from diagnet.data.breast import Breast, find_breast
+
+# A mammogram's air is one and the same darkest value, in half of its pixels; a crop's darkest value is rare.
+MIN_BACKGROUND_SHARE = 0.05
+SCALED = "intensity: scaled over the breast"  # the step of `scaled_over_breast`
+
+
+@dataclass(frozen=True, slots=True)
+class Mammogram:
+    """A mammogram as it is displayed.
+
+    Attributes:
+        pixels: grey values in [0, 1]; air is dark.
+        steps: what was done to the stored values, in order.
+        warnings: what a reader of the result should know.
+        spacing_mm: (row, column) size of a pixel in millimetres, None where the file does not say.
+        laterality: "L", "R" or "".
+        view: "CC", "MLO", "ML", ... or "".
+        intent: "FOR PRESENTATION", "FOR PROCESSING" or "".
+        outline: what `find_breast` found in these pixels, None until somebody asks for `breast`.
+    """
+
+    pixels: Image
+    steps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float] | None = None
+    laterality: str = ""
+    view: str = ""
+    intent: str = ""
+    outline: Breast | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def breast(self) -> Breast:
+        """Where the breast lies; looked for once, when it is first asked for."""
+        found = find_breast(self.pixels) if self.outline is None else self.outline
+        object.__setattr__(self, "outline", found)
+        return found
+
+
+def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
+    """Scale grey values so that the breast's darkest is 0 and its brightest 1 (reading 16).
+
+    The background, where there is one, is 0 and has no part in the range: the pixels of the darkest value, if they
+    are at least one in twenty. A constant image is all 0.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    values = pixels.astype(np.float32)
+    lowest, highest = float(values.min()), float(values.max())
+    if not np.isfinite([lowest, highest]).all():
+        raise ValueError("`pixels` must be finite, got NaN or infinity.")
+    if lowest == highest:
+        return np.zeros_like(values)
+    is_background = values == np.float32(lowest)
+    if is_background.mean() >= MIN_BACKGROUND_SHARE:
+        lowest = float(values.min(where=~is_background, initial=np.inf))
+        if lowest == highest:  # two values, as in a mask
+            return np.asarray(~is_background, dtype=np.float32)
+    values -= np.float32(lowest)
+    values /= np.float32(highest - lowest)
+    return np.clip(values, 0, 1, out=values)

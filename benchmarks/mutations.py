@@ -159,22 +159,22 @@ def run(entries, checkout=ROOT, *, out=None, workers=1, tell=lambda _: None):
         for number in range(min(workers, len(left))):
             copies.put(copied(checkout, Path(folder) / str(number)))
 
-        def as_it_is(tests, copy):
-            """How long tests take without a mutation, measured once."""
-            with locks[tests]:
-                if tests not in usual_s:
-                    found, said = tested(copy, tests, _LONGEST_S)
-                    names = ", ".join(tests)
+        def as_it_is(test, copy):
+            """How long a test file takes without a mutation, measured once."""
+            with locks[test]:
+                if test not in usual_s:
+                    found, said = tested(copy, [test], _LONGEST_S)
                     if found["how"] != "passed":
-                        raise ValueError(f"{names} must pass without a mutation, got: {found['how']}\n{said[-3000:]}")
-                    tell(f"{found['seconds']:6.1f} s as it is: {names}")
-                    usual_s[tests] = found["seconds"]
-                return usual_s[tests]
+                        raise ValueError(f"{test} must pass without a mutation, got: {found['how']}\n{said[-3000:]}")
+                    tell(f"{found['seconds']:6.1f} s as it is: {test}")
+                    usual_s[test] = found["seconds"]
+                return usual_s[test]
 
         def tried(key, entry):
             copy = copies.get()
             try:
-                row = try_mutation(entry, copy, 3 * as_it_is(tuple(entry["tests"]), copy) + _SPARE_S)
+                usual = sum(as_it_is(test, copy) for test in entry["tests"])
+                row = try_mutation(entry, copy, 3 * usual + _SPARE_S)
             finally:
                 copies.put(copy)
             return {"key": key, "file": entry["file"], "claim": entry["claim"], **row}

@@ -223,3 +223,13 @@ def test_real_masses_keep_every_rule(shared_masses):
     labels = np.array([row["label"] == "malignant" for row in rows], dtype=np.int64)
     neighbors = found(images=images, labels=labels, budget=50)
     assert neighbors.keeps_rules.all()
+
+
+def test_each_flag_is_of_its_own_sign():
+    """With a rho that nothing can keep, all break the spacing, and none is out of reach."""
+    neighbors = found(budget=10, n_retries=0, smallest_closest_pair=0.9)
+    positive = neighbors.kinds == 1
+    assert (neighbors.positive_spacing == ~positive).all()
+    assert (neighbors.negative_spacing == positive).all()
+    assert neighbors.negative_reach.all()
+    assert not neighbors.keeps_rules.any()

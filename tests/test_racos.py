@@ -151,3 +151,13 @@ def test_refuses_what_it_cannot_search():
         search.tell(np.zeros(3), 0.0)
     with pytest.raises(ValidationError, match="`n_elites` must be below `n_samples`"):
         RacosSettings(n_samples=3, n_elites=3)
+
+
+def test_the_better_of_two_elites_is_drawn_eight_times_in_nine():
+    search = Racos(*box(4), rng=np.random.default_rng(0), settings=RacosSettings(exploitation=1.0))
+    for _ in range(12):
+        x = search.ask()
+        search.tell(x, sphere(x))
+    parents = [search.ask_sparse().parent for _ in range(500)]
+    assert set(parents) == set(search._order[:2])
+    assert parents.count(search._order[0]) / 500 == pytest.approx(8 / 9, abs=0.05)

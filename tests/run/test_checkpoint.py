@@ -80,3 +80,14 @@ def test_hash_of_an_array_sees_its_values():
     a = np.arange(6.0)
     assert array_hash(a) == array_hash(a.copy())
     assert array_hash(a) != array_hash(a + 1)
+
+
+def test_average_and_best_weights_come_back_as_what_they_were(tmp_path, fresh):
+    state = fresh()
+    weights = state.network.state_dict()
+    state.average = {name: torch.full_like(value, 1) for name, value in weights.items()}
+    state.best = {name: torch.full_like(value, 2) for name, value in weights.items()}
+    write_checkpoint(tmp_path, state, FACTS)
+    again = read_checkpoint(tmp_path, fresh(), FACTS)
+    assert all((value == 1).all() for value in again.average.values())
+    assert all((value == 2).all() for value in again.best.values())

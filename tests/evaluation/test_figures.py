@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, recall_score, roc_auc_score
 
+from diagnet.evaluation.bootstrap import draw_patients, weighted_sensitivity
 from diagnet.evaluation.figures import EvaluationSettings, across_folds, evaluate, point_auc
 from diagnet.evaluation.predictions import Predictions
 
@@ -194,3 +195,28 @@ def test_spread_over_folds():
     }
     assert across_folds([0.8]) == {"n": 1, "mean": 0.8, "sd": None, "se": None}
     assert across_folds([None]) == {"n": 0, "mean": None, "sd": None, "se": None}
+
+
+def test_an_image_is_called_by_the_threshold_of_its_most_suspicious_mass():
+    scores = np.array([0.3, 0.7, 0.5, 0.2])
+    predictions = Predictions(
+        images=("a", "a", "b", "b"),
+        patients=("P", "P", "Q", "Q"),
+        labels=np.array([0, 1, 0, 0]),
+        probabilities=np.stack([1 - scores, scores], axis=1),
+        classes=("benign", "malignant"),
+    )
+    units = evaluate(predictions, np.array([0.9, 0.6, 0.4, 0.1]), QUICK, rng=rng())["units"]
+    for unit in (units["image"], units["patient"]):  # 0.7 against 0.6, and 0.5 against 0.4: both are called
+        assert (unit["sensitivity"]["value"], unit["specificity"]["value"]) == (1.0, 0.0)
+
+
+def test_the_band_around_the_curve_is_of_the_middle_resamples():
+    predictions = simulated()
+    roc = evaluate(predictions, 0.5, QUICK, rng=rng())["units"]["mass"]["roc"]
+    groups = predictions.patient_groups
+    weights = draw_patients(int(groups.max()) + 1, 200, rng=rng())[:, groups].astype(float)
+    heights = weighted_sensitivity(predictions.malignancy, predictions.malignant == 1, weights, np.array(roc["grid"]))
+    low, high = np.quantile(heights, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(roc["low"], low, atol=1e-6)
+    np.testing.assert_allclose(roc["high"], high, atol=1e-6)

@@ -1,7 +1,12 @@
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from diagnet.data.mass import Mass
 from diagnet.evaluation.predictions import Predictions
+from diagnet.run.folder import write_predictions
 
 TWO = ("benign", "malignant")
 
@@ -96,3 +101,20 @@ def test_wrong_predictions_are_named(change, message):
     Predictions(**right)
     with pytest.raises(ValueError, match=message):
         Predictions(**{**right, **change})
+
+
+def test_the_table_calls_a_mass_from_its_threshold_on_and_keeps_its_raw_score(tmp_path):
+    masses = [Mass(Path(f"{k}.png"), None, "benign", "P", side, "CC") for k, side in enumerate("LRL")]
+    scored = predictions([0.25, 0.5, 0.75], [0, 1, 0])
+    each = {"raw_score": np.array([0.1, 0.2, 0.9]), "threshold": np.array([0.5, 0.5, 0.8]), "fold": np.array([0, 0, 1])}
+    write_predictions(tmp_path / "predictions.csv", scored, masses, np.array([2, 1, 0]), **each)
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["decision"] for row in rows] == ["benign", "malignant", "benign"]  # 0.5 is the threshold: called
+    assert [row["malignancy"] for row in rows] == ["0.250000", "0.500000", "0.750000"]
+    assert [row["raw_score"] for row in rows] == ["0.100000", "0.200000", "0.900000"]
+    assert [(row["index"], row["laterality"], row["fold"]) for row in rows] == [
+        ("2", "L", "0"),
+        ("1", "R", "0"),
+        ("0", "L", "1"),
+    ]

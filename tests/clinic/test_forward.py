@@ -1,10 +1,13 @@
 import http.server
+import json
 import threading
 
 import pytest
 
 pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
 pytest.importorskip("pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+
+from pydicom import dcmread
 
 from clinic_parts import CANARY, Archive, assessed, free_port, mammogram
 from diagnet.clinic.forward import Node, WebArchive, parse_destination
@@ -98,3 +101,40 @@ def test_other_addresses_are_told(text):
 def test_addresses():
     assert parse_destination("archive:104:PACS", "DIAGNET") == Node("archive", 104, "PACS", "DIAGNET")
     assert parse_destination("https://archive/dicom-web/", "DIAGNET") == WebArchive("https://archive/dicom-web")
+
+
+def test_a_node_that_names_another_result_does_not_have_this_one(report):
+    class Careless(Archive):
+        def _find(self, event):
+            event.identifier.SOPInstanceUID = "1.2.3"
+            yield 0xFF00, event.identifier
+            yield 0x0000, None
+
+    archive = Careless()
+    assert not parse_destination(archive.address, "DIAGNET").has(report)
+    archive.close()
+
+
+def test_an_archive_on_the_web_has_a_result_only_if_it_names_it(report):
+    named = []
+
+    class Answering(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in named]
+            self.send_response(200)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        archive = WebArchive(f"http://127.0.0.1:{server.server_address[1]}/dicom-web")
+        assert not archive.has(report)
+        named.append("1.2.3")
+        assert not archive.has(report)
+        named.append(str(dcmread(report).SOPInstanceUID))
+        assert archive.has(report)
+        server.shutdown()

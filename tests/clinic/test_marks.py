@@ -144,3 +144,30 @@ def test_broken_files_never_quote_themselves(tmp_path):
 def test_a_box_of_marks_is_the_box_that_is_scored(tmp_path):
     image = mammogram(tmp_path / "image.dcm")
     assert list(read_marks(marks(tmp_path / "marks.dcm", image)).values()) == [[BOX]]
+
+
+def test_annotations_in_pixels_count_and_those_of_the_display_do_not(tmp_path):
+    def drawn(units, data, *uids):
+        graphic, annotation = Dataset(), Dataset()
+        graphic.GraphicAnnotationUnits, graphic.GraphicType, graphic.GraphicData = units, "POLYLINE", data
+        annotation.GraphicObjectSequence = [graphic]
+        annotation.ReferencedImageSequence = [named(uid) for uid in uids]
+        return annotation
+
+    def named(uid):
+        image = Dataset()
+        image.ReferencedSOPInstanceUID = uid
+        return image
+
+    path = report(tmp_path / "state.dcm")
+    state, series = dcmread(path), Dataset()
+    series.ReferencedImageSequence = [named("1.1"), named("1.2")]
+    state.ReferencedSeriesSequence = [series]
+    state.GraphicAnnotationSequence = [
+        drawn("PIXEL", [10, 20, 30, 20, 30, 50], "1.1"),
+        drawn("DISPLAY", [0, 0, 1, 0, 1, 1], "1.1"),
+        drawn("PIXEL", [1, 2, 8, 2, 8, 9]),  # of all images that the state is of
+    ]
+    state.save_as(path)
+    everywhere = (1.0, 2.0, 8.0, 9.0)
+    assert read_marks(path) == {"1.1": [(10.0, 20.0, 30.0, 50.0), everywhere], "1.2": [everywhere]}

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -395,3 +396,36 @@ def test_a_keyed_hash_needs_its_key(tmp_path):
         Pseudonyms.from_file(tmp_path / "short")
     with pytest.raises(DataError, match=r"`key` must be a readable, writable file"):
         Pseudonyms.from_file(tmp_path)
+
+
+def test_a_file_is_flushed_before_it_takes_its_place_and_the_folders_after_it(queue, monkeypatch):
+    received = queue.place("incoming") / "image.dcm"
+    received.write_bytes(b"pixels")
+    known = {received.stat().st_ino: "the file"}
+    known |= {queue.place(state).stat().st_ino: state for state in ("incoming", "images")}
+    done, flush, replace = [], os.fsync, Path.replace
+
+    def flushed(handle):
+        done.append(f"flush {known[os.fstat(handle).st_ino]}")
+        flush(handle)
+
+    def replaced(path, target):
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    queue.take(received, "images", "1.2.3")
+    assert done[:2] == ["flush the file", "rename"]
+    assert sorted(done[2:]) == ["flush images", "flush incoming"]
+    assert queue.image("1.2.3").read_bytes() == b"pixels"
+
+
+def test_the_longest_waiting_scored_image_makes_room_and_no_more_than_needed(tmp_path):
+    with Queue(tmp_path / "queue", max_bytes=10_000).opened() as queue:
+        for uid, age in (("1.1", 20), ("1.2", 30), ("1.3", 10)):
+            path = queue.place("scored") / f"{queue.name(uid)}.dcm"
+            path.write_bytes(bytes(3000))
+            os.utime(path, (1_000_000 - age, 1_000_000 - age))
+        assert queue.has_room(3000)
+        assert [queue.image(uid) is not None for uid in ("1.1", "1.2", "1.3")] == [True, False, True]

@@ -329,3 +329,12 @@ def test_libraries_that_quote_names_are_silent(tmp_path, caplog, recwarn, capfd)
             write(MASSES, image, tmp_path / f"{name}.dcm")
     said = caplog.text + "".join(str(each.message) for each in recwarn) + "".join(capfd.readouterr())
     assert CANARY not in said
+
+
+@pytest.mark.parametrize(("laterality", "name"), [("L", "Left"), ("R", "Right"), ("", None)])
+def test_a_report_names_the_side_and_the_threshold_in_percent(image, tmp_path, laterality, name):
+    write_structured_report((assessed(laterality=laterality),), image, tmp_path / "report.dcm")
+    (group,) = highdicom.sr.srread(tmp_path / "report.dcm").content.get_planar_roi_measurement_groups()
+    (site,) = group.finding_sites
+    assert (site.laterality and site.laterality.meaning) == name
+    assert "malignant from 43 %" in group_texts(group[0])

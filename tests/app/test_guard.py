@@ -298,3 +298,9 @@ def test_any_other_address_needs_a_token(tmp_path):
     settings = server_settings("0.0.0.0", 8080, path)  # noqa: S104
     assert settings.token.get_secret_value() == TOKEN
     assert TOKEN not in repr(settings)
+
+
+def test_a_part_of_the_token_is_no_token(make_client):
+    client = make_client(token=TOKEN, host="192.0.2.1", wrong_tokens_per_minute=100)
+    for given in ("", TOKEN[:1], TOKEN[:-1], TOKEN[1:], f"{TOKEN}x", f"{TOKEN} {TOKEN}", TOKEN.upper()):
+        assert is_problem(client.get("/v1/model", headers={"Authorization": f"Bearer {given}"}), 401), given

@@ -108,3 +108,13 @@ def test_sessions_that_are_none(client, make_client, tmp_path):
     assert client.post("/v1/reading", json={"reader": "Anna Canary"}).status_code == 422
     empty = make_client(tmp_path / "empty", images=False)
     assert empty.post("/v1/reading", json={"reader": "R1"}).status_code == 409
+
+
+def test_the_truth_of_a_case_is_1_where_it_is_malignant(start):
+    with start() as client:
+        malignant, benign = (each["id"] for each in client.get("/v1/images").json())
+        session = client.post("/v1/reading", json={"reader": "R1"}).json()
+        rows = list(csv.DictReader(client.get(f"/v1/reading/{session['id']}/imrmc.csv").text.splitlines()))
+    number = {image: str(place) for place, image in enumerate(sorted([malignant, benign]), start=1)}
+    truth = {row["caseID"]: row["score"] for row in rows if row["readerID"] == "-1"}
+    assert truth == {number[malignant]: "1", number[benign]: "0"}

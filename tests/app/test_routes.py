@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 
@@ -6,9 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diagnet.app.answers import Answers
+from diagnet.app.images import Images
 from diagnet.data.image import read_image
-from diagnet.inference.assessment import assess
+from diagnet.data.marked import Marked
+from diagnet.data.mass import Mass
+from diagnet.data.roi import cut_roi
+from diagnet.inference.assessment import Policy, assess
 from diagnet.inference.model import load_model
+from diagnet.inference.saliency import occlusion
 from diagnet.notice import NOTICE
 from served import BOX, CSRF
 
@@ -235,3 +242,84 @@ def test_other_errors_are_problems_too(client):
     problem(client.put("/v1/model"), 405)
     problem(client.get("/docs"), 404)
     problem(client.get("/v1/images/"), 404)
+
+
+def test_saliency_says_what_speaks_for_malignant_and_what_against(client, image, served):
+    found = client.post("/v1/saliency", json={"image": image, "box": BOX}).json()
+    model = load_model(served.run, engine="torch")
+    path = served.images / "a.dcm"
+    region = cut_roi(read_image(path), Mass(path, tuple(BOX), None, ""), model.roi)
+    change = occlusion(lambda regions: model.probabilities(regions)[:, 1], region)
+    assert found["largest_change"] == pytest.approx(np.abs(change).max(), rel=1e-3)
+    signs = np.frombuffer(base64.b64decode(found["signs"]), np.uint8).reshape(change.shape)
+    is_clear = np.abs(change) > 1e-3 * np.abs(change).max()
+    assert is_clear.mean() > 0.5
+    assert (signs[is_clear] == (change > 0)[is_clear]).all()
+
+
+def test_the_threshold_that_is_told_is_the_models(served):
+    images = Images(b"key", max_images=1, keep_s=1.0)
+    model = dataclasses.replace(load_model(served.run, engine="torch"), threshold=0.37)
+    assert Answers(served.run, model, images).model["threshold"] == 0.37
+    images.close()
+
+
+def test_each_mark_keeps_its_own_score_for_what_is_asked_next(client, image):
+    boxes = [BOX, [24.0, 62.0, 58.0, 96.0]]
+    scored = client.post("/v1/predict", json={"image": image, "boxes": boxes}).json()["assessments"]
+    assert scored[0]["input_sha256"] != scored[1]["input_sha256"]
+    for box, each in zip(boxes, scored, strict=True):
+        answer = client.post("/v1/similar", json={"image": image, "box": box}).json()
+        assert answer["input_sha256"] == each["input_sha256"]
+
+
+def test_as_many_masses_as_allowed_are_scored(make_client, dicom):
+    client = make_client(images=False, max_boxes=2)
+    image = client.post("/v1/images", files={"file": dicom}).json()["id"]
+    for n_boxes, status in ((2, 200), (3, 422)):
+        asked = {"image": image, "boxes": [BOX] * n_boxes}
+        assert client.post("/v1/predict", json=asked).status_code == status
+
+
+def test_a_file_of_the_folder_is_forgotten_but_never_removed(client, image, served):
+    before = sorted(served.images.iterdir())
+    assert client.delete(f"/v1/images/{image}").status_code == 204
+    assert sorted(served.images.iterdir()) == before
+
+
+def test_an_image_has_another_id_for_whoever_has_another_key(make_client, dicom, tmp_path):
+    ids = [
+        make_client(tmp_path / state, images=False).post("/v1/images", files={"file": dicom}).json()["id"]
+        for state in ("one", "two", "one")
+    ]
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_an_upload_that_nobody_asks_for_goes_and_another_stays(monkeypatch, dicom, tmp_path):
+    def added(content):
+        (tmp_path / "sent").write_bytes(content)
+        with (tmp_path / "sent").open("rb") as file:
+            return images.add(file, Policy())
+
+    now = 0.0
+    monkeypatch.setattr("diagnet.app.images.time.monotonic", lambda: now)
+    images = Images(b"key", max_images=9, keep_s=100.0)
+    asked_for, left = added(dicom), added(dicom + b"\0\0")
+    now = 60.0
+    images.get(asked_for.id)
+    now = 120.0
+    assert [each.id for each in images.all()] == [asked_for.id]
+    assert asked_for.path.exists()
+    assert not left.path.exists()
+    images.close()
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_malignant"),
+    [(("benign", "malignant"), True), (("malignant",), True), (("benign", "benign"), False), (("",), None)],
+)
+def test_an_image_is_malignant_where_one_of_its_masses_is(served, labels, is_malignant):
+    images = Images(b"key", max_images=1, keep_s=1.0)
+    images.offer([Marked(served.images / "a.dcm", (None,) * len(labels), labels)], {})
+    assert [each.is_malignant for each in images.all()] == [is_malignant]
+    images.close()

@@ -38,6 +38,13 @@ _SOURCE = "src/diagnet"
 _COPIED = ("src", "tests", "benchmarks", "docs", "evidence", "examples")
 _LEFT = ("__pycache__", ".hypothesis", ".pytest_cache")
 _LONGEST_S = 3600.0  # that tests may take as they are
+_PLUGIN = "without_shrinking"  # hypothesis: the same examples each time, and the first that fails will do
+_PLUGIN_TEXT = """
+from hypothesis import Phase, settings
+
+settings.register_profile("once", phases=[Phase.explicit, Phase.generate], derandomize=True, database=None)
+settings.load_profile("once")
+"""
 _SPARE_S = 60.0  # added to thrice the time that the tests take as they are
 _CHANGES = itertools.count(1)  # seconds: each change of a file has a time of its own, so that no old bytecode is run
 
@@ -83,6 +90,7 @@ def copied(checkout, folder):
     for path in checkout.iterdir():
         if path.is_file():
             shutil.copy2(path, copy)
+    (folder / f"{_PLUGIN}.py").write_text(_PLUGIN_TEXT, encoding="utf-8")
     if (shared := checkout.parent / "shared").is_dir():
         (folder / "shared").symlink_to(shared.resolve())
     return copy
@@ -90,9 +98,9 @@ def copied(checkout, folder):
 
 def tested(copy, tests, limit_s):
     """Run test files until the first failure: how it ended, which test failed, and the seconds it took."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-rfE"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", _PLUGIN, "-rfE"]
     command += [f"tests/{test}" for test in tests]
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy.parent}", "OMP_NUM_THREADS": "1"}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # their import takes as long as most of the tests
     began = time.perf_counter()
     with subprocess.Popen(

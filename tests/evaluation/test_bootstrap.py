@@ -120,3 +120,17 @@ def test_masses_that_resemble_each_other_within_a_patient_widen_the_interval():
     by_mass = share(correct, everywhere, np.arange(len(patients)), draw_patients(len(patients), 1000, rng=rng), 0.95)
     ratio = (by_patient["high"] - by_patient["low"]) / (by_mass["high"] - by_mass["low"])
     assert ratio == pytest.approx(np.sqrt(each), rel=0.2)
+
+
+@pytest.mark.parametrize(("resampled", "ends"), [(0.6, (0.5, 0.6)), (0.4, (0.4, 0.5))])
+def test_an_interval_holds_its_figure_whatever_the_resamples_say(resampled, ends):
+    found = interval(0.5, np.full(9, resampled), 0.95, 10)
+    assert (found["low"], found["high"]) == ends
+
+
+def test_a_rate_of_false_alarms_holds_as_many_as_it_says():
+    """0.29 of 100 is 28.999999999999996 to a computer; the curve's height there is that after 29 false alarms."""
+    scores, targets = np.arange(200.0), np.arange(200) % 2 == 0  # from the highest down: an other, a target, an other
+    rates = np.arange(101) / 100
+    heights = weighted_sensitivity(scores, targets, np.ones((1, 200)), rates)[0]
+    assert heights == pytest.approx(rates)

@@ -119,3 +119,12 @@ def test_labels_other_than_malignant_or_not_are_refused():
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ValueError, match="`temperature` must be finite and above 0, got 0"):
         probabilities(np.zeros((1, 2)), 0.0)
+
+
+@pytest.mark.parametrize("n", [1, 4, 30])
+def test_masses_that_are_all_right_get_platts_chance(n):
+    """n of each class, all told apart by the same logits: each has the chance (n + 1) / (n + 2), not one."""
+    labels = np.repeat([0, 1], n)
+    logits = np.where(labels[:, None] == [0, 1], 2.0, -2.0)
+    chances = probabilities(logits, fit_temperature(labels, logits))
+    assert chances[np.arange(2 * n), labels] == pytest.approx((n + 1) / (n + 2), abs=1e-4)

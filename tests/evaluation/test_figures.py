@@ -220,3 +220,12 @@ def test_the_band_around_the_curve_is_of_the_middle_resamples():
     low, high = np.quantile(heights, [0.025, 0.975], axis=0)
     np.testing.assert_allclose(roc["low"], low, atol=1e-6)
     np.testing.assert_allclose(roc["high"], high, atol=1e-6)
+
+
+def test_a_mass_whose_score_is_the_threshold_is_called_malignant():
+    scores, names = np.array([0.5, 0.5, 0.2, 0.9]), tuple("abcd")
+    classes = ("benign", "malignant")
+    at_it = Predictions(names, names, np.array([1, 0, 0, 1]), np.stack([1 - scores, scores], axis=1), classes)
+    mass = evaluate(at_it, 0.5, QUICK, rng=rng())["units"]["mass"]
+    assert (mass["sensitivity"]["value"], mass["specificity"]["value"]) == (1.0, 0.5)
+    assert mass["confusion"] == [[1, 1], [0, 2]]

@@ -157,12 +157,3 @@ def test_a_deep_tiff_whose_white_is_0_is_refused(tmp_path: Path) -> None:
     upright = read_image(shallow)
     shallow.write_bytes(shallow.read_bytes().replace(black_is_0, black_is_0[:8] + b"\x00\x00"))
     np.testing.assert_allclose(read_image(shallow), 1 - upright, atol=1e-6)  # 8 bits it turns around itself
-
-
-@pytest.mark.parametrize(("n_dark", "is_background"), [(4, False), (5, True)])
-def test_one_pixel_in_twenty_is_background_and_fewer_are_not(n_dark: int, is_background: bool) -> None:
-    image = np.linspace(1000, 3000, 100)
-    image[:n_dark] = 0
-    scaled = scaled_over_breast(image.reshape(10, 10)).ravel()
-    assert not scaled[:n_dark].any()
-    assert scaled[n_dark] == pytest.approx(0 if is_background else image[n_dark] / 3000)

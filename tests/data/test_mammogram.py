@@ -89,3 +89,12 @@ def test_scaling_keeps_order_and_does_not_see_exposure(pixels: np.ndarray, gain:
 def test_what_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="`pixels` must be finite, got NaN or infinity"):
         scaled_over_breast(np.array([[0, np.nan]]))
+
+
+@pytest.mark.parametrize(("n_dark", "is_background"), [(4, False), (5, True)])
+def test_one_pixel_in_twenty_is_background_and_fewer_are_not(n_dark: int, is_background: bool) -> None:
+    image = np.linspace(1000, 3000, 100)
+    image[:n_dark] = 0
+    scaled = scaled_over_breast(image.reshape(10, 10)).ravel()
+    assert not scaled[:n_dark].any()
+    assert scaled[n_dark] == pytest.approx(0 if is_background else image[n_dark] / 3000)

@@ -1,11 +1,16 @@
 """Verbs that run and compare many trainings: study."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diagnet.cli.options import grouped
 from diagnet.cli.shared import Assignments, ConfigFile, Data, Json, Preset, Quiet, Workers, print_json, read_data
+
+if TYPE_CHECKING:
+    from diagnet.study.running import Study
 
 app = typer.Typer(
     help="Train many times on patient folds and compare: tables with intervals, in resumable shards.",
@@ -16,36 +21,44 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Option(help="Folder of the study's rows and tables.", show_default=False)]
 Folds = Annotated[int, typer.Option(help="Patient folds, the same for every repeat.", min=2)]
 Repeats = Annotated[int, typer.Option(help="Seeds of each arm on each fold.", min=1)]
-Shard = Annotated[str, typer.Option(help="i/n: run the i-th of n shares of the runs, from 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")]
-Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers see DATA.")]
-Only = Annotated[str | None, typer.Option(help="Arms to run, separated by commas. [default: all]")]
 Interrupted = "diagnet: interrupted. Fix: --resume keeps the runs done so far"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOptions:
+    """What all studies of arms are asked for: on what, how often, which share of it."""
+
+    data: Data
+    out: Folder
+    folds: Folds = 5
+    repeats: Repeats = 3
+    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n shares of the runs, from 0.")] = "0/1"
+    resume: Resume = False
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers see DATA.")] = None
+    only: Annotated[str | None, typer.Option(help="Arms to run, separated by commas. [default: all]")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a study trains, and what is said of it."""
+
+    preset: Preset = None
+    config_file: ConfigFile = None
+    assignments: Assignments = None
+    workers: Workers = None
+    quiet: Quiet = False
+    as_json: Json = False
 
 
 def _verb(name: str, what: str) -> None:
     """Add a verb that runs one of the studies there are."""
 
-    def run(
-        data: Data,
-        out: Folder,
-        folds: Folds = 5,
-        repeats: Repeats = 3,
-        shard: Shard = "0/1",
-        resume: Resume = False,
-        scheduler: Scheduler = None,
-        only: Only = None,
-        preset: Preset = None,
-        config_file: ConfigFile = None,
-        assignments: Assignments = None,
-        workers: Workers = None,
-        quiet: Quiet = False,
-        as_json: Json = False,
-    ) -> None:
-        given = locals() | {"name": name}
-        _run(**given)
+    def run(asked: StudyOptions, how: RunOptions) -> None:
+        _run(name, asked, how)
 
-    app.command(name, help=what, epilog=f"Example: diagnet study {name} data/inbreast --out studies/{name}")(run)
+    example = f"Example: diagnet study {name} data/inbreast --out studies/{name}"
+    app.command(name, help=what, epilog=example)(grouped(run))
 
 
 _verb("ablation", "Plain cross-entropy, then the method's parts and readings one by one.")
@@ -60,31 +73,22 @@ _verb("shortcuts", "What shuffled labels, and a mass's border, brightness or siz
 
 
 @app.command(epilog="Example: diagnet study designs data/inbreast --arms designs.toml --out studies/designs")
+@grouped
 def designs(
-    data: Data,
-    out: Folder,
+    asked: StudyOptions,
     arms: Annotated[
         Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
     ],
-    folds: Folds = 5,
-    repeats: Repeats = 3,
-    shard: Shard = "0/1",
-    resume: Resume = False,
-    scheduler: Scheduler = None,
-    only: Only = None,
-    preset: Preset = None,
-    config_file: ConfigFile = None,
-    assignments: Assignments = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    how: RunOptions,
 ) -> None:
     """Arms of your own."""
-    _run("designs", **locals())
+    _run("designs", asked, how, arms)
 
 
 @app.command(epilog="Example: diagnet study search data/inbreast --trials 30 --out studies/search")
+@grouped
 def search(
+    *,
     data: Data,
     out: Folder,
     trials: Annotated[int, typer.Option(help="Trials in each outer fold.", min=1)] = 20,
@@ -94,12 +98,7 @@ def search(
     folds: Folds = 5,
     repeats: Repeats = 1,
     resume: Resume = False,
-    preset: Preset = None,
-    config_file: ConfigFile = None,
-    assignments: Assignments = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    how: RunOptions,
 ) -> None:
     """Search settings on inner folds with Optuna, and say what outer folds make of them (choice.csv)."""
     import sys
@@ -109,20 +108,20 @@ def search(
     from diagnet.study import search as searching
     from diagnet.study.running import Study, claim_study
 
-    base = read_config(config_file, preset, assignments or ())
+    base = read_config(how.config_file, how.preset, how.assignments or ())
     searched = searching.SPACE if space is None else searching.read_space(space)
     study = Study("search", (), data.absolute(), base, folds, repeats)
     mass_set = _mass_set(data, base)
     claim_study(study, mass_set, out, joins=resume)
-    if not quiet:
+    if not how.quiet:
         print(f"{trials} trials in each of {folds} folds, {trials * folds * repeats} runs in all", file=sys.stderr)
     try:
-        with shown_progress(quiet=quiet) as progress:
-            searching.search(study, mass_set, out, searched, trials, workers=workers, progress=progress)
+        with shown_progress(quiet=how.quiet) as progress:
+            searching.search(study, mass_set, out, searched, trials, workers=how.workers, progress=progress)
     except KeyboardInterrupt:
         print(Interrupted, file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_tables(out, mass_set, as_json=as_json)
+    _print_tables(out, mass_set, as_json=how.as_json)
 
 
 @app.command(epilog="Example: diagnet study tables studies/ablation --data data/inbreast")
@@ -167,26 +166,8 @@ def _mass_set(data: Path, config: Any) -> Any:
     return mass_set_of(read_data(data, config))
 
 
-def _run(
-    name: str,
-    data: Path,
-    out: Path,
-    folds: int,
-    repeats: int,
-    shard: str,
-    resume: bool,
-    scheduler: str | None,
-    only: str | None,
-    preset: str | None,
-    config_file: Path | None,
-    assignments: list[str] | None,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
-    arms: Path | None = None,
-) -> None:
+def _run(name: str, asked: StudyOptions, how: RunOptions, arms: Path | None = None) -> None:
     """Run a study's share of jobs, then write and print its tables as far as they go."""
-    import os
     import sys
 
     from diagnet.cli.terminal import shown_progress
@@ -194,27 +175,32 @@ def _run(
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
 
-    share = parse_shard(shard)
-    base = read_config(config_file, preset, assignments or ())
+    share = parse_shard(asked.shard)
+    base = read_config(how.config_file, how.preset, how.assignments or ())
     known = STUDIES[name] if arms is None else read_arms(arms, base)
-    study = Study(name, chosen_arms(known, only), data.absolute(), base, folds, repeats)
-    mass_set = _mass_set(data, base)
-    claim_study(study, mass_set, out, joins=resume or share[1] > 1)
-    n_jobs = len(study.jobs())
-    if not quiet:
-        n_workers = workers or os.cpu_count()
-        print(
-            f"{n_jobs} runs: {len(study.arms)} arms on {folds} folds, {repeats} times; shard {shard}, "
-            f"{scheduler or f'{n_workers} workers'}",
-            file=sys.stderr,
-        )
+    study = Study(name, chosen_arms(known, asked.only), asked.data.absolute(), base, asked.folds, asked.repeats)
+    mass_set = _mass_set(asked.data, base)
+    claim_study(study, mass_set, asked.out, joins=asked.resume or share[1] > 1)
+    if not how.quiet:
+        print(_announced(study, asked, how), file=sys.stderr)
     try:
-        with shown_progress(quiet=quiet) as progress:
-            run_study(study, out, workers=workers, shard=share, scheduler=scheduler, progress=progress)
+        with shown_progress(quiet=how.quiet) as progress:
+            run_study(study, asked.out, workers=how.workers, shard=share, scheduler=asked.scheduler, progress=progress)
     except KeyboardInterrupt:
         print(Interrupted, file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_tables(out, mass_set, as_json=as_json)
+    _print_tables(asked.out, mass_set, as_json=how.as_json)
+
+
+def _announced(study: "Study", asked: StudyOptions, how: RunOptions) -> str:
+    """How much work it is, and who does it."""
+    import os
+
+    workers = asked.scheduler or f"{how.workers or os.cpu_count()} workers"
+    return (
+        f"{len(study.jobs())} runs: {len(study.arms)} arms on {study.folds} folds, {study.repeats} times;"
+        f" shard {asked.shard}, {workers}"
+    )
 
 
 def _print_tables(out: Path, mass_set: Any, *, as_json: bool) -> None:

@@ -1,7 +1,12 @@
-import pytest
+import tomllib
 
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from diagnet.atomic import write_text
 from diagnet.config import Config, read_config
-from diagnet.errors import SettingsError
+from diagnet.errors import DataError, SettingsError
 
 
 def test_presets():
@@ -19,6 +24,36 @@ def test_toml_round_trip(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(config.to_toml())
     assert read_config(path) == config
+
+
+@settings(deadline=None)  # it writes files
+@given(st.lists(st.text(), min_size=2, max_size=4, unique=True), st.text())
+@example(["\x7f\x00\x1f", '"\\\\ud83d\\ude00\x85\u2028\r\n\U0001f600\U0010ffff\ufffe'], "sqlite:///Runs/ß.db")
+def test_any_text_reads_back_equal(tmp_path_factory, classes, uri):
+    config = Config.from_preset("small", {"classes": classes, "tracking": {"mlflow": uri}})
+    path = tmp_path_factory.mktemp("toml") / "config.toml"
+    write_text(path, config.to_toml())
+    assert read_config(path) == config
+    assert tomllib.loads(config.to_toml())["classes"] == classes
+    assert config.tracking.mlflow == uri
+    assert config.to_toml().isascii()
+
+
+def test_words_come_in_any_case_and_free_text_is_kept():
+    config = read_config(None, None, ["tracking.mlflow=http://Host/A", "graph.space=IMAGE", "training.rotation=0"])
+    assert (config.tracking.mlflow, config.graph.space) == ("http://Host/A", "image")
+
+
+def test_infinity_is_written_as_toml_has_it():
+    toml = Config.from_preset("small", {"training": {"learning_rate": float("inf")}}).to_toml()
+    assert "learning_rate = inf\n" in toml
+
+
+@pytest.mark.parametrize("changes", [{"classes": ["a", "\ud83d"]}, {"tracking": {"mlflow": "\udcff"}}])
+def test_half_of_a_surrogate_pair_is_told(changes):
+    with pytest.raises(DataError, match=r"`text` must be text that UTF-8 can hold, got .* U\+D[8C]..* Fix: ") as told:
+        Config.from_preset("small", changes).to_toml()
+    assert str(told.value).encode()
 
 
 def test_assignments_win_over_the_file_and_the_seed_over_all(tmp_path):

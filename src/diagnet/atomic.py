@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diagnet.errors import RunFolderError
+from diagnet.errors import DataError, RunFolderError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
@@ -72,9 +72,36 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all."""
+    """Write `text` (UTF-8) to `path`, letter for letter on every system, whole or not at all.
+
+    Raises:
+        DataError: UTF-8 cannot hold it; nothing is written.
+        RunFolderError: the disk is full or the folder cannot be written.
+    """
+    content = as_utf8(text)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def as_utf8(text: str) -> bytes:
+    """Encode text as UTF-8.
+
+    Raises:
+        DataError: it holds half of a surrogate pair, as the name of a file does that is no text to this system; the
+            message shows nothing else of it.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"`text` must be text that UTF-8 can hold, got the lone surrogate U+{ord(text[error.start]):04X} in a name."
+            " Fix: rename the file, or write the name anew."
+        ) from None  # what it came from shows the text
+
+
+def legible(text: str) -> str:
+    """Replace by `?` what UTF-8 cannot hold, in text that people read and no program reads back."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def require_empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from diagnet.atomic import as_utf8
 from diagnet.data.inbreast import InbreastSettings
 from diagnet.data.mass import CLASSES
 from diagnet.data.roi import RoiSettings
@@ -87,7 +88,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise SettingsError(one_line(error)) from error
 
     def to_toml(self) -> str:
-        """Write every resolved setting as TOML."""
+        """Write every resolved setting as TOML, in ASCII.
+
+        Raises:
+            DataError: a class name or other text holds half of a surrogate pair.
+        """
         values = self.model_dump(mode="json")
         lines = [_toml_line(key, value) for key, value in values.items() if not isinstance(value, dict)]
         for section, entries in values.items():
@@ -98,6 +103,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                     *(_toml_line(*item) for item in entries.items() if item[1] is not None),
                 ]
         return "\n".join(lines) + "\n"
+
+
+_FREE_TEXT = frozenset(
+    name
+    for section in Config.model_fields.values()
+    if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
+    for name, field in section.annotation.model_fields.items()
+    if field.annotation is str
+)
 
 
 def read_config(
@@ -146,7 +160,7 @@ def _parsed(assignment: str) -> dict[str, Any]:
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip().lower()
+        value = text.strip()
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
@@ -154,6 +168,8 @@ def _parsed(assignment: str) -> dict[str, Any]:
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `changes` over `base`, section by section; neither is changed.
+
+    Words come in any case, as `SUBSPACE`; text of the user's own, such as a tracking URI, is kept as it is.
 
     Raises:
         SettingsError: a section is laid over a value.
@@ -166,12 +182,29 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
                 raise SettingsError(f"`{key}` must be a value, got a section")
             result[key] = merged(section, value)
         else:
-            result[key] = value.lower() if isinstance(value, str) else value
+            result[key] = value.lower() if isinstance(value, str) and key not in _FREE_TEXT else value
     return result
 
 
 def _toml_line(key: str, value: Any) -> str:
-    return f"{key} = {json.dumps(value)}"  # JSON's scalars and arrays are TOML's
+    return f"{key} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    """A scalar or an array in TOML: as in JSON, but for letters and numbers that JSON writes otherwise."""
+    if isinstance(value, str):
+        as_utf8(value)
+        return f'"{"".join(map(_toml_letter, value))}"'
+    if isinstance(value, float):
+        return repr(value)  # inf and nan are TOML's too
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)
+
+
+def _toml_letter(letter: str) -> str:
+    """JSON writes a letter beyond U+FFFF as a surrogate pair, and DEL as it is; TOML has neither."""
+    return f"\\U{ord(letter):08x}" if letter > "\uffff" or letter == "\x7f" else json.dumps(letter)[1:-1]
 
 
 def one_line(error: ValidationError) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import load_npz
 
-from diagnet.config import Config
+from diagnet.config import Config, read_config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
@@ -17,6 +17,8 @@ from diagnet.evaluation.abstention import LEAST_HALF_WIDTH
 from diagnet.experiment import run_experiment
 from diagnet.inference.external_validation import evaluate_run
 from diagnet.inference.model import load_model
+from diagnet.run.folder import read_json, read_records
+from diagnet.run.report.files import read_run_files
 
 TINY = {
     "roi": {"size": 32},
@@ -274,3 +276,46 @@ def test_the_main_job_on_real_masses(shared_masses, tmp_path):
     assert run.metrics["test"]["units"]["mass"]["n"] == len(run.predictions.labels) > 100
     assert run.metrics["test"]["units"]["mass"]["auc"]["low"] is not None
     assert (run.folder / "report.html").exists()
+
+
+NAMES = ("gut\r\x7f\u2028ss", '\U0001f600 "b\\\n')
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's, of letters that its font lacks
+def test_names_of_any_text_are_read_back(tmp_path):
+    masses = [
+        replace(mass, label=NAMES[mass.label == "malignant"], patient_id=f"{mass.patient_id}\r\n\x85;", view="C\rC")
+        for mass in phantoms().masses
+    ]
+    mass_set = MassSet(masses, classes=NAMES, source="a\udcff")
+    config = tiny(classes=NAMES, training={**TINY["training"], "epochs": 1})
+    out = run_experiment(config, mass_set, tmp_path / "run", command="diagnet train a\udcff", with_report=True).folder
+    assert read_config(out / "config.toml") == config
+    assert read_json(out / "run.json")["data"]["source"] == "a\udcff"
+    split, files = read_records(out / "split.csv"), read_run_files(out)
+    for row in (*split, *files.predictions):
+        mass = masses[int(row["index"])]
+        assert (row["label"], row["patient_id"]) == (mass.label, mass.patient_id)
+    assert len(split) == len(masses)
+    assert {row["view"] for row in files.predictions} == {"C\rC"}
+    assert files.classes == list(NAMES)
+    assert [row["epoch"] for row in files.history] == [1]
+    assert load_model(out).classes == NAMES
+    assert "a? · preset small" in (out / "report.html").read_text(encoding="utf-8")
+    assert "Source: a? (" in (out / "model_card.md").read_text(encoding="utf-8")
+    metrics = evaluate_run(out, mass_set, tmp_path / "again", settings=config.evaluation)
+    n_seen = sum(row["part"] != "test" for row in split)
+    assert metrics["left_out"]["patient was in the run's training or validation part"] == n_seen
+
+
+def test_names_that_are_no_text_are_told_before_anything_is_written(run, tmp_path):
+    named = [Mass(tmp_path / "a\udcff.png", None, mass.label, mass.patient_id) for mass in phantoms().masses]
+    strange = MassSet([replace(mass, patient_id="Q\udcff") for mass in phantoms().masses])
+    for masses in (MassSet(named), strange):
+        for write in (
+            lambda masses: run_experiment(tiny(), masses, tmp_path / "out"),
+            lambda masses: evaluate_run(run.folder, masses, tmp_path / "out", settings=tiny().evaluation),
+        ):
+            with pytest.raises(DataError, match=r"`text` must be text .*, got the lone surrogate U\+DCFF in a name"):
+                write(masses)
+            assert not (tmp_path / "out").exists()

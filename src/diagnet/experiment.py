@@ -22,7 +22,7 @@ from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
-from diagnet.run.folder import claim, git_revision, now, versions, write_metrics, write_record
+from diagnet.run.folder import claim, git_revision, now, require_text, versions, write_metrics, write_record
 from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
 from diagnet.run.tables import PARTS, PlacedMass, scored_masses, write_predictions, write_split
@@ -75,7 +75,7 @@ def run_experiment(
         The finished run.
 
     Raises:
-        DataError: the masses cannot be split or read.
+        DataError: the masses cannot be split or read, or the name of one is no text.
         RunFolderError: the folder is taken, or cannot be written.
         MissingExtraError: the report is wanted and matplotlib is not installed.
     """
@@ -85,6 +85,7 @@ def run_experiment(
     mass_set = mass_set_of(masses)
     if mass_set.classes != config.classes:
         raise DataError(f"`classes` must be those of the data, {mass_set.classes}, got {config.classes}")
+    require_text(mass_set)
     notes: list[str] = []
     if isinstance(masses, Prepared):
         if masses.settings != config.roi:

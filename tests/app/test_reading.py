@@ -1,6 +1,10 @@
 import csv
+import io
+import json
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from served import BOX
 
@@ -118,3 +122,34 @@ def test_the_truth_of_a_case_is_1_where_it_is_malignant(start):
     number = {image: str(place) for place, image in enumerate(sorted([malignant, benign]), start=1)}
     truth = {row["caseID"]: row["score"] for row in rows if row["readerID"] == "-1"}
     assert truth == {number[malignant]: "1", number[benign]: "0"}
+
+
+@settings(deadline=None)  # it writes files
+@given(st.text(), st.text())
+@example("a\rb\u2028", "\x85\n\U0001f600")
+def test_any_text_is_kept_in_sessions_and_in_the_audit_log(tmp_path_factory, reader, image):
+    from diagnet.app.audit import AuditLog
+    from diagnet.app.reading import ReadingRoom
+
+    folder = tmp_path_factory.mktemp("state")
+    session = ReadingRoom(folder).begin(reader, 0, [image])
+    assert (session["reader"], session["cases"]) == (reader, [image])
+    assert ReadingRoom(folder).session(session["id"]) == session
+    for route in (reader, image):
+        AuditLog(folder / "audit.jsonl").write({"route": route})
+    lines = (folder / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["route"] for line in lines] == [reader, image]
+
+
+@settings(deadline=None)  # it writes files
+@given(st.text())
+@example("a\rb")
+def test_a_reader_of_any_code_is_read_back_by_imrmc(tmp_path_factory, reader):
+    from diagnet.app.reading import ReadingRoom
+    from diagnet.app.shapes import ScoreRequest
+
+    room, image = ReadingRoom(tmp_path_factory.mktemp("state")), "0" * 24
+    session = room.begin(reader, 0, [image])["id"]
+    room.score(session, ScoreRequest(image=image, stage="without", score=1, seconds=1))
+    rows = list(csv.reader(io.StringIO(room.as_imrmc(session, {}), newline=""), strict=True))
+    assert rows[1] == [reader, "1", "without-model", "1"]

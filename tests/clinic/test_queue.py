@@ -11,6 +11,8 @@ pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip
 
 import shutil
 
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
 
 from clinic_parts import BOX, CANARY, mammogram, marks
@@ -22,6 +24,7 @@ from diagnet.clinic.worker import Worker, WorkerSettings
 from diagnet.errors import DataError, NetworkError, NotTakenError, RunFolderError
 from diagnet.inference.assessment import Policy, assess
 from diagnet.inference.model import load_model
+from diagnet.run.folder import read_json, write_json
 
 
 class Crash(BaseException):
@@ -429,3 +432,17 @@ def test_the_longest_waiting_scored_image_makes_room_and_no_more_than_needed(tmp
             os.utime(path, (1_000_000 - age, 1_000_000 - age))
         assert queue.has_room(3000)
         assert [queue.image(uid) is not None for uid in ("1.1", "1.2", "1.3")] == [True, False, True]
+
+
+@settings(deadline=None)  # it writes files
+@given(st.dictionaries(st.text(), st.text()))
+@example({"reason": "a\r\u2028\x7f\U0001f600"})
+def test_records_of_any_text_are_read_back(tmp_path_factory, record):
+    with Queue(tmp_path_factory.mktemp("any") / "queue", max_bytes=1000).opened() as queue:
+        queue.set_failed("a", record)
+        assert read_json(queue.place("failed") / "a.json") == record
+        folder = queue.place("outbox") / "b"
+        folder.mkdir()
+        write_json(folder / "record.json", record)
+        queue.set_done(folder)
+        assert done(queue) == [record]

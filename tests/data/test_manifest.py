@@ -1,14 +1,15 @@
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diagnet.data.manifest import read_manifest, write_manifest
+from diagnet.data.manifest import ALIASES, OPTIONAL, REQUIRED, read_manifest, write_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.errors import DataError
 from dicom_files import write_dicom
@@ -154,11 +155,13 @@ def test_images_need_not_be_there_when_not_asked_for(tmp_path: Path) -> None:
 
 
 numbers = st.floats(0, 1e6, allow_subnormal=False)
-texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).filter(
-    lambda text: text == text.strip()
+texts = st.text(min_size=1).filter(lambda text: text == text.strip())  # st.text() has no lone surrogates
+columns = texts.filter(
+    lambda name: name.casefold() not in {each.casefold() for each in (*REQUIRED, *OPTIONAL, *ALIASES)}
 )
 
 
+@settings(deadline=None)  # it writes files
 @given(
     st.lists(
         st.builds(
@@ -169,19 +172,53 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
             patient_id=texts,
             laterality=st.sampled_from(["", "L", "R"]),
             view=st.sampled_from(["", "CC", "MLO"]),
-            label_source=st.sampled_from(["", "biopsy"]),
+            label_source=texts | st.just(""),
             spacing_mm=st.none() | st.just((0.07, 1 / 3)),
             original_size=st.none() | st.just((3328.0, 2560.5)),
             extra=st.fixed_dictionaries({"note": texts | st.just(""), "Split Group": st.just('a,;"b')}),
         ),
         min_size=1,
         unique_by=lambda mass: (mass.image, mass.box),
-    )
+    ),
+    columns,
 )
-def test_written_masses_read_back_equal(tmp_path_factory: pytest.TempPathFactory, masses: list[Mass]) -> None:
+def test_written_masses_read_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, masses: list[Mass], column: str
+) -> None:
+    masses = [replace(mass, extra={**mass.extra, column: str(number)}) for number, mass in enumerate(masses)]
     path = tmp_path_factory.mktemp("table") / "masses.csv"
     write_manifest(path, MassSet(masses))
     assert list(read_manifest(path, check_images=False).masses) == masses
+
+
+@settings(deadline=None)  # it writes files
+@given(st.lists(texts, min_size=2, max_size=4, unique=True))
+@example(["ss", "ß"])
+@example(["cyst", "Cyst"])
+@example(["a\rb", "a\nb"])
+def test_labels_of_any_classes_read_back_equal(tmp_path_factory: pytest.TempPathFactory, classes: list[str]) -> None:
+    masses = [Mass(Path(f"/nowhere/{k}.png"), None, name, "P1") for k, name in enumerate(classes)]
+    path = tmp_path_factory.mktemp("table") / "masses.csv"
+    write_manifest(path, MassSet(masses, classes=tuple(classes)))
+    assert list(read_manifest(path, classes=tuple(classes), check_images=False).masses) == masses
+
+
+@settings(deadline=None)  # it writes files
+@given(st.text(), st.text(), st.text())
+def test_white_space_around_a_cell_is_stripped(
+    tmp_path_factory: pytest.TempPathFactory, patient: str, view: str, note: str
+) -> None:
+    mass = Mass(Path("/nowhere/a.png"), None, "benign", patient, view=view, extra={"note": note})
+    path = tmp_path_factory.mktemp("table") / "masses.csv"
+    if not patient.strip():
+        with pytest.raises(DataError, match=r"`patient_id` must be text, got none, or white space alone\. Fix: name"):
+            write_manifest(path, MassSet([mass]))
+        assert not path.exists()
+        return
+    write_manifest(path, MassSet([mass]))
+    (found,) = read_manifest(path, check_images=False).masses
+    assert (found.patient_id, found.view) == (patient.strip(), view.strip().upper())
+    assert found.extra == {"note": note.strip()}
 
 
 def test_images_below_the_table_are_named_relatively(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -199,9 +236,37 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     path = tmp_path / "masses.csv"
     with pytest.raises(ValueError, match="`image` must be a path to be written in a table, got pixels"):
         write_manifest(path, MassSet([Mass(np.zeros((2, 2), np.float32), None, "benign", "P1")]))
-    with pytest.raises(ValueError, match=r"must not use the names of known columns, got \['x0'\]"):
+    with pytest.raises(ValueError, match="must not use the names of known columns, got 'x0'"):
         write_manifest(path, MassSet([Mass(tmp_path / "a.png", None, "benign", "P1", extra={"x0": "1"})]))
+    for name in ("Image", "FILE_PATH"):
+        with pytest.raises(ValueError, match=f"must not use the names of known columns, got '{name}'"):
+            write_manifest(path, MassSet([Mass(tmp_path / "a.png", None, "benign", "P1", extra={name: "1"})]))
+    for name in ("", " a"):
+        with pytest.raises(ValueError, match="must name columns without white space around their names"):
+            write_manifest(path, MassSet([Mass(tmp_path / "a.png", None, "benign", "P1", extra={name: "1"})]))
+    with pytest.raises(ValueError, match="`label` must be one of benign, malignant, got 'cyst'"):
+        write_manifest(path, MassSet([Mass(tmp_path / "a.png", None, "cyst", "P1")]))
+    for classes in (("benign", " "), ("benign", " benign")):
+        masses = [Mass(tmp_path / f"{k}.png", None, name, "P1") for k, name in enumerate(classes)]
+        with pytest.raises(DataError, match=r"`classes` must differ in more than white space.* Fix: name the classes"):
+            write_manifest(path, MassSet(masses, classes=classes))
+    for mass in (
+        Mass(tmp_path / "a\udcff.png", None, "benign", "P1"),
+        Mass(tmp_path / "a.png", None, "benign", "P\ud8001"),
+    ):
+        with pytest.raises(
+            DataError, match=r"`text` must be text that UTF-8 can hold, got .* U\+D[8C].*\. Fix: "
+        ) as told:
+            write_manifest(path, MassSet([mass]))
+        assert told.value.__cause__ is None
+        assert "P" not in str(told.value).replace("UTF-8", "")
     assert not path.exists()
+
+
+def test_a_column_that_an_alias_left_over_is_written_too(folder: Path) -> None:
+    read = read_manifest(table(folder, "file_path,image,patient_id,label", "z.png,a.png,P1,benign"))
+    write_manifest(folder / "new.csv", read)
+    assert list(read_manifest(folder / "new.csv").masses) == list(read.masses)
 
 
 def test_real_tables(shared_masses: Path) -> None:

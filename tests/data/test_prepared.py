@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
@@ -178,3 +180,31 @@ def test_regions_of_another_chain_are_refused(mass_set, tmp_path):
     about.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"prepared by a version of diagnet that reads images as this one does.*Fix: "):
         read_prepared(tmp_path / "data")
+
+
+words = st.text(min_size=1).filter(lambda text: text == text.strip())
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # each writes its own folder
+@given(st.lists(words, min_size=2, max_size=2, unique=True), words, st.text(), words)
+@example(["a\rb", "ss"], "P\r\n1", "sour\rce", "n\ro;te")
+@example(["Cyst", "cyst"], "\x00", "\u2028\x7f\U0001f600", "\x85.")
+def test_any_text_comes_out_as_it_went_in(mass_set, tmp_path_factory, classes, patient, source, column):
+    masses = [
+        replace(mass, label=classes[k % 2], patient_id=f"{patient}{k}", extra={f"*{column}": patient})
+        for k, mass in enumerate(mass_set.masses)
+    ]
+    told = {"left_out": {source: 1}, "notes": {patient: 2}}
+    given_set = MassSet(masses, tuple(classes), source, **told)
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    write_prepared(given_set, out, RoiSettings(size=8), workers=1)
+    assert read_prepared(out).mass_set == given_set
+
+
+def test_what_is_no_text_is_told_before_an_image_is_read(mass_set, tmp_path):
+    nameless = replace(mass_set, masses=[replace(mass_set.masses[0], patient_id="a\udcff")])
+    with pytest.raises(DataError, match=r"`text` must be text that UTF-8 can hold, got the lone surrogate U\+DCFF"):
+        write_prepared(nameless, tmp_path / "out", SETTINGS, progress=lambda *_: pytest.fail("an image was read"))
+    assert not (tmp_path / "out").exists()

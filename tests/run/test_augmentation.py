@@ -1,18 +1,25 @@
 import csv
+import json
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from diagnet.config import Config, merged
+from diagnet.config import Config, merged, read_config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.roi import flipped
 from diagnet.errors import DataError, RunFolderError
+from diagnet.neighbors import Neighbors
+from diagnet.run.array_files import write_neighbors
 from diagnet.run.augmentation import augment, write_augmentation
+from diagnet.run.folder import read_records
 
 CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_share": 0.6}})
 
@@ -147,5 +154,50 @@ def test_too_few_masses_of_a_class(masses, tmp_path):
 
 
 def test_the_digits_example_runs(capsys):
-    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "digits.py"))
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "digits.py"))
     assert "positive neighbors" in capsys.readouterr().out
+
+
+@settings(deadline=None)  # it writes files
+@given(st.lists(st.text(), min_size=2, max_size=2, unique=True), st.lists(st.text(), min_size=2, max_size=2))
+@example(["a\rb", ""], ["P\r1", "\u2028;\n"])
+def test_provenance_of_any_name_is_read_back(tmp_path_factory, classes, patients):
+    image, ones, holds = np.zeros((2, 4, 4), np.float32), np.ones(2), np.ones(2, bool)
+    found = Neighbors(
+        images=image,
+        labels=np.array([0, 1]),
+        kinds=np.array([1, -1], np.int8),
+        parents=np.array([0, 1]),
+        probability=ones,
+        nearest_original=ones,
+        nearest_of_sign=ones,
+        positive_spacing=holds,
+        negative_spacing=holds,
+        negative_reach=holds,
+        closest_pair={0: 1.0, 1: 1.0},
+    )
+    masses = MassSet([Mass(image[k], None, classes[k], patients[k]) for k in (0, 1)], classes=tuple(classes))
+    folder = tmp_path_factory.mktemp("neighbors")
+    write_neighbors(folder, found, np.array([0, 1]), masses, CONFIG.neighbors)
+    rows = read_records(folder / "neighbors.csv")
+    assert [row["label"] for row in rows] == classes
+    assert [row["parent_patient"] for row in rows] == patients
+    with np.load(folder / "neighbors.npz", allow_pickle=False) as file:  # numpy pads text with NUL, which is stripped
+        assert file["parent_patients"].tolist() == [patient.rstrip("\0") for patient in patients]
+
+
+def test_any_class_name_is_in_what_is_written(masses, tmp_path):
+    classes = ("gut\r\x7f\u2028", '\U0001f600 "b\\')
+    config = CONFIG.model_copy(update={"classes": classes})
+    renamed = [replace(mass, label=classes[mass.label == "malignant"]) for mass in masses.masses]
+    summary = write_augmentation(config, MassSet(renamed, classes=classes), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "augmentation.json").read_text()) == summary
+    assert set(summary["neighbors"]) == {f"{kind} {name}" for kind in ("positive", "negative") for name in classes}
+    assert read_config(tmp_path / "out" / "config.toml") == config
+
+
+def test_what_is_no_text_is_told_before_anything_is_written(masses, tmp_path):
+    nameless = replace(masses, masses=[replace(mass, patient_id="a\udcff") for mass in masses.masses])
+    with pytest.raises(DataError, match=r"`text` must be text that UTF-8 can hold, got the lone surrogate U\+DCFF"):
+        write_augmentation(CONFIG, nameless, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -3,17 +3,21 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from tiny import TINY
 
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
+from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import write_prepared
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.errors import DataError, SettingsError
+from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms
 from diagnet.study.calibration import abstention, calibration, calibration_error
 from diagnet.study.choice import choice
@@ -270,3 +274,20 @@ def test_the_evidence_is_of_the_preset_as_it_ships():
     (ours,) = (arm for arm in STUDIES["ablation"] if arm.name == "diagnet")
     base = Config.from_preset("small")
     assert Config.model_validate(record["settings"]) == base == ours.config(base)
+
+
+@hypothesis.settings(deadline=None)  # it writes files
+@hypothesis.given(st.text(min_size=1), st.lists(st.text(), min_size=2, max_size=2, unique=True))
+@hypothesis.example("a\r\n\x85\u2028\x7f", ["\U0001f600", "\x00"])
+def test_study_and_rows_of_any_text_are_read_back(tmp_path_factory, text, classes):
+    out = tmp_path_factory.mktemp("study")
+    base = Config.from_preset("small", {**TINY, "classes": classes, "tracking": {"mlflow": text}})
+    study = Study("own", (Arm("own", text),), Path(text.replace("\0", "")), base, 2, 1)
+    masses = MassSet([Mass(Path("a"), None, classes[0], text)], tuple(classes))
+    claim_study(study, masses, out / "study", joins=False)
+    claim_study(study, masses, out / "study", joins=True)  # the same study
+    record = read_json(out / "study" / "study.json")
+    assert record["settings"] == base.model_dump(mode="json")
+    assert record["arms"]["own"]["what"] == text
+    write_rows(out / "own" / "fold0-repeat0.csv", Rows([text], np.array([3]), np.array([0.5]), 1.0))
+    assert [row["part"] for row in read_jobs(out / "own", 1)[0, 0]] == [text]

@@ -11,7 +11,8 @@ import numpy as np
 from starlette.exceptions import HTTPException
 
 from diagnet.app.shapes import ScoreRequest
-from diagnet.run.folder import now, read_json, table_text, write_json
+from diagnet.data.table import table_text
+from diagnet.run.folder import now, read_json, write_json
 
 STAGES = ("without", "with")
 

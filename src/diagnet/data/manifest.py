@@ -1,16 +1,15 @@
 """masses.csv <-> masses: a table with one row per mass; every error names file, row and column."""
 
-import csv
-import io
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from diagnet.atomic import write_text
+from diagnet.atomic import as_utf8, write_text
 from diagnet.data.box import MAX_OVERHANG_PX, Box
 from diagnet.data.image import image_size
 from diagnet.data.mass import CLASSES, Mass, MassSet
-from diagnet.data.table import Row, read_table
-from diagnet.errors import DiagNetError
+from diagnet.data.table import Row, read_table, table_text
+from diagnet.errors import DataError, DiagNetError
 
 REQUIRED = ("image", "patient_id", "label")
 BOX = Box._fields
@@ -27,11 +26,11 @@ def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_image
     Columns `image` (a path relative to the table's folder, or absolute), `patient_id` and `label` are required;
     `laterality, view, label_source, x0, y0, x1, y1, row_spacing_mm, column_spacing_mm, original_width,
     original_height` are understood; all others are kept in `Mass.extra`. Rows without a label are left out and
-    counted.
+    counted. White space around a cell is none of its text.
 
     Args:
         path: the table: UTF-8, comma or semicolon.
-        classes: class names; labels are compared without regard to case.
+        classes: class names; labels are compared without regard to case where none is the very same.
         check_images: open the header of each image, to see that it is there and holds its boxes; False for a
             table whose images are not needed any more.
 
@@ -64,26 +63,35 @@ def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_image
 def write_manifest(path: Path, mass_set: MassSet) -> None:
     """Write masses as a table that `read_manifest` reads back; whole or not at all.
 
-    Images inside the table's folder are named relative to it, others absolutely.
+    Images inside the table's folder are named relative to it, others absolutely. All text is read back as it is, but
+    for white space around it, which `read_table` strips. A view comes back in capitals; a mass has all extra columns.
 
     Raises:
-        ValueError: an image is an array, or an extra column has the name of a known one.
+        DataError: a text cannot be read back: UTF-8 cannot hold it, there is nothing but white space to it, or a label
+            is not told from another class.
+        ValueError: an image is an array, a label is no class, or an extra column has no name of its own.
     """
-    lines = [_cells(mass, path.parent.absolute()) for mass in mass_set.masses]
+    write_text(path, manifest_text(mass_set, path.parent))
+
+
+def manifest_text(mass_set: MassSet, folder: Path) -> str:
+    """Write masses as the table that `write_manifest` puts into a folder; raises what it raises."""
+    extras = dict.fromkeys(name for mass in mass_set.masses for name in mass.extra)
+    _check_names(extras)
+    lines = [_cells(mass, folder.absolute()) for mass in mass_set.masses]
+    for line in lines:
+        _check_text(line, mass_set.classes)
     filled = {name for line in lines for name, text in line.items() if text}
     always = ("image", "patient_id", "laterality", "view", "label", *BOX)
-    extras = dict.fromkeys(name for line in lines for name in line if name not in REQUIRED + OPTIONAL)
     columns = [*always, *(name for name in OPTIONAL if name in filled and name not in always), *extras]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, buffer.getvalue())
+    text = table_text(columns, [[line.get(name, "") for name in columns] for line in lines])
+    as_utf8(text)
+    return text
 
 
 def _mass(row: Row, image: Path, box: Box | None, classes: tuple[str, ...]) -> Mass:
     cells = row.cells
-    label = {name.casefold(): name for name in classes}.get(cells["label"].casefold())
+    label = _label(cells["label"], classes)
     if cells["label"] and label is None:
         raise row.error("label", f"be one of {', '.join(classes)}, or empty", repr(cells["label"]))
     if not cells["patient_id"]:
@@ -152,8 +160,6 @@ def _checked_size(image: Path, row: Row) -> tuple[int, int]:
 def _cells(mass: Mass, folder: Path) -> dict[str, str]:
     if not isinstance(mass.image, Path):
         raise ValueError("`image` must be a path to be written in a table, got pixels.")  # noqa: TRY004 -- contract
-    if reserved := set(mass.extra) & {*REQUIRED, *OPTIONAL, *ALIASES}:
-        raise ValueError(f"`extra` must not use the names of known columns, got {sorted(reserved)}.")
     image = mass.image.absolute()
     cells = {
         "image": str(image.relative_to(folder) if image.is_relative_to(folder) else image),
@@ -166,6 +172,38 @@ def _cells(mass: Mass, folder: Path) -> dict[str, str]:
     for columns, found in ((BOX, mass.box), (SPACING, mass.spacing_mm), (ORIGINAL_SIZE, mass.original_size)):
         cells |= dict(zip(columns, map(_number, found or ()), strict=False))
     return cells | dict(mass.extra)
+
+
+def _label(text: str, classes: Sequence[str]) -> str | None:
+    """The class that a stripped cell names, None where it names none or is empty."""
+    if not text:
+        return None
+    same = {name.strip(): name for name in classes}
+    return same.get(text) or {name.casefold(): whole for name, whole in same.items()}.get(text.casefold())
+
+
+def _check_text(cells: Mapping[str, str], classes: Sequence[str]) -> None:
+    """Check that what must be given is read back."""
+    for column in ("image", "patient_id"):
+        if not cells[column].strip():
+            raise DataError(f"`{column}` must be text, got none, or white space alone. Fix: name it.")
+    if cells["label"] and cells["label"] not in classes:
+        raise ValueError(f"`label` must be one of {', '.join(classes)}, got {cells['label']!r}")
+    if cells["label"] and _label(cells["label"].strip(), classes) != cells["label"]:
+        raise DataError(
+            f"`classes` must differ in more than white space, and be more than that, to be told apart in a table, got"
+            f" {cells['label']!r}. Fix: name the classes otherwise."
+        )
+
+
+def _check_names(extras: Collection[str]) -> None:
+    """Check that extra columns are read back under their own names."""
+    for name in extras:
+        known = {each.casefold() for each in (*REQUIRED, *OPTIONAL, *(ALIASES.keys() - {name}))}
+        if name.casefold() in known:
+            raise ValueError(f"`extra` must not use the names of known columns, got {name!r}.")
+        if not name or name != name.strip():
+            raise ValueError(f"`extra` must name columns without white space around their names, got {name!r}.")
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from pydantic import ValidationError
 
 from diagnet.atomic import atomic_folder
-from diagnet.data.manifest import read_manifest, write_manifest
+from diagnet.data.manifest import manifest_text, read_manifest, write_manifest
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings, rois_in_turn
@@ -60,10 +60,11 @@ def write_prepared(
         progress: told after each image.
 
     Raises:
-        DataError: no image can be read, or a box lies outside its image.
+        DataError: no image can be read, a box lies outside its image, or masses.csv cannot hold a text.
         MissingExtraError: a DICOM compression needs the extra `dicom`.
         RunFolderError: the folder is not empty, or cannot be written.
     """
+    manifest_text(mass_set, out)  # says what it cannot hold before images are read
     n_masses = len(mass_set.masses)
     with atomic_folder(out) as folder:
         rois = np.empty((n_masses, settings.size, settings.size), dtype=np.float32)

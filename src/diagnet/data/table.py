@@ -3,9 +3,11 @@
 import csv
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diagnet.errors import DataError
 
@@ -85,6 +87,21 @@ def read_table(
     return rows
 
 
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV that `csv` and `read_table` read back with every letter, line ends in cells among them."""
+    return "".join(f"{_line(cells)}\n" for cells in (columns, *rows))
+
+
+def _line(cells: Sequence[Any]) -> str:
+    line = ",".join(_cell("" if cell is None else str(cell)) for cell in cells)
+    return line or '""' * len(cells)  # a row of one empty cell would be a blank row
+
+
+def _cell(text: str) -> str:
+    """Quote what needs it; `csv` does not before Python 3.13, where a carriage return stands in a line of newlines."""
+    return '"{}"'.format(text.replace('"', '""')) if re.search('[,;"\r\n]', text) else text
+
+
 def _records(path: Path) -> list[list[str]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -92,11 +109,16 @@ def _records(path: Path) -> list[list[str]]:
         raise DataError(f"`table` must be a file that can be read, got {error.strerror}: {path}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"`table` must be UTF-8 text, got other bytes in {path}. Fix: save it as UTF-8 CSV.") from error
-    first_line = text.lstrip().partition("\n")[0]
-    if not first_line:
+    if not text.strip():
         raise DataError(f"`table` must have a header, got an empty file: {path}.")
-    delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+    delimiter = ";" if (marks := _unquoted(text)).count(";") > marks.count(",") else ","
     try:
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise DataError(f"`table` must be CSV, got {error} in {path}.") from error
+
+
+def _unquoted(text: str) -> str:
+    """The first line without what is quoted in it."""
+    header = re.match(r'(?:[^"\r\n]|"[^"]*")*', text.lstrip())
+    return re.sub(r'"[^"]*"', "", header[0]) if header else ""

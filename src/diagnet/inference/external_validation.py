@@ -17,7 +17,7 @@ from diagnet.inference.engines import EngineChoice
 from diagnet.inference.model import load_model
 from diagnet.progress import Progress, silent
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.folder import now, versions, write_metrics
+from diagnet.run.folder import now, require_text, versions, write_metrics
 from diagnet.run.tables import read_split, scored_masses, write_predictions
 
 SCHEMA_VERSION = 1
@@ -66,6 +66,7 @@ def evaluate_run(
             " Fix: give the manifest, or prepare the data with these settings."
         )
     require_empty(out)
+    require_text(mass_set)
     seen = _seen_patients(run)
     kept = np.array([patient not in seen for patient in mass_set.patients], dtype=bool)
     if not kept.any():

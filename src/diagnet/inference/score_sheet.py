@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from diagnet.atomic import legible
 from diagnet.data.box import Box
+from diagnet.data.table import table_text
 from diagnet.errors import printable
 from diagnet.inference.assessment import Assessment
 from diagnet.inference.model import Model
 from diagnet.notice import NOTICE
-from diagnet.run.folder import table_text
 
 COLUMNS = (
     "image", "x0", "y0", "x1", "y1", "malignancy", "raw_malignancy", "threshold", "decision", "reason", "flags",
@@ -89,7 +90,7 @@ def summary(assessments: Sequence[Assessment]) -> Mapping[str, int]:
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    return table_text(columns, rows).encode("utf-8", "replace").decode()  # a file's name may be no text
+    return legible(table_text(columns, rows))  # a file's name may be no text
 
 
 def _number(value: float | None) -> str:

@@ -15,7 +15,7 @@ from diagnet.arrays import Images, Labels
 from diagnet.atomic import atomic_path, write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
-from diagnet.data.prepared import Prepared
+from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import flipped, read_rois
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
@@ -23,7 +23,7 @@ from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.progress import Progress, silent
 from diagnet.run.array_files import SYNTHETIC, write_neighbors
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.folder import claim, write_json, write_record
+from diagnet.run.folder import claim, require_text, write_json, write_record
 from diagnet.training.points import Points, read_rows
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
@@ -131,12 +131,14 @@ def write_augmentation(
 
     Raises:
         RunFolderError: `out` holds files, or was begun with other settings or data.
-        DataError: a class has too few masses.
+        DataError: a class has too few masses, or the name of one is no text.
     """
+    mass_set = mass_set_of(masses)
+    require_text(mass_set)
     if isinstance(masses, Prepared):
-        mass_set, images = masses.mass_set, masses.images
+        images = masses.images
     else:
-        mass_set, images = masses, read_rois(masses.masses, config.roi, workers=workers, progress=progress)
+        images = read_rois(masses.masses, config.roi, workers=workers, progress=progress)
     binding = {"settings": config.to_toml(), "data": array_hash(images)}
     claim(out, binding, resume=resume)
     write_record(out, {"status": "running", "binding": binding})

@@ -2,7 +2,6 @@
 
 import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -13,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diagnet.atomic import write_text
+from diagnet.atomic import as_utf8, write_text
+from diagnet.data.mass import MassSet
+from diagnet.data.table import table_text
 from diagnet.errors import RunFolderError
 from diagnet.version import __version__
 
@@ -144,22 +145,45 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON for machines and people; NaN is refused."""
+    """Write JSON for machines and people; NaN is refused.
+
+    A letter beyond ASCII is escaped, so that a file's name that is no text is kept as it is.
+    """
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file, whole or not at all."""
+    """Write a CSV file, whole or not at all; `read_records` reads it back.
+
+    Raises:
+        DataError: a cell holds what is no text; nothing is written.
+        RunFolderError: the disk is full or the folder cannot be written.
+    """
     write_text(path, table_text(columns, rows))
 
 
-def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+def read_records(path: Path) -> list[dict[str, str]]:
+    """Read what `write_table` wrote, column -> text, with every space and line end in it.
+
+    Raises:
+        RunFolderError: it is missing or no such table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file, strict=True)
+            return [dict(zip(header, row, strict=True)) for row in rows if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunFolderError(f"`{path}` must be a readable table of a run, got: {error}") from error
+
+
+def require_text(masses: MassSet) -> None:
+    """Check that a run's tables can hold what its masses are called, before anything is written.
+
+    Raises:
+        DataError: a name is no text.
+    """
+    for each in (masses.classes, masses.image_names, masses.patients, [mass.view for mass in masses.masses]):
+        as_utf8("".join(each))
 
 
 def now() -> str:

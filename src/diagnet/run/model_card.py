@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diagnet.atomic import write_text
+from diagnet.atomic import legible, write_text
 from diagnet.notice import NOTICE
 
 _UNKNOWN = "TODO (diagnet cannot know this)"
@@ -50,7 +50,7 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         f"- performance by age, breast density, ethnicity and device: {_UNKNOWN}",
         f"- intended users and setting of a study: {_UNKNOWN}",
     ]
-    write_text(run / "model_card.md", "\n".join(lines) + "\n")
+    write_text(run / "model_card.md", legible("\n".join(lines) + "\n"))  # the data's folder may be no text
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

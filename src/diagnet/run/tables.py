@@ -1,6 +1,5 @@
 """A run's tables of masses: split.csv says which of them train, predictions.csv what the test masses scored."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int
 from diagnet.data.mass import Mass
 from diagnet.errors import RunFolderError
 from diagnet.evaluation.predictions import Predictions
-from diagnet.run.folder import write_table
+from diagnet.run.folder import read_records, write_table
 
 SPLIT, PREDICTIONS = "split.csv", "predictions.csv"
 PARTS = ("train", "validation", "test")
@@ -149,11 +148,8 @@ def _read(path: Path, kind: type[_Row], what: str) -> list[_Row]:
     """Read the columns of a kind of row, each as its type says; others are passed over."""
     columns = get_type_hints(kind)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table: csv.DictReader[str] = csv.DictReader(file)
-            names, rows = {*(table.fieldnames or ())}, list(table)
-        if not columns.keys() <= names or any(None in row.values() for row in rows):
-            raise ValueError(f"a row must have the columns {', '.join(columns)}")  # noqa: TRY301 -- reworded below
+        rows = read_records(path)
         return [kind(**{name: read(row[name]) for name, read in columns.items()}) for row in rows]
-    except (OSError, ValueError, csv.Error) as error:
-        raise RunFolderError(f"`{path}` must be {what}, got one that cannot be read") from error
+    except (RunFolderError, ValueError, KeyError) as error:
+        cause = error.__cause__ if isinstance(error, RunFolderError) else error
+        raise RunFolderError(f"`{path}` must be {what}, got one that cannot be read") from cause

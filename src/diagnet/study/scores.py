@@ -1,6 +1,5 @@
 """The rows a study leaves, read back: scores by repeat and mass, and what is resampled from them."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from diagnet.data.mass import MassSet, malignant_class
-from diagnet.errors import DataError
+from diagnet.errors import DataError, RunFolderError
 from diagnet.evaluation.bootstrap import Interval, Resampled, Weights, draw_patients, weighted_auc
+from diagnet.run.folder import read_records
 from diagnet.study.jobs import folds_of
 
 N_RESAMPLES = 2000
@@ -78,12 +78,11 @@ def read_jobs(folder: Path, repeats: int) -> dict[tuple[int, int], list[Row]]:
     for path in sorted(folder.glob("fold*-repeat*.csv")):
         try:
             fold, repeat = (int(part) for part in path.stem.removeprefix("fold").split("-repeat"))
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+            rows = read_records(path)
             float(rows[0]["seconds"] or "nan")
             for row in rows:
                 float(row["score"]), int(row["index"]), row["part"]
-        except (KeyError, ValueError, IndexError, OSError) as error:
+        except (KeyError, ValueError, IndexError, RunFolderError) as error:
             raise DataError(f"`{path}` must hold a job's rows, got: {error!r}. Fix: delete it and --resume") from error
         if repeat < repeats:
             found[fold, repeat] = rows

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diagnet.arrays import Images
-from diagnet.atomic import write_text
+from diagnet.atomic import legible, write_text
 from diagnet.errors import MissingExtraError
 
 
@@ -38,5 +38,5 @@ def write_report(run: Path, images: Images) -> Path:
     from diagnet.run.report.files import read_run_files
 
     path = run / "report.html"
-    write_text(path, report_page(read_run_files(run), images))
+    write_text(path, legible(report_page(read_run_files(run), images)))  # the data's folder may be no text
     return path

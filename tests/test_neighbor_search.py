@@ -80,6 +80,16 @@ def test_the_candidate_that_ranks_first_wins():
     assert found.probability == pytest.approx(1 / (1 + math.exp(-values[first])))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_candidate_that_breaks_a_rule_ranks_behind_all_that_keep_them(sign):
+    """Least wanted of all that keep the rules: no original at all for a positive neighbor, a copy for a negative one."""
+    search, _ = make("subspace", sign)
+    worst, best = (0.0, 1.0) if sign > 0 else (1.0, 0.0)
+    assert search._ranking(worst, 0.0) < search._ranking(best, 1e-9) < search._ranking(best, 1e-3)
+    by_gamma_alone, _ = make("subspace", sign, enforce_rules=False)
+    assert by_gamma_alone._ranking(worst, 0.0) > by_gamma_alone._ranking(best, 1e-9)
+
+
 def test_a_rule_that_nothing_can_keep_is_reported_by_its_least_breach():
     images, dots = images_and_dots()
     space = component_space(images, dots, 1, 0.01, "cosine", n_components=8, rng=np.random.default_rng(1))

@@ -6,7 +6,7 @@ import pytest
 
 from diagnet.data.mass import Mass
 from diagnet.evaluation.predictions import Predictions
-from diagnet.run.folder import write_predictions
+from diagnet.run.tables import scored_masses, write_predictions
 
 TWO = ("benign", "malignant")
 
@@ -107,7 +107,7 @@ def test_the_table_calls_a_mass_from_its_threshold_on_and_keeps_its_raw_score(tm
     masses = [Mass(Path(f"{k}.png"), None, "benign", "P", side, "CC") for k, side in enumerate("LRL")]
     scored = predictions([0.25, 0.5, 0.75], [0, 1, 0])
     each = {"raw_score": np.array([0.1, 0.2, 0.9]), "threshold": np.array([0.5, 0.5, 0.8]), "fold": np.array([0, 0, 1])}
-    write_predictions(tmp_path / "predictions.csv", scored, masses, np.array([2, 1, 0]), **each)
+    write_predictions(tmp_path, scored_masses(scored, masses, np.array([2, 1, 0]), **each))
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["decision"] for row in rows] == ["benign", "malignant", "benign"]  # 0.5 is the threshold: called

@@ -82,7 +82,7 @@ def test_the_candidate_that_ranks_first_wins():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_candidate_that_breaks_a_rule_ranks_behind_all_that_keep_them(sign):
-    """Least wanted of all that keep the rules: no original at all for a positive neighbor, a copy for a negative one."""
+    """The worst that keeps the rules: no original at all for a positive neighbor, a copy for a negative one."""
     search, _ = make("subspace", sign)
     worst, best = (0.0, 1.0) if sign > 0 else (1.0, 0.0)
     assert search._ranking(worst, 0.0) < search._ranking(best, 1e-9) < search._ranking(best, 1e-3)

@@ -12,6 +12,7 @@ from diagnet.errors import DataError, RunFolderError
 from diagnet.evaluation.predictions import Predictions
 from diagnet.inference.predictive_value import read_held_out
 from diagnet.run.folder import (
+    claim,
     first_fold_with,
     fold_folder,
     read_history,
@@ -132,3 +133,22 @@ def test_a_fold_lies_in_the_run_where_there_is_one_and_else_in_its_own_folder(tm
         folder.mkdir(exist_ok=True)
         (folder / "file").touch()
         assert first_fold_with(tmp_path, "file") == folder
+
+
+@pytest.mark.parametrize(
+    ("status", "binding", "resume", "message"),
+    [
+        ("finished", {"data": "a"}, True, "must not hold a finished run"),
+        ("finished", {"data": "a"}, False, "must not hold a finished run"),
+        ("running", {"data": "a"}, False, "must be a new folder, got an unfinished run"),
+        ("running", {"data": "b"}, True, "`--resume` must keep the data the run in"),
+        ("running", {"data": "a"}, True, None),
+    ],
+)
+def test_a_folder_is_claimed_by_the_same_unfinished_run_alone(tmp_path, status, binding, resume, message):
+    write_record(tmp_path, {"status": status, "binding": {"data": "a"}})
+    if message is None:
+        claim(tmp_path, binding, resume=resume)
+        return
+    with pytest.raises(RunFolderError, match=message):
+        claim(tmp_path, binding, resume=resume)

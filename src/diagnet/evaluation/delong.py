@@ -78,9 +78,10 @@ def delong(
     if n == 0:
         raise ValueError("`targets` must have both kinds in a fold, got none")
     value = float(np.mean(differences))
-    se = float(np.sqrt(max(sum(variances), 0.0))) / n  # NaN where one fold's is not known
-    if not se > 0:
+    variance = sum(variances)
+    if not variance > 0:  # or NaN: one fold's is not known
         return {"difference": value, "se": None, "p": None}
+    se = float(np.sqrt(variance)) / n
     return {"difference": value, "se": se, "p": float(2 * norm.sf(abs(value) / se))}
 
 

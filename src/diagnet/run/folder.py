@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,12 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     write_text(path, table_text(columns, rows))
 
 
-def read_records(path: Path) -> list[dict[str, str]]:
+def read_records(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
     """Read what `write_table` wrote, column -> text, with every space and line end in it.
+
+    Args:
+        path: the table.
+        columns: that it must have; others are read too.
 
     Raises:
         RunFolderError: it is missing or no such table.
@@ -171,7 +175,9 @@ def read_records(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file, strict=True)
-            return [dict(zip(header, row, strict=True)) for row in rows if row]
+        if missing := set(columns) - set(header):
+            raise ValueError(f"no column {', '.join(sorted(missing))}")  # noqa: TRY301 -- reworded below
+        return [dict(zip(header, row, strict=True)) for row in rows if row]
     except (OSError, ValueError, csv.Error) as error:
         raise RunFolderError(f"`{path}` must be a readable table of a run, got: {error}") from error
 

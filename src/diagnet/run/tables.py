@@ -148,8 +148,8 @@ def _read(path: Path, kind: type[_Row], what: str) -> list[_Row]:
     """Read the columns of a kind of row, each as its type says; others are passed over."""
     columns = get_type_hints(kind)
     try:
-        rows = read_records(path)
+        rows = read_records(path, columns)
         return [kind(**{name: read(row[name]) for name, read in columns.items()}) for row in rows]
-    except (RunFolderError, ValueError, KeyError) as error:
+    except (RunFolderError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, RunFolderError) else error
         raise RunFolderError(f"`{path}` must be {what}, got one that cannot be read") from cause

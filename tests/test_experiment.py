@@ -17,8 +17,9 @@ from diagnet.evaluation.abstention import LEAST_HALF_WIDTH
 from diagnet.experiment import run_experiment
 from diagnet.inference.external_validation import evaluate_run
 from diagnet.inference.model import load_model
-from diagnet.run.folder import read_json, read_records
+from diagnet.run.folder import read_json
 from diagnet.run.report.files import read_run_files
+from diagnet.run.tables import read_split
 
 TINY = {
     "roi": {"size": 32},
@@ -292,19 +293,19 @@ def test_names_of_any_text_are_read_back(tmp_path):
     out = run_experiment(config, mass_set, tmp_path / "run", command="diagnet train a\udcff", with_report=True).folder
     assert read_config(out / "config.toml") == config
     assert read_json(out / "run.json")["data"]["source"] == "a\udcff"
-    split, files = read_records(out / "split.csv"), read_run_files(out)
+    split, files = read_split(out), read_run_files(out)
     for row in (*split, *files.predictions):
-        mass = masses[int(row["index"])]
-        assert (row["label"], row["patient_id"]) == (mass.label, mass.patient_id)
+        mass = masses[row.index]
+        assert (row.label, row.patient_id) == (mass.label, mass.patient_id)
     assert len(split) == len(masses)
-    assert {row["view"] for row in files.predictions} == {"C\rC"}
+    assert {row.view for row in files.predictions} == {"C\rC"}
     assert files.classes == list(NAMES)
     assert [row["epoch"] for row in files.history] == [1]
     assert load_model(out).classes == NAMES
     assert "a? · preset small" in (out / "report.html").read_text(encoding="utf-8")
     assert "Source: a? (" in (out / "model_card.md").read_text(encoding="utf-8")
     metrics = evaluate_run(out, mass_set, tmp_path / "again", settings=config.evaluation)
-    n_seen = sum(row["part"] != "test" for row in split)
+    n_seen = sum(row.part != "test" for row in split)
     assert metrics["left_out"]["patient was in the run's training or validation part"] == n_seen
 
 

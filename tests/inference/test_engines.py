@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from diagnet import engines
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.errors import MissingExtraError
 from diagnet.evaluation.calibration import probabilities
+from diagnet.inference import engines
 from diagnet.inference.engines import folded, make_engine, resolve_engine
 from diagnet.inference.model import Model
 from diagnet.network import NetworkSettings, create_network

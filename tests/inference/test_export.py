@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from diagnet import export
 from diagnet.cli import main
 from diagnet.errors import ExportError, MissingExtraError, RunFolderError
+from diagnet.inference import export
 from diagnet.inference.model import load_model
 from diagnet.network import NetworkSettings, create_network
 from diagnet.notice import NOTICE

@@ -96,7 +96,8 @@ def test_each_point_is_its_masss_patients(flips):
     patients = 100 + rng.permutation(16) // 2
     search = {"budget": 10, "search_space": "pixel", "positive_share": 0.2, "negative_share": 0.2}
     config = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": search, "training": {"flips": flips}})
-    points, found, origin = augment(config, images, rows, labels[rows], patients, rng=rng, workers=1)
+    augmented = augment(config, images, rows, labels[rows], patients, rng=rng, workers=1)
+    points, found, origin = augmented.points, augmented.neighbors, augmented.origin
 
     ways = [(across, down) for across in (False, True) for down in (False, True)]
     if flips == "random":

@@ -60,11 +60,11 @@ class Box(NamedTuple):
     @property
     def has_area(self) -> bool:
         """Whether x0 < x1 and y0 < y1."""
-        return self.x0 < self.x1 and self.y0 < self.y1
+        return bool(self.x0 < self.x1 and self.y0 < self.y1)
 
     def overlaps(self, width: int, height: int) -> bool:
         """Whether a part of it lies in an image of this size."""
-        return self.has_area and self.x0 < width and self.y0 < height and self.x1 > 0 and self.y1 > 0
+        return bool(self.has_area and self.x0 < width and self.y0 < height and self.x1 > 0 and self.y1 > 0)
 
     def clipped(self, width: int, height: int) -> "Box":
         """Cut off what is outside an image of this size; a box that is outside altogether has no area then."""

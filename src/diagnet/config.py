@@ -29,7 +29,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "graph": {"space": "embedding", "skip_relatives": True},
     },
     "paper": {
-        "roi": {"size": 224},
+        "roi": {"size": 224, "grey_range": "image"},
         "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False},
         "network": {"preset": "paper"},
         "training": {

@@ -23,7 +23,7 @@ def test_what_was_stored_is_read():
 
 def test_models_from_before_it_was_stored_are_those_of_the_first_chain():
     assert stored_preprocessing({"roi": {"size": 32}}, "fold-0.json") == Preprocessing(
-        display_chain=1, intensity=1, resampling=1, roi=RoiSettings(size=32)
+        display_chain=1, intensity=1, resampling=1, roi=RoiSettings(size=32, grey_range="image")
     )
 
 
@@ -84,5 +84,5 @@ def test_the_hash_depends_on_every_value():
 def test_the_numbers_stand_for_these_grey_values(tmp_path, elements, row):
     """Where this fails, a network sees something else: raise the number of what changed, then pin the new values."""
     path = write_dicom(tmp_path / "image.dcm", drawn_breast(), ExplicitVRLittleEndian, **elements)
-    region = cut_roi(read_image(path), Mass(path, (20.0, 60.0, 60.0, 100.0), None, ""), RoiSettings(size=16))
+    region = cut_roi(read_image(path), Mass(path, (20.0, 60.0, 60.0, 100.0), None, ""), RoiSettings(size=16, grey_range="image"))
     np.testing.assert_allclose(region[6, ::3], row, atol=2e-4)

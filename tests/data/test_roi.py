@@ -14,7 +14,7 @@ from diagnet.data.roi import RoiSettings, cut_roi, flipped, padded_box, read_roi
 from diagnet.errors import DataError, DiagNetError
 
 PAPER = RoiSettings()
-TIGHT = RoiSettings(padding_factor=1.0, size=16)
+TIGHT = RoiSettings(padding_factor=1.0, size=16, grey_range="image")
 
 
 def ramp(height, width):
@@ -104,7 +104,7 @@ def test_reducing_averages_instead_of_picking():
 @given(seed=st.integers(0, 99), size=st.integers(8, 80))
 def test_grey_values_never_ring(seed, size):
     image = np.random.default_rng(seed).integers(0, 2, (30, 37)).astype(np.float32)
-    roi = cut_roi(image, Mass(image, (3.0, 2.0, 30.0, 25.0), "benign", "p"), RoiSettings(size=size))
+    roi = cut_roi(image, Mass(image, (3.0, 2.0, 30.0, 25.0), "benign", "p"), RoiSettings(size=size, grey_range="image"))
     assert roi.dtype == np.float32
     assert roi.shape == (size, size)
     assert roi.min() >= 0

@@ -227,7 +227,7 @@ def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, An
         "threshold": model.threshold,
         "abstention": model.abstention.half_width,
         "operating_point": config.evaluation.operating_point,
-        "roi": {name: getattr(model.roi, name) for name in ("size", "padding_factor", "square")},
+        "roi": {name: getattr(model.roi, name) for name in ("size", "padding_factor", "square", "grey_range")},
         "n_networks": len(model.networks),
         "n_training": {name: training.get(name) for name in model.classes},
         "auc": {name: units.get("mass", {}).get("auc", {}).get(name) for name in ("value", "low", "high")},

@@ -142,7 +142,7 @@ def read_prepared(path: Path) -> Prepared:
                 f"`schema_version` must be {SCHEMA_VERSION}, got {version} in {path / ABOUT}."
                 " Fix: prepare the masses again with this version of diagnet."
             )
-        RoiSettings.model_validate(about["roi"])  # one that lacks them was changed, whatever version wrote it
+        RoiSettings.stored(about["roi"])  # one that lacks them was changed, whatever version wrote it
         settings = stored_preprocessing(about, path / ABOUT).roi
         for name, expected in about["sha256"].items():
             if not (path / name).is_file() or _sha256(path / name) != expected:

@@ -14,6 +14,7 @@ from diagnet.errors import RunFolderError
 DISPLAY_CHAIN = 1  # stored values to displayed ones: diagnet.data.dicom, diagnet.data.lut
 INTENSITY = 1  # grey values to [0, 1] over the breast: diagnet.data.mammogram
 RESAMPLING = 1  # a region to its size: diagnet.data.roi
+REGION_RANGE = 1  # a region's grey values to its own range, where settings say so: diagnet.data.grey_range
 
 
 class Preprocessing(BaseModel):
@@ -24,12 +25,16 @@ class Preprocessing(BaseModel):
     display_chain: int = Field(DISPLAY_CHAIN, description="Version of the display chain of DICOM files.")
     intensity: int = Field(INTENSITY, description="Version of the scaling of grey values over the breast.")
     resampling: int = Field(RESAMPLING, description="Version of the resizing of a region.")
+    region_range: int = Field(REGION_RANGE, description="Version of the scaling of grey values over the region.")
     roi: RoiSettings = RoiSettings()
 
     @property
     def sha256(self) -> str:
-        """Of the values, in the order of the fields."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Of the values, in the order of the fields; of the image's range, as before there was any other."""
+        left_out: Any = {}
+        if self.roi.grey_range == "image":
+            left_out = {"region_range": True, "roi": {"grey_range"}}
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
     def differences(self, other: "Preprocessing") -> list[str]:
         """Name what differs: `intensity 1, here 2`."""
@@ -51,11 +56,13 @@ def stored_preprocessing(facts: Mapping[str, Any], where: object) -> Preprocessi
         RunFolderError: it was edited, or belongs to another chain than this version's; the message names what differs.
     """
     try:
-        stored = facts.get("preprocessing", {"display_chain": 1, "intensity": 1, "resampling": 1, "roi": facts["roi"]})
+        first = {"display_chain": 1, "intensity": 1, "resampling": 1, "roi": facts.get("roi")}
+        stored = dict(facts.get("preprocessing", first))
+        stored["roi"] = RoiSettings.stored(stored["roi"])
         found = Preprocessing.model_validate(stored)
         is_whole = facts.get("preprocessing_sha256", found.sha256) == found.sha256
-        is_whole &= "roi" not in facts or RoiSettings.model_validate(facts["roi"]) == found.roi
-    except (KeyError, ValidationError) as error:
+        is_whole &= "roi" not in facts or RoiSettings.stored(facts["roi"]) == found.roi
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise RunFolderError(
             f"`preprocessing` must be one that this version of diagnet knows, got another one in {where}."
             " Fix: use the version of diagnet that trained the run, or train again."

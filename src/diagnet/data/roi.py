@@ -1,8 +1,9 @@
 """Regions of interest: the padded box around a mass, cut out and resized; flips (Sec. 4.1)."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image, Images
 from diagnet.data.box import Box
+from diagnet.data.grey_range import GreyRange, find_foreign, scaled_over_region
 from diagnet.data.image import read_image
 from diagnet.data.mass import Mass
 from diagnet.errors import DataError, RefusedInputError
@@ -23,6 +25,18 @@ class RoiSettings(BaseModel, frozen=True, extra="forbid"):
     padding_factor: float = Field(1.6, ge=1, le=10, description="Sides of the region over sides of the box.")
     size: int = Field(64, ge=8, le=1024, description="Height and width of the cut region, in pixels.")
     square: bool = Field(False, description="Cut a square around the longer side, which keeps proportions.")
+    grey_range: GreyRange = Field(
+        "region", description="Grey values from 0 to 1 over the region (region), or as they are over the breast (image)."
+    )
+
+    @classmethod
+    def stored(cls, values: Any) -> "RoiSettings":
+        """Read settings that were stored with a model or data: those without `grey_range` are from before it.
+
+        Raises:
+            ValidationError: they are no such settings.
+        """
+        return cls.model_validate({"grey_range": "image", **values} if isinstance(values, Mapping) else values)
 
 
 def padded_box(
@@ -75,12 +89,14 @@ def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarr
     left, top = int(x0), int(y0)
     # Only the region's own pixels are handed to Pillow, which would otherwise copy a 40 MB mammogram per mass.
     pixels = np.ascontiguousarray(image[top : int(np.ceil(y1)), left : int(np.ceil(x1))])
-    resized = PIL.Image.fromarray(pixels).resize(
-        (settings.size, settings.size),
-        PIL.Image.Resampling.BILINEAR,
-        box=(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0])),
-    )
-    return np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
+    part = Box(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0]))
+    region = np.clip(_resized(pixels, part, settings.size), 0, 1)
+    if settings.grey_range == "image":
+        return region
+    foreign = find_foreign(pixels)
+    if not foreign.any():
+        return scaled_over_region(region)
+    return scaled_over_region(region, _resized(foreign.astype(np.float32), part, settings.size) > 0)
 
 
 def read_rois(
@@ -139,6 +155,12 @@ def rois_in_turn(
         ):
             for place, index in enumerate(indices):
                 yield index, found[place] if isinstance(found, list) else found
+
+
+def _resized(pixels: Image, part: Box, size: int) -> Float32[np.ndarray, "size size"]:
+    """Resize a part of an image, not rounded to pixels, by the triangle filter."""
+    resized = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR, box=tuple(part))
+    return np.asarray(resized, dtype=np.float32)
 
 
 def flipped(images: Images, horizontal: bool = False, vertical: bool = False) -> Images:

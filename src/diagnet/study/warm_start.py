@@ -12,6 +12,7 @@ from torch.nn import functional
 from diagnet.arrays import Images
 from diagnet.config import Config
 from diagnet.data.box import Box
+from diagnet.data.grey_range import scaled_over_region
 from diagnet.data.image import read_image
 from diagnet.data.manifest import ALIASES
 from diagnet.data.mass import Mass
@@ -51,7 +52,8 @@ def read_patches(
     for row in rows:
         patients.setdefault(row.cells["image"], set()).add(row.cells["patient_id"])
     names = [name for name, own in patients.items() if own.isdisjoint(unseen)]
-    whole = RoiSettings(padding_factor=1.0, size=config.roi.size)  # a patch is its box
+    # A patch is its box; what is tissue is told by the image's grey values.
+    whole = RoiSettings(padding_factor=1.0, size=config.roi.size, grey_range="image")
     patches = []
     for name in names:
         pixels = read_image(manifest.parent / name)
@@ -60,7 +62,7 @@ def read_patches(
             left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
             patch = cut_roi(pixels, Mass(pixels, Box(left, top, left + side, top + side), None, ""), whole)
             if patch.mean() >= _TISSUE:
-                patches.append(patch)
+                patches.append(patch if config.roi.grey_range == "image" else scaled_over_region(patch))
     if not patches:
         raise DataError(f"`{manifest}` must hold at least one image with tissue of other patients, got none")
     return np.stack(patches)

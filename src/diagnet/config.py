@@ -46,6 +46,13 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+# What settings that came later stood for before there was a choice: read where a run or study does not have them.
+_BEFORE: dict[str, dict[str, Any]] = {
+    "roi": {"grey_range": "image"},
+    "training": {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "contrast": 0.0, "sharpness": 0.0, "noise": 0.0},
+}
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """The settings of one experiment."""
 
@@ -86,6 +93,16 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             return cls.model_validate({**given, "preset": preset})
         except ValidationError as error:
             raise SettingsError(one_line(error)) from error
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> "Config":
+        """Read settings that an earlier version may have written; what they do not have is as it was then.
+
+        Raises:
+            SettingsError: they are no settings.
+        """
+        given = {key: value for key, value in values.items() if key != "preset"}
+        return cls.from_preset(str(values.get("preset", "small")), merged(_BEFORE, given))
 
     def to_toml(self) -> str:
         """Write every resolved setting as TOML, in ASCII.

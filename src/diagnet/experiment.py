@@ -20,6 +20,7 @@ from diagnet.errors import DataError
 from diagnet.evaluation.figures import across_folds, evaluate, point_auc
 from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
+from diagnet.run.augmentation import surroundings_of
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
 from diagnet.run.folder import claim, git_revision, now, require_text, versions, write_metrics, write_record
@@ -95,7 +96,12 @@ def run_experiment(
     else:
         images = read_rois(mass_set.masses, config.roi, workers=workers, progress=progress)
         data_hash = array_hash(images)
-    data = Data(images, mass_set, mass_set.labels, mass_set.image_names, mass_set.patients)
+    surroundings = None
+    if config.training.needs_surroundings:
+        surroundings = surroundings_of(masses, config.roi, workers=workers, progress=progress)
+        if surroundings is None:
+            notes.append("the prepared folder holds no surroundings: no region is drawn. Fix: prepare the masses again")
+    data = Data(images, mass_set, mass_set.labels, mass_set.image_names, mass_set.patients, surroundings)
     splits, split_notes = _splits(config, data)
     notes += split_notes
     for note in notes:

@@ -84,5 +84,6 @@ def test_the_hash_depends_on_every_value():
 def test_the_numbers_stand_for_these_grey_values(tmp_path, elements, row):
     """Where this fails, a network sees something else: raise the number of what changed, then pin the new values."""
     path = write_dicom(tmp_path / "image.dcm", drawn_breast(), ExplicitVRLittleEndian, **elements)
-    region = cut_roi(read_image(path), Mass(path, (20.0, 60.0, 60.0, 100.0), None, ""), RoiSettings(size=16, grey_range="image"))
+    mass = Mass(path, (20.0, 60.0, 60.0, 100.0), None, "")
+    region = cut_roi(read_image(path), mass, RoiSettings(size=16, grey_range="image"))
     np.testing.assert_allclose(region[6, ::3], row, atol=2e-4)

@@ -104,11 +104,10 @@ def search(
     import sys
 
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
     from diagnet.study import search as searching
     from diagnet.study.running import Study, claim_study
 
-    base = read_config(how.config_file, how.preset, how.assignments or ())
+    base = _settings(how, out, resume=resume)
     searched = searching.SPACE if space is None else searching.read_space(space)
     study = Study("search", (), data.absolute(), base, folds, repeats)
     mass_set = _mass_set(data, base)
@@ -160,6 +159,18 @@ def compare(
         _print_differences(found)
 
 
+def _settings(how: RunOptions, out: Path, *, resume: bool) -> "Config":
+    """Settings all arms share: those given; a study that is taken up again has its own where none are given."""
+    from diagnet.config import Config, read_config
+    from diagnet.run.folder import read_json
+    from diagnet.study.scores import RECORD
+
+    nothing_given = not (how.config_file or how.preset or how.assignments)
+    if resume and nothing_given and (out / RECORD).exists():
+        return Config.stored(read_json(out / RECORD)["settings"])
+    return read_config(how.config_file, how.preset, how.assignments or ())
+
+
 def _mass_set(data: Path, config: Any) -> Any:
     from diagnet.data.prepared import mass_set_of
 
@@ -171,12 +182,11 @@ def _run(name: str, asked: StudyOptions, how: RunOptions, arms: Path | None = No
     import sys
 
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
 
     share = parse_shard(asked.shard)
-    base = read_config(how.config_file, how.preset, how.assignments or ())
+    base = _settings(how, asked.out, resume=asked.resume)
     known = STUDIES[name] if arms is None else read_arms(arms, base)
     study = Study(name, chosen_arms(known, asked.only), asked.data.absolute(), base, asked.folds, asked.repeats)
     mass_set = _mass_set(asked.data, base)

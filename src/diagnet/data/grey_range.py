@@ -31,7 +31,7 @@ def scaled_over_region(region: Image, is_foreign: Bool[np.ndarray, "height width
     low, high = float(counted.min()), float(counted.max())
     if not low < high:
         return np.zeros_like(region)
-    return np.clip((region - np.float32(low)) / np.float32(high - low), 0, 1)
+    return np.asarray(np.clip((region - np.float32(low)) / np.float32(high - low), 0, 1), dtype=np.float32)
 
 
 def find_foreign(pixels: Image) -> Bool[np.ndarray, "height width"]:

@@ -15,12 +15,14 @@ from diagnet.data.manifest import manifest_text, read_manifest, write_manifest
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings, rois_in_turn
+from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError, RefusedInputError, RunFolderError
 from diagnet.progress import Progress, silent
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
 TABLE, ARRAY, ABOUT = "masses.csv", "rois.npy", "prepared.json"
+SURROUNDINGS, BOXES = "surroundings.npy", "boxes.npy"
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class Prepared:
         mass_set: the masses, whose image files need not exist any more.
         settings: how the regions were cut.
         sha256: of the array's file.
+        surroundings: what lies around each region, read from the disk as it is used, and its box in it; None in folders
+            from before they were kept.
     """
 
     images: Float32[np.ndarray, "mass size size"]
     mass_set: MassSet
     settings: RoiSettings
     sha256: str
+    surroundings: tuple[Float32[np.ndarray, "mass wide wide"], Float32[np.ndarray, "mass 4"]] | None = None
 
 
 def write_prepared(
@@ -86,6 +91,10 @@ def write_prepared(
         kept_set = replace(mass_set, masses=[mass_set.masses[index] for index in kept], left_out=dict(left_out))
         with (folder / ARRAY).open("wb") as file:
             np.save(file, rois[kept], allow_pickle=False)
+        around, boxes = read_surroundings(kept_set.masses, settings, workers=workers, progress=progress)
+        for name, array in ((SURROUNDINGS, around), (BOXES, boxes)):
+            with (folder / name).open("wb") as file:
+                np.save(file, array, allow_pickle=False)
         write_manifest(folder / TABLE, kept_set)
         about = {
             "schema_version": SCHEMA_VERSION,
@@ -97,7 +106,7 @@ def write_prepared(
             "counts": counts(kept_set),
             "left_out": kept_set.left_out,
             "notes": kept_set.notes,
-            "sha256": {name: _sha256(folder / name) for name in (ARRAY, TABLE)},
+            "sha256": {name: _sha256(folder / name) for name in (ARRAY, TABLE, SURROUNDINGS, BOXES)},
         }
         (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return read_prepared(out)
@@ -155,6 +164,10 @@ def read_prepared(path: Path) -> Prepared:
         )
         images = np.load(path / ARRAY, mmap_mode="r", allow_pickle=False)
         sha256 = about["sha256"][ARRAY]
+        surroundings = None
+        if SURROUNDINGS in about["sha256"]:
+            around = np.load(path / SURROUNDINGS, mmap_mode="r", allow_pickle=False)
+            surroundings = (around, np.load(path / BOXES, allow_pickle=False))
     except RunFolderError:
         raise DataError(
             f"`data` must be prepared by a version of diagnet that reads images as this one does, got another one's in"
@@ -162,7 +175,7 @@ def read_prepared(path: Path) -> Prepared:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise _changed(path / ABOUT) from error
-    return Prepared(images, mass_set, settings, sha256)
+    return Prepared(images, mass_set, settings, sha256, surroundings)
 
 
 def counts(mass_set: MassSet) -> dict[str, int]:

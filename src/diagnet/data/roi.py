@@ -26,7 +26,8 @@ class RoiSettings(BaseModel, frozen=True, extra="forbid"):
     size: int = Field(64, ge=8, le=1024, description="Height and width of the cut region, in pixels.")
     square: bool = Field(False, description="Cut a square around the longer side, which keeps proportions.")
     grey_range: GreyRange = Field(
-        "region", description="Grey values from 0 to 1 over the region (region), or as they are over the breast (image)."
+        "region",
+        description="Grey values go from 0 to 1 over the region (region) or over the breast (image).",
     )
 
     @classmethod
@@ -136,9 +137,6 @@ def rois_in_turn(
 
     See `read_rois`, which stops at the first such reason. Masses come image by image.
     """
-    by_image: dict[object, list[int]] = {}
-    for index, mass in enumerate(masses):
-        by_image.setdefault(id(mass.image) if isinstance(mass.image, np.ndarray) else mass.image, []).append(index)
 
     def cut(indices: list[int]) -> list[Image] | DataError | RefusedInputError:
         source = masses[indices[0]].image
@@ -149,12 +147,20 @@ def rois_in_turn(
         return [cut_roi(image, masses[index], settings) for index in indices]
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        groups = list(by_image.values())
+        groups = by_image(masses)
         for indices, found in zip(
             groups, tracked(pool.map(cut, groups), progress, "regions", len(groups)), strict=True
         ):
             for place, index in enumerate(indices):
                 yield index, found[place] if isinstance(found, list) else found
+
+
+def by_image(masses: Sequence[Mass]) -> list[list[int]]:
+    """Index of the masses of each image, image by image."""
+    found: dict[object, list[int]] = {}
+    for index, mass in enumerate(masses):
+        found.setdefault(id(mass.image) if isinstance(mass.image, np.ndarray) else mass.image, []).append(index)
+    return list(found.values())
 
 
 def _resized(pixels: Image, part: Box, size: int) -> Float32[np.ndarray, "size size"]:

@@ -16,7 +16,8 @@ from diagnet.atomic import atomic_path, write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import flipped, read_rois
+from diagnet.data.roi import RoiSettings, flipped, read_rois
+from diagnet.data.surroundings import read_surroundings
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
 from diagnet.neighbors import Neighbors, find_neighbors
@@ -24,7 +25,7 @@ from diagnet.progress import Progress, silent
 from diagnet.run.array_files import SYNTHETIC, write_neighbors
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.folder import claim, require_text, write_json, write_record
-from diagnet.training.points import Points, read_rows
+from diagnet.training.points import Points, Surroundings, read_rows
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
 _GAP = 2  # pixels between them
@@ -51,6 +52,17 @@ class Augmented:
         return self.origin[len(self.origin) - len(self.neighbors.kinds) :]
 
 
+def surroundings_of(
+    masses: MassSet | Prepared, settings: RoiSettings, *, workers: int | None = None, progress: Progress = silent
+) -> Surroundings | None:
+    """Read what lies around masses; None where a prepared folder does not hold it."""
+    if isinstance(masses, Prepared):
+        found = masses.surroundings
+    else:
+        found = read_surroundings(masses.masses, settings, workers=workers, progress=progress)
+    return None if found is None else Surroundings(*found, own_range=settings.grey_range == "region")
+
+
 def augment(
     config: Config,
     images: Images,
@@ -61,6 +73,7 @@ def augment(
     rng: np.random.Generator,
     workers: int | None = None,
     progress: Progress = silent,
+    surroundings: Surroundings | None = None,
     finished: Mapping[tuple[int, int], Sequence[Found]] | None = None,
     on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None = None,
 ) -> Augmented:
@@ -75,6 +88,7 @@ def augment(
         rng: of the search.
         workers: processes of the search.
         progress: told about it.
+        surroundings: of the images, where regions are drawn while training.
         finished: see `find_neighbors`.
         on_batch: see `find_neighbors`.
     """
@@ -102,6 +116,7 @@ def augment(
         patients[origin],
         rows=rows,
         neighbors=found.images,
+        surroundings=surroundings,
     )
     return Augmented(points, found, origin)
 

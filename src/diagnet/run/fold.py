@@ -27,6 +27,7 @@ from diagnet.run.folder import fold_folder, write_history
 from diagnet.run.tables import PARTS
 from diagnet.training.distributed import Processes
 from diagnet.training.loop import train
+from diagnet.training.points import Surroundings
 from diagnet.training.scoring import embeddings_and_logits
 from diagnet.training.state import TrainingState, start
 from diagnet.training.tracking import Tracker, open_trackers
@@ -44,6 +45,7 @@ class Data:
         labels: class index of each.
         names: image file of each.
         patients: patient of each.
+        surroundings: what lies around their regions, where training draws regions.
     """
 
     images: Images
@@ -51,6 +53,7 @@ class Data:
     labels: Labels
     names: list[str]
     patients: list[str]
+    surroundings: Surroundings | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -177,6 +180,7 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
         rng=np.random.default_rng([config.seed, _SEARCH, fold.number]),
         workers=fold.workers,
         progress=fold.progress,
+        surroundings=data.surroundings,
     )
     points = augmented.points
     if processes.is_first:

@@ -18,10 +18,12 @@ from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.data.splits import make_folds
 from diagnet.errors import SettingsError
+from diagnet.run.augmentation import surroundings_of
 from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.warm_start import read_patches
+from diagnet.training.points import Surroundings
 
 _INNER = 5  # inner folds; repeat r holds out the r-th
 
@@ -71,12 +73,14 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
     torch.set_num_threads(1)
     config = job.arm.config(base)
     mass_set, images = _data(data, config.classes, config.roi)
+    around = _surroundings(data, config.classes, config.roi) if config.training.needs_surroundings else None
     own, held_out, test = parts(mass_set, job, n_folds)
     if job.arm.as_many_images:
         n_all = len(mass_set.labels) - len(test) - len(held_out)
         epochs = round(config.training.epochs * n_all / len(own))
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
-    cases = Cases(images, tuple(mass_set.masses), mass_set.labels, mass_set.patient_numbers)
+    masses, patients = tuple(mass_set.masses), mass_set.patient_numbers
+    cases = Cases(images, masses, mass_set.labels, patients, surroundings=around)
     began = time.perf_counter()
     seen = cases.part(own)
     if job.arm.unlabelled is not None:
@@ -147,3 +151,9 @@ def _data(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> tuple[MassS
             raise SettingsError(f"`roi` must be the prepared folder's, {found.settings}, got {roi}")
         return found.mass_set, found.images
     return found, read_rois(found.masses, roi, workers=os.cpu_count())
+
+
+@lru_cache(maxsize=1)
+def _surroundings(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> Surroundings | None:
+    """What lies around the masses, read once in each process."""
+    return surroundings_of(read_data(path, classes), roi, workers=os.cpu_count())

@@ -19,7 +19,7 @@ from diagnet.study.features import FEATURES
 from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
 from diagnet.study.warm_start import warm_network, warm_weights
 from diagnet.training.loop import ExtraLoss, train
-from diagnet.training.points import Points
+from diagnet.training.points import Points, Surroundings
 from diagnet.training.scoring import embeddings_and_logits
 from diagnet.training.state import start
 
@@ -37,6 +37,7 @@ class Cases:
         masses: what else is known of them.
         labels: 1 where malignant, class index in general.
         patients: as numbers.
+        surroundings: what lies around their regions, where an arm draws regions while training.
         unlabelled: patches of mammograms of patients who are neither tested nor held out, for a warm start.
     """
 
@@ -45,11 +46,15 @@ class Cases:
     labels: Labels
     patients: Int64[np.ndarray, "case"]
     unlabelled: Float32[np.ndarray, "patch height width"] | None = None
+    surroundings: Surroundings | None = None
 
     def part(self, rows: Int[np.ndarray, "row"]) -> "Cases":
         """Some of them."""
         chosen = tuple(self.masses[row] for row in rows)
-        return Cases(np.asarray(self.images[rows]), chosen, self.labels[rows], self.patients[rows])
+        around = self.surroundings
+        if around is not None:
+            around = replace(around, images=around.images[rows], boxes=around.boxes[rows])
+        return Cases(np.asarray(self.images[rows]), chosen, self.labels[rows], self.patients[rows], surroundings=around)
 
 
 Score = Callable[[Cases], Float64[np.ndarray, "case"]]  # log-odds of malignancy
@@ -86,7 +91,7 @@ def _points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
     if _searched.keys() != {place}:
         _searched.clear()
     known = _searched.setdefault(place, {})
-    settings = config.neighbors.model_dump_json() + config.training.flips
+    settings = f"{config.neighbors.model_dump_json()}{config.training.flips}{cases.surroundings is not None}"
     if settings not in known:
         known[settings] = augment(
             config,
@@ -96,6 +101,7 @@ def _points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
             cases.patients,
             rng=np.random.default_rng([repeat, fold]),
             workers=1,
+            surroundings=cases.surroundings,
         ).points
     return known[settings]
 
@@ -158,7 +164,8 @@ def fit_permuted(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
 
 def fit_border(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
     """The network on what surrounds the marked box: the middle of each region is set to grey."""
-    score = fit_network(replace(cases, images=_border(cases.images, config)), config, fold, repeat)
+    bordered = replace(cases, images=_border(cases.images, config), surroundings=None)
+    score = fit_network(bordered, config, fold, repeat)
     return lambda others: score(replace(others, images=_border(others.images, config)))
 
 

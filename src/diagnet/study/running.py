@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from diagnet.config import Config, merged
+from diagnet.config import Config
 from diagnet.data.mass import MassSet
-from diagnet.data.roi import RoiSettings
 from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
 from diagnet.progress import Progress, silent
 from diagnet.run.folder import git_revision, read_json, versions, write_json, write_table
@@ -81,10 +80,7 @@ def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> Non
         if before is not None:
             if not joins:
                 raise RunFolderError(f"`--out` must be a new folder, got a study in {out}. Fix: add --resume to go on")
-            # A setting that came with a later version has its default in a study from before, but for the grey range:
-            # before there was a choice, it was the image's.
-            known = merged(Config.from_preset(study.base.preset).model_dump(mode="json"), before["settings"])
-            known["roi"] = RoiSettings.stored(before["settings"].get("roi", {})).model_dump(mode="json")
+            known = Config.stored(before["settings"]).model_dump(mode="json")
             for key, value in {**before, "settings": known}.items():
                 if key in own and own[key] != value:
                     raise RunFolderError(f"`--out` must keep the {key} the study in {out} began with, got others")

@@ -22,12 +22,13 @@ from diagnet.errors import DataError
 from diagnet.network import SeparableNetwork, create_network
 from diagnet.training.optimization import make_optimizer, rate_factor
 from diagnet.training.state import random_state
-from diagnet.training.transforms import draw_transforms
+from diagnet.training.transforms import DrawSettings, draw_transforms
 
 _DRAWN = 10  # patches of an image; those of tissue are kept
 _SIDES = (0.06, 0.25)  # of a patch, as a share of the image's shorter side: what masses have
 _TISSUE = 0.1  # least mean grey value of a patch
 _EPOCHS, _BATCH, _TEMPERATURE = 8, 64, 0.1
+_VIEW = DrawSettings(flips="random", rotation=30.0, zoom=0.3, noise=0.05)
 
 
 def read_patches(
@@ -117,7 +118,7 @@ def warm_network(network: SeparableNetwork, weights: dict[str, Tensor]) -> Separ
 def _view(patches: Images, rng: np.random.Generator) -> Float32[Tensor, "patch 1 h w"]:
     """Patches as they might look another time."""
     shape = patches.shape[0], patches.shape[1], patches.shape[2]
-    transforms = draw_transforms(shape, flips="random", rotation=30.0, zoom=0.3, noise=0.05, rng=rng)
+    transforms = draw_transforms(_VIEW, shape, rng=rng)
     gain, shift = rng.uniform(0.7, 1.3, len(patches)), rng.uniform(-0.1, 0.1, len(patches))
     gains, shifts = (torch.from_numpy(part.astype(np.float32))[:, None, None, None] for part in (gain, shift))
     return (transforms(torch.from_numpy(np.ascontiguousarray(patches))[:, None]) * gains + shifts).clamp(0, 1)

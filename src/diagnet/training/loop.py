@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -164,17 +164,8 @@ class _Run:
             edges = neighborhoods.outgoing(batch) if is_exact else neighborhoods.incident(batch)
             seen = edges.points if is_exact else batch
         rng = np.random.default_rng([self.seed, state.epoch + 1, state.step])
-        transforms = draw_transforms(
-            (len(seen), *self.points.image_shape),
-            flips=settings.flips,
-            rotation=settings.rotation,
-            zoom=settings.zoom,
-            noise=settings.noise,
-            rng=rng,
-        )
         own = processes.share(np.arange(len(seen)))
-        images = torch.from_numpy(self.points.take(seen[own]))[:, None].to(self.compute.device)
-        images = transforms.of(slice(int(own[0]), int(own[-1]) + 1))(images)
+        images = self._drawn(seen, slice(int(own[0]), int(own[-1]) + 1), rng)
         share, partners = 1.0, np.arange(len(batch))
         if settings.mixup > 0:
             share = float(rng.beta(settings.mixup, settings.mixup))
@@ -208,6 +199,21 @@ class _Run:
         if len(state.bank):
             state.bank[torch.from_numpy(seen).to(self.compute.device)] = embeddings.detach()
         return parts
+
+    def _drawn(
+        self, seen: Int[np.ndarray, "point"], own: slice, rng: np.random.Generator
+    ) -> Float32[Tensor, "own 1 h w"]:
+        """Images of this process's share of the points seen, drawn anew."""
+        points, shape = self.points, (len(seen), *self.points.image_shape)
+        if points.surroundings is None:
+            transforms = draw_transforms(self.settings, shape, rng=rng)
+            pixels = points.take(seen[own])
+        else:
+            pixels, boxes = points.take_surroundings(seen)
+            is_own = points.surroundings.own_range
+            transforms = draw_transforms(self.settings, shape, boxes=boxes, own_range=is_own, rng=rng)
+            pixels = pixels[own]
+        return transforms.of(own)(torch.from_numpy(pixels)[:, None].to(self.compute.device))
 
     def end_epoch(self, seconds: float) -> None:
         """Add the epoch's row to the history."""

@@ -15,6 +15,21 @@ _BLOCK = 1_024  # images read at once where all are needed
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What lies around masses, to draw regions from.
+
+    Attributes:
+        images: wider regions, in [0, 1] over the image's breast.
+        boxes: (x0, y0, x1, y1) of each mass in fractions of its wider region's sides; NaN: it is a region itself.
+        own_range: regions drawn are scaled to their own range (reading 16), as those of `Points.images` were.
+    """
+
+    images: Float32[np.ndarray, "source wide wide"]
+    boxes: Float32[np.ndarray, "source 4"]
+    own_range: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Points:
     """What is trained on: originals, then their adversarial neighbors.
 
@@ -26,6 +41,8 @@ class Points:
         relatives: patient of each point as a number, for `graph.skip_relatives`.
         rows: where each original lies in `images`; None: `images` holds every point in order.
         neighbors: images of the points after the originals; read where `rows` is given.
+        surroundings: of each of `images`, where regions are drawn while training; their sides are a multiple of the
+            images'.
     """
 
     images: Float32[np.ndarray, "source height width"]
@@ -34,6 +51,7 @@ class Points:
     relatives: Int[np.ndarray, "point"]
     rows: Int[np.ndarray, "original"] | None = None
     neighbors: Float32[np.ndarray, "neighbor height width"] | None = None
+    surroundings: Surroundings | None = None
 
     def __len__(self) -> int:
         """Number of points."""
@@ -54,6 +72,29 @@ class Points:
         if self.neighbors is not None and not original.all():
             found[~original] = self.neighbors[points[~original] - len(self.rows)]
         return found
+
+    def take_surroundings(
+        self, points: Int[np.ndarray, "point"]
+    ) -> tuple[Float32[np.ndarray, "point wide wide"], Float32[np.ndarray, "point 4"]]:
+        """Surroundings of some points and the boxes in them; a neighbor is its own, enlarged, and has no box.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.surroundings is None:
+            raise ValueError("`surroundings` must be given to draw regions from them, got None")
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        side = self.surroundings.images.shape[1]
+        found = np.empty((len(points), side, side), dtype=np.float32)
+        boxes = np.full((len(points), 4), np.nan, dtype=np.float32)
+        original = points < len(rows)
+        found[original] = read_rows(self.surroundings.images, rows[points[original]])
+        boxes[original] = self.surroundings.boxes[rows[points[original]]]
+        if not original.all():
+            regions = self.take(points[~original])
+            times = side // regions.shape[1]
+            found[~original] = regions.repeat(times, axis=1).repeat(times, axis=2)
+        return found, boxes
 
     def targets(self, negative_label: str, n_classes: int) -> Labels:
         """Labels for Eq. 5: -1 for points that are left out of it, -2 for those of no class (reading 7)."""
@@ -82,6 +123,11 @@ class Points:
             digest.update(np.ascontiguousarray(part).data)
         for block in self._blocks(np.arange(len(self))):
             digest.update(block.data)
+        if self.surroundings is not None:
+            digest.update(np.ascontiguousarray(self.surroundings.boxes).data)
+            n_originals = len(self) if self.rows is None else len(self.rows)
+            for left in range(0, n_originals, _BLOCK):
+                digest.update(self.take_surroundings(np.arange(left, min(left + _BLOCK, n_originals)))[0].data)
         return digest.hexdigest()
 
     def _blocks(self, points: NDArray[np.int64]) -> Iterator[Float32[np.ndarray, "point h w"]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from diagnet.graph import GraphSettings, SignedGraph, signed_graph
@@ -19,10 +19,10 @@ from diagnet.training.batches import Batching
 from diagnet.training.device import Compute, DeviceName, MemoryFormat, Precision, resolve_compute
 from diagnet.training.optimization import Schedule, make_optimizer
 from diagnet.training.points import Points
-from diagnet.training.transforms import Flips
+from diagnet.training.transforms import DrawSettings
 
 
-class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
+class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     """How the network is trained."""
 
     epochs: int = Field(60, ge=1)
@@ -41,12 +41,6 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         "none",
         description="class of negative neighbors in Eq. 5: left out, their own, another, or even odds (reading 7)",
     )
-    flips: Flips = Field(
-        "random", description="flips drawn for each batch, or all four stored before augmentation (reading 13)"
-    )
-    rotation: float = Field(20.0, ge=0, le=180, description="largest random rotation, degrees")
-    zoom: float = Field(0.15, ge=0, lt=1, description="largest random change of scale")
-    noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of random noise, of the grey scale")
     mixup: float = Field(
         0.0, ge=0, description="mixup's alpha: images of a batch, and their labels, are blended; without a graph only"
     )
@@ -72,6 +66,8 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     def _mixed_or_graph(self) -> "TrainingSettings":
         if self.mixup > 0 and self.needs_graph:
             raise ValueError("`mixup` blends what a graph tells apart: it must be 0 where `graph_weight` is above 0")
+        if self.flips == "stored" and self.needs_surroundings:
+            raise ValueError("`flips` must not be stored where regions are drawn (`padding`, `shift`)")
         return self
 
     @property

@@ -33,6 +33,7 @@ class Mass:
         spacing_mm: (row, column) size of a pixel in millimetres, None where it is not known.
         original_size: (width, height) of the image before somebody stretched it, None where it was not.
         extra: further columns of the manifest, as they came.
+        source: name of its source where several are one data set (`diagnet.data.sources`), else "".
     """
 
     image: Path | Image
@@ -45,6 +46,7 @@ class Mass:
     spacing_mm: tuple[float, float] | None = None
     original_size: tuple[float, float] | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class MassSet:
         source: what was read, for people (a path).
         left_out: reason -> how many masses (or table rows) are not in `masses`.
         notes: observation -> how often; nothing was left out for these.
+        sources: where there are several, the name of each (`Mass.source`) -> what was read.
+        distinct_patients: whether patients of the same name in different sources are different patients.
     """
 
     masses: Sequence[Mass]
@@ -64,6 +68,8 @@ class MassSet:
     source: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    distinct_patients: bool = False
 
     @property
     def labels(self) -> Labels:
@@ -72,7 +78,9 @@ class MassSet:
 
     @property
     def patients(self) -> list[str]:
-        """Patient of each mass."""
+        """Patient of each mass, the same text for the same patient; with distinct patients it holds the source too."""
+        if self.distinct_patients:
+            return [repr((mass.source, mass.patient_id)) for mass in self.masses]
         return [mass.patient_id for mass in self.masses]
 
     @property
@@ -82,14 +90,27 @@ class MassSet:
 
     @property
     def image_names(self) -> list[str]:
-        """Name of each mass's image file, relative to the folder of its source where it lies inside."""
-        source = Path(self.source or ".").absolute()
-        folder = source if source.is_dir() else source.parent
-        names = []
+        """Name of each mass's image file, relative to the folder of its source where it lies inside.
+
+        Where there are several sources, such a name begins with the source's, and a file has the first of its names.
+        """
+        folders = {name: _folder(source) for name, source in (self.sources or {"": self.source}).items()}
+        names: list[str] = []
+        first: dict[Path, str] = {}
         for index, mass in enumerate(self.masses):
-            if isinstance(mass.image, Path):
-                inside = mass.image.is_relative_to(folder)
-                names.append(str(mass.image.relative_to(folder) if inside else mass.image))
-            else:
+            if not isinstance(mass.image, Path):
                 names.append(f"image-{index}")
+                continue
+            folder = folders[mass.source if self.sources else ""]
+            inside = mass.image.is_relative_to(folder)
+            name = str(mass.image.relative_to(folder) if inside else mass.image)
+            if self.sources:
+                name = first.setdefault(mass.image.resolve(), f"{mass.source}/{name}" if inside else name)
+            names.append(name)
         return names
+
+
+def _folder(source: str) -> Path:
+    """The folder that the names of a source's images are relative to."""
+    path = Path(source or ".").absolute()
+    return path if path.is_dir() else path.parent

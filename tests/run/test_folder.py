@@ -71,7 +71,7 @@ def test_predictions_are_read_back(tmp_path_factory, names, other):
     labels = np.arange(n) % 2
     classes = (other, "malignant" if other != "malignant" else "b")
     chances = np.full((n, 2), 0.5)
-    masses = [Mass(Path("a"), None, "b", "", *each) for each in zip(sides, views, strict=True)]
+    masses = [Mass(Path("a"), None, "b", *each) for each in zip(patients, sides, views, strict=True)]
     folder = tmp_path_factory.mktemp("run")
     rows = scored_masses(
         Predictions(images, patients, labels, chances, classes),

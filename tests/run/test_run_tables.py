@@ -26,15 +26,25 @@ SCORED = [
 def test_a_split_is_read_as_written(tmp_path):
     write_split(tmp_path, PLACED)
     assert read_split(tmp_path) == PLACED
-    assert (tmp_path / "split.csv").read_text().startswith("index,image,patient_id,label,fold,part\n0,Bilder/ß-0.png,")
+    assert (tmp_path / "split.csv").read_text().startswith("index,image,patient_id,label,fold,part,source\n0,Bilder/")
 
 
 def test_predictions_are_read_as_written(tmp_path):
     write_predictions(tmp_path, SCORED)
     assert read_predictions(tmp_path) == SCORED
     header, first, *_ = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert header == "image,patient_id,label,malignancy,index,fold,part,raw_score,decision,laterality,view"
-    assert first == 'Bilder/ß-0.png,"Käthe, ""K""",malignant,0.000000,0,-1,test,0.125000,benign,L,CC'
+    assert header == "image,patient_id,label,malignancy,index,fold,part,raw_score,decision,laterality,view,source"
+    assert first == 'Bilder/ß-0.png,"Käthe, ""K""",malignant,0.000000,0,-1,test,0.125000,benign,L,CC,'
+
+
+def test_tables_from_before_there_was_a_source_are_read(tmp_path):
+    write_split(tmp_path, PLACED)
+    write_predictions(tmp_path, SCORED)
+    for name, read, rows in (("split.csv", read_split, PLACED), ("predictions.csv", read_predictions, SCORED)):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace(",source\n", "\n").replace(",\n", "\n"))
+        assert "source" not in (tmp_path / name).read_text()
+        assert read(tmp_path) == rows
 
 
 def test_columns_are_found_by_name(tmp_path):
@@ -45,10 +55,17 @@ def test_columns_are_found_by_name(tmp_path):
 
 
 def test_a_mass_is_called_at_its_own_threshold():
-    masses = [Mass(np.zeros((4, 4), np.float32), None, "benign", f"P{k}", laterality="R", view="MLO") for k in range(3)]
+    masses = [
+        Mass(np.zeros((4, 4), np.float32), None, "benign", name, laterality="R", view="MLO", source=f"hospital {k}")
+        for k, name in enumerate(NAMES)
+    ]
     found = scored_masses(
         Predictions(
-            ("a", "b"), NAMES[:2], np.array([0, 1]), np.array([[0.5, 0.5], [0.5, 0.5]]), ("benign", "malignant")
+            ("a", "b"),
+            ("key of 0", "key of 2"),
+            np.array([0, 1]),
+            np.array([[0.5, 0.5], [0.5, 0.5]]),
+            ("benign", "malignant"),
         ),
         masses,
         np.array([0, 2]),
@@ -57,8 +74,8 @@ def test_a_mass_is_called_at_its_own_threshold():
         fold=np.array([0, 1]),
     )
     assert found == [
-        ScoredMass("a", NAMES[0], "benign", 0.5, 0, 0, "test", 0.25, "malignant", "R", "MLO"),
-        ScoredMass("b", NAMES[1], "malignant", 0.5, 2, 1, "test", 0.75, "benign", "R", "MLO"),
+        ScoredMass("a", NAMES[0], "benign", 0.5, 0, 0, "test", 0.25, "malignant", "R", "MLO", "hospital 0"),
+        ScoredMass("b", NAMES[2], "malignant", 0.5, 2, 1, "test", 0.75, "benign", "R", "MLO", "hospital 2"),
     ]
 
 

@@ -36,7 +36,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Score masses with a run's model and write predictions.csv and metrics.json.
 
-    Masses of patients the run was trained or validated on are left out and counted.
+    Masses of patients the run was trained or validated on are left out and counted; patients are told by their names,
+    whichever of the run's sources they are in and whether or not the run took its patients as distinct.
 
     Args:
         run: a finished run.
@@ -68,7 +69,7 @@ def evaluate_run(
     require_empty(out)
     require_text(mass_set)
     seen = _seen_patients(run)
-    kept = np.array([patient not in seen for patient in mass_set.patients], dtype=bool)
+    kept = np.array([mass.patient_id not in seen for mass in mass_set.masses], dtype=bool)
     if not kept.any():
         raise DataError("`DATA` must hold masses of patients the run was not trained on, got none")
     if isinstance(masses, Prepared):
@@ -119,5 +120,5 @@ def evaluate_run(
 
 
 def _seen_patients(run: Path) -> set[str]:
-    """Patients whose masses trained or validated any network of the run."""
+    """Names of the patients whose masses trained or validated any network of the run."""
     return {mass.patient_id for mass in read_split(run) if mass.part != "test"}

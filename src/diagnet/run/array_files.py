@@ -95,7 +95,7 @@ def write_neighbors(
         mass_set: the masses.
         settings: of the search; their hash is written.
     """
-    classes, patients = mass_set.classes, mass_set.patients
+    classes, patients = mass_set.classes, [mass.patient_id for mass in mass_set.masses]
     made = SyntheticImages(
         images=neighbors.images,
         labels=neighbors.labels,

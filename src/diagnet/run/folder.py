@@ -188,8 +188,15 @@ def require_text(masses: MassSet) -> None:
     Raises:
         DataError: a name is no text.
     """
-    for each in (masses.classes, masses.image_names, masses.patients, [mass.view for mass in masses.masses]):
+    texts = (text for mass in masses.masses for text in (mass.patient_id, mass.view, mass.source))
+    for each in (masses.classes, masses.image_names, texts):
         as_utf8("".join(each))
+
+
+def data_name(record: Mapping[str, Any]) -> str:
+    """What a run's data are called, for people: their sources where there are several, else a file; "" in memory."""
+    data = record["data"]
+    return ", ".join(data["sources"]) if "sources" in data else Path(data["source"]).name
 
 
 def now() -> str:

@@ -1,7 +1,7 @@
 """A run's tables of masses: split.csv says which of them train, predictions.csv what the test masses scored."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
@@ -28,6 +28,7 @@ class PlacedMass:
         label: its class.
         fold: from 0.
         part: what it does in that fold, of `PARTS`.
+        source: name of its source, "" where there is one only.
     """
 
     index: int
@@ -36,6 +37,7 @@ class PlacedMass:
     label: str
     fold: int
     part: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class ScoredMass:
         decision: the class it is called.
         laterality: "L", "R" or "".
         view: "CC", "MLO" ... or "".
+        source: name of its source, "" where there is one only.
     """
 
     image: str
@@ -67,6 +70,7 @@ class ScoredMass:
     decision: str
     laterality: str
     view: str
+    source: str = ""
 
 
 def write_split(folder: Path, masses: Iterable[PlacedMass]) -> None:
@@ -106,7 +110,7 @@ def scored_masses(
     return [
         ScoredMass(
             image=predictions.images[k],
-            patient_id=predictions.patients[k],
+            patient_id=masses[index[k]].patient_id,
             label=predictions.classes[predictions.labels[k]],
             malignancy=score,
             index=int(index[k]),
@@ -116,6 +120,7 @@ def scored_masses(
             decision=called[0] if score >= threshold[k] else called[1],
             laterality=masses[index[k]].laterality,
             view=masses[index[k]].view,
+            source=masses[index[k]].source,
         )
         for k, score in enumerate(predictions.malignancy.tolist())
     ]
@@ -145,10 +150,14 @@ def _write(path: Path, kind: type[_Row], rows: Iterable[_Row]) -> None:
 
 
 def _read(path: Path, kind: type[_Row], what: str) -> list[_Row]:
-    """Read the columns of a kind of row, each as its type says; others are passed over."""
+    """Read the columns of a kind of row, each as its type says; others are passed over.
+
+    A column with a default may be missing: tables from before it lack it.
+    """
     columns = get_type_hints(kind)
+    defaults = {column.name: column.default for column in fields(kind) if column.default is not MISSING}
     try:
-        rows = read_records(path, columns)
+        rows = [defaults | row for row in read_records(path, columns.keys() - defaults.keys())]
         return [kind(**{name: read(row[name]) for name, read in columns.items()}) for row in rows]
     except (RunFolderError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, RunFolderError) else error

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, recall_score, roc_auc_score
 
 from diagnet.evaluation.bootstrap import draw_patients, weighted_sensitivity
-from diagnet.evaluation.figures import EvaluationSettings, across_folds, evaluate, point_auc
+from diagnet.evaluation.figures import EvaluationSettings, across_folds, evaluate, figures_by_source, point_auc
 from diagnet.evaluation.predictions import Predictions
 
 QUICK = EvaluationSettings(n_resamples=200)
@@ -52,6 +52,23 @@ def test_every_figure_is_scikit_learns():
     assert roc["thresholds"][0] is None
     for figure in ("auc", "accuracy", "sensitivity", "specificity", "brier"):
         assert mass[figure]["low"] < mass[figure]["value"] < mass[figure]["high"]
+
+
+def test_a_source_is_measured_as_if_it_were_alone():
+    predictions = simulated()
+    benign = int(np.flatnonzero(predictions.labels == 0)[0])
+    sources = [("a", "b")[k % 3 == 0] if k != benign else "one class" for k in range(200)]
+    names = ["b", "a", "one class", "untested"]
+    found = figures_by_source(predictions, sources, names, QUICK, seed=[7])
+    assert [*found] == names
+    for name in names[:3]:
+        part = predictions.part(np.flatnonzero(np.array(sources) == name))
+        alone = evaluate(part, 0.5, QUICK, rng=np.random.default_rng([7]))["units"]["mass"]
+        assert found[name] == {figure: alone[figure] for figure in ("n", "n_patients", "auc")}
+    nothing = {"value": None, "low": None, "high": None}
+    assert found["one class"] == {"n": 1, "n_patients": 1, "auc": nothing}
+    assert found["untested"] == {"n": 0, "n_patients": 0, "auc": nothing}
+    assert found["a"]["auc"]["low"] < found["a"]["auc"]["value"] < found["a"]["auc"]["high"]
 
 
 def test_images_and_patients_are_measured_on_their_merged_scores():

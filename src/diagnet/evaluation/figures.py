@@ -98,6 +98,14 @@ class Evaluation(TypedDict):
     units: Units
 
 
+class SourceFigures(TypedDict):
+    """Figures of the masses of one source."""
+
+    n: int
+    n_patients: int
+    auc: Interval
+
+
 class Spread(TypedDict):
     """Mean, standard deviation and standard error over folds (reading 20)."""
 
@@ -168,6 +176,43 @@ def evaluate(
     }
 
 
+def figures_by_source(
+    predictions: Predictions,
+    sources: Sequence[str],
+    names: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    seed: Sequence[int],
+) -> dict[str, SourceFigures]:
+    """Measure the masses of each source on their own, as `evaluate` would with `np.random.default_rng(seed)`.
+
+    Args:
+        predictions: of test masses.
+        sources: name of the source of each.
+        names: all sources, also those of no test mass.
+        settings: how many resamples, and the confidence.
+        seed: of the draws of each source's patients.
+
+    Returns:
+        Figures of each source, in the order of `names`; the AUC is None where a class is missing.
+    """
+    found: dict[str, SourceFigures] = {}
+    for name in names:
+        points = np.flatnonzero([source == name for source in sources])
+        if not len(points):
+            found[name] = {"n": 0, "n_patients": 0, "auc": {"value": None, "low": None, "high": None}}
+            continue
+        part = predictions.part(points)
+        counts = draw_patients(len(set(part.patients)), settings.n_resamples, rng=np.random.default_rng(seed))
+        areas, _ = _resampled(part, part.patient_groups, counts)
+        found[name] = {
+            "n": len(points),
+            "n_patients": counts.shape[1],
+            "auc": _auc_figure(part, areas, settings.confidence),
+        }
+    return found
+
+
 def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confidence: float) -> Unit:
     """Measure one unit; the columns of `counts` are the patients in order of appearance."""
     n_classes, labels, malignancy = len(predictions.classes), predictions.labels, predictions.malignancy
@@ -201,12 +246,7 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
         "n": len(labels),
         "n_patients": counts.shape[1],
         "n_per_class": {name: int((labels == label).sum()) for label, name in enumerate(predictions.classes)},
-        "auc": interval(
-            point_auc(predictions),
-            areas,
-            confidence,
-            min(len(np.unique(patients[labels == label])) for label in range(n_classes)),
-        ),
+        "auc": _auc_figure(predictions, areas, confidence),
         "accuracy": of(decisions == labels, everywhere),
         "sensitivity": of(called & malignant, malignant) if one_against_rest else nothing,
         "specificity": of(~called & ~malignant, ~malignant) if one_against_rest else nothing,
@@ -217,6 +257,13 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
         "roc": _roc(malignant, malignancy, heights, confidence) if one_against_rest else None,
         "calibration": calibration,
     }
+
+
+def _auc_figure(predictions: Predictions, areas: Resampled, confidence: float) -> Interval:
+    """AUC with its interval, as certain as the class of the fewest patients allows."""
+    patients, labels = predictions.patient_groups, predictions.labels
+    n_patients = min(len(np.unique(patients[labels == label])) for label in range(len(predictions.classes)))
+    return interval(point_auc(predictions), areas, confidence, n_patients)
 
 
 def _auc(predictions: Predictions, weights: Weights) -> Resampled:

@@ -1,7 +1,7 @@
 """Scored masses, and how their scores become those of images and patients."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -79,6 +79,16 @@ class Predictions:
         """Which patient each mass belongs to, numbered in order of appearance."""
         return _groups(self.patients)
 
+    def part(self, points: Int[np.ndarray, "part"]) -> "Predictions":
+        """Some of the points, at least one."""
+        return Predictions(
+            images=tuple(self.images[i] for i in points),
+            patients=tuple(self.patients[i] for i in points),
+            labels=self.labels[points],
+            probabilities=self.probabilities[points],
+            classes=self.classes,
+        )
+
     def per_image(self) -> "Predictions":
         """One entry an image: the probabilities of its most suspicious mass, the most severe label (reading 15)."""
         return self._merged(self.image_groups)
@@ -91,13 +101,7 @@ class Predictions:
         # Malignant is the most severe label; beyond that, the order of the classes counts.
         severe = np.where(self.malignant == 1, len(self.classes), self.labels)
         most_suspicious = deciding(self.malignancy, groups)
-        return Predictions(
-            images=tuple(self.images[i] for i in most_suspicious),
-            patients=tuple(self.patients[i] for i in most_suspicious),
-            labels=self.labels[deciding(severe, groups)],
-            probabilities=self.probabilities[most_suspicious],
-            classes=self.classes,
-        )
+        return replace(self.part(most_suspicious), labels=self.labels[deciding(severe, groups)])
 
 
 def _groups(keys: Sequence[Hashable]) -> Groups:

@@ -12,8 +12,10 @@ from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.prepared import write_prepared
 from diagnet.data.preprocessing import Preprocessing
+from diagnet.data.sources import merged
 from diagnet.errors import DataError, RunFolderError
 from diagnet.evaluation.abstention import LEAST_HALF_WIDTH
+from diagnet.evaluation.figures import evaluate
 from diagnet.experiment import run_experiment
 from diagnet.inference.external_validation import evaluate_run
 from diagnet.inference.model import load_model
@@ -221,6 +223,104 @@ def test_the_letter_runs_too(tmp_path):
     with np.load(run.folder / "neighbors.npz", allow_pickle=False) as found:
         n_neighbors = len(found["kinds"])
     assert load_npz(run.folder / "graph.npz").shape[0] == 4 * n_train + n_neighbors
+
+
+def two_sources(distinct_patients=False):
+    """Two sources of the same 20 patients' names, with other pictures."""
+    apart = {name: phantoms(40, seed) for seed, name in enumerate(("north", "south"))}
+    return merged(apart, distinct_patients=distinct_patients)
+
+
+PLAIN = {"neighbors": {"positive_share": 0, "negative_share": 0}, "training": {"epochs": 1, "batch_size": 16}}
+
+
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory):
+    return run_experiment(tiny(**PLAIN), two_sources(), tmp_path_factory.mktemp("two") / "run")
+
+
+def test_a_patient_of_two_sources_is_never_split(run_of_two):
+    split = rows(run_of_two.folder / "split.csv")
+    sides = {}
+    for row in split:
+        sides.setdefault(row["patient_id"], set()).add(row["part"])
+    assert len(sides) == 20
+    assert all(len(parts) == 1 for parts in sides.values())
+    assert [row["source"] for row in split] == ["north"] * 40 + ["south"] * 40
+
+
+def test_distinct_patients_may_be_split_and_keep_their_names(tmp_path):
+    run = run_experiment(tiny(**PLAIN), two_sources(distinct_patients=True), tmp_path / "run", with_report=False)
+    split = rows(run.folder / "split.csv")
+    sides = {}
+    for row in split:
+        sides.setdefault((row["source"], row["patient_id"]), set()).add(row["part"])
+    assert sides.keys() == {(source, f"P{k}") for source in ("north", "south") for k in range(20)}
+    assert all(len(parts) == 1 for parts in sides.values())
+    assert any(sides["north", f"P{k}"] != sides["south", f"P{k}"] for k in range(20))
+    tested = [row for row in split if row["part"] == "test"]
+    predictions = rows(run.folder / "predictions.csv")
+    assert [(row["source"], row["patient_id"]) for row in predictions] == [
+        (row["source"], row["patient_id"]) for row in tested
+    ]
+    patients = {(row["source"], row["patient_id"]) for row in tested}
+    assert run.metrics["test"]["units"]["mass"]["n_patients"] == len(patients)
+
+
+def test_evaluating_leaves_out_a_seen_name_of_any_source(tmp_path):
+    both = two_sources(distinct_patients=True)
+    run = run_experiment(tiny(**PLAIN), both, tmp_path / "run", with_report=False)
+    seen = {row["patient_id"] for row in rows(run.folder / "split.csv") if row["part"] != "test"}
+    n_seen = sum(mass.patient_id in seen for mass in both.masses)
+    assert n_seen > 80 - len(run.predictions.labels)  # a test mass whose patient has a namesake in training
+    more = replace(both, masses=[*both.masses, *phantoms(8, seed=9, patient="Q").masses])
+    metrics = evaluate_run(run.folder, more, tmp_path / "more", settings=tiny().evaluation)
+    assert metrics["left_out"] == {"patient was in the run's training or validation part": n_seen}
+
+
+def test_figures_by_source_are_those_of_each_source_alone(run_of_two):
+    by_source, predictions = run_of_two.metrics["test"]["by_source"], run_of_two.predictions
+    sources = [row["source"] for row in rows(run_of_two.folder / "predictions.csv")]
+    assert [*by_source] == ["north", "south"]
+    for name, found in by_source.items():
+        part = predictions.part(np.flatnonzero(np.array(sources) == name))
+        alone = evaluate(part, 0.5, tiny().evaluation, rng=np.random.default_rng([0, 3]))["units"]["mass"]
+        assert found == {key: alone[key] for key in ("n", "n_patients", "auc")}
+    assert json.loads((run_of_two.folder / "metrics.json").read_text())["test"]["by_source"] == by_source
+
+
+def test_a_run_of_two_sources_says_so(run_of_two):
+    record = read_json(run_of_two.folder / "run.json")
+    about = {"source": "phantoms", "masses": 40, "patients": 20}
+    assert record["data"]["sources"] == {"north": about, "south": about}
+    assert record["data"]["distinct_patients"] is False
+    card = (run_of_two.folder / "model_card.md").read_text()
+    assert "Source: north, south (" in card
+    assert "- north (phantoms): 40 masses of 20 patients" in card
+    assert "- patients of the same name in different sources are one patient" in card
+    page = (run_of_two.folder / "report.html").read_text()
+    assert "By source" in page
+    assert "north, south · preset small" in page
+
+
+def test_one_source_is_not_talked_about(run):
+    assert "by_source" not in run.metrics["test"]
+    assert "sources" not in read_json(run.folder / "run.json")["data"]
+    assert read_json(run.folder / "run.json")["binding"].keys() == {"settings", "data"}
+    assert "ource" not in (run.folder / "report.html").read_text().split("<h2>Settings")[0].split("</style>")[1]
+    for name in ("split.csv", "predictions.csv"):
+        assert {row["source"] for row in rows(run.folder / name)} == {""}
+
+
+def test_a_run_is_not_resumed_with_other_patients(tmp_path):
+    def stop(stage, *_):
+        if stage == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tiny(**PLAIN), two_sources(), tmp_path / "run", with_report=False, progress=stop)
+    with pytest.raises(RunFolderError, match=r"must keep the patients the run in .* began with"):
+        run_experiment(tiny(**PLAIN), two_sources(True), tmp_path / "run", with_report=False, resume=True)
 
 
 def test_evaluating_on_other_masses(run, tmp_path):

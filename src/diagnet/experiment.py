@@ -17,7 +17,7 @@ from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
-from diagnet.evaluation.figures import across_folds, evaluate, point_auc
+from diagnet.evaluation.figures import across_folds, evaluate, figures_by_source, point_auc
 from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
 from diagnet.run.augmentation import surroundings_of
@@ -62,7 +62,7 @@ def run_experiment(
 
     Args:
         config: all settings.
-        masses: labeled masses, or a prepared folder.
+        masses: labeled masses, or a prepared folder; of several sources as `diagnet.data.sources` reads them.
         out: the run folder: absent, empty, or unfinished with `resume`.
         resume: take an unfinished run up again, from its last checkpoint.
         with_report: write report.html (needs the extra `report`).
@@ -106,7 +106,9 @@ def run_experiment(
     notes += split_notes
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    binding = {"settings": config.to_toml(), "data": data_hash}
+    binding: dict[str, Any] = {"settings": config.to_toml(), "data": data_hash}
+    if mass_set.sources:  # the hash is of the images; who is one patient decides the split
+        binding |= {"sources": list(mass_set.sources), "patients": "distinct" if mass_set.distinct_patients else "one"}
     if processes.is_first:
         claim(out, binding, resume=resume)
     compute = config.training.compute(config.network)
@@ -130,6 +132,7 @@ def run_experiment(
             "classes": list(data.classes),
             "left_out": dict(mass_set.left_out),
             "notes": dict(mass_set.notes),
+            **_sources(mass_set),
         },
         "counts": {part: _counts(data, getattr(splits[0], part)) for part in PARTS},
         "warnings": notes,
@@ -183,6 +186,22 @@ def _splits(config: Config, data: Data) -> tuple[list[Split], list[str]]:
     return splits, [str(warning.message) for warning in caught]
 
 
+def _sources(mass_set: MassSet) -> dict[str, Any]:
+    """What run.json says of each of several sources; nothing of a single one."""
+    if not mass_set.sources:
+        return {}
+    whose = list(zip(mass_set.masses, mass_set.patients, strict=True))
+    counted = {
+        name: {
+            "source": source,
+            "masses": sum(mass.source == name for mass, _ in whose),
+            "patients": len({patient for mass, patient in whose if mass.source == name}),
+        }
+        for name, source in mass_set.sources.items()
+    }
+    return {"sources": counted, "distinct_patients": mass_set.distinct_patients}
+
+
 def _counts(data: Data, part: Int[np.ndarray, "mass"]) -> dict[str, int]:
     """How many masses, images, patients, and masses of each class."""
     per_class = {name: int((data.labels[part] == label).sum()) for label, name in enumerate(data.classes)}
@@ -200,8 +219,17 @@ def _placed_masses(data: Data, splits: Sequence[Split]) -> list[PlacedMass]:
     for fold, split in enumerate(splits):
         for part in PARTS:
             places += [(fold, int(index), part) for index in getattr(split, part)]
+    masses = data.mass_set.masses
     return [
-        PlacedMass(index, data.names[index], data.patients[index], data.classes[data.labels[index]], fold, part)
+        PlacedMass(
+            index=index,
+            image=data.names[index],
+            patient_id=masses[index].patient_id,
+            label=data.classes[data.labels[index]],
+            fold=fold,
+            part=part,
+            source=masses[index].source,
+        )
         for fold, index, part in sorted(places)
     ]
 
@@ -237,7 +265,14 @@ def _metrics(
     thresholds: Float[np.ndarray, "mass"],
 ) -> dict[str, Any]:
     """What metrics.json holds: figures of the pooled test masses, and their spread over folds."""
-    test = evaluate(predictions, thresholds, config.evaluation, rng=np.random.default_rng([config.seed, _BOOTSTRAP]))
+    seed = [config.seed, _BOOTSTRAP]
+    test: dict[str, Any] = {**evaluate(predictions, thresholds, config.evaluation, rng=np.random.default_rng(seed))}
+    if data.mass_set.sources:
+        tested = np.sort(np.concatenate([fold.split.test for fold in folds]))  # the order of the predictions
+        sources = [data.mass_set.masses[index].source for index in tested]
+        test["by_source"] = figures_by_source(
+            predictions, sources, list(data.mass_set.sources), config.evaluation, seed=seed
+        )
     one_by_one = [predictions_of(data, fold.split.test, fold.probabilities) for fold in folds]
     accuracies = [
         float(((each.malignancy >= fold.threshold) == (each.malignant == 1)).mean())

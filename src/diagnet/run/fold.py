@@ -44,7 +44,7 @@ class Data:
         mass_set: the masses.
         labels: class index of each.
         names: image file of each.
-        patients: patient of each.
+        patients: patient of each, the same text for the same patient (`MassSet.patients`).
         surroundings: what lies around their regions, where training draws regions.
     """
 

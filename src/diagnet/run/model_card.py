@@ -6,6 +6,7 @@ from typing import Any
 
 from diagnet.atomic import legible, write_text
 from diagnet.notice import NOTICE
+from diagnet.run.folder import data_name
 
 _UNKNOWN = "TODO (diagnet cannot know this)"
 
@@ -31,9 +32,10 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         "on masses like those it was trained on. Every setting is in config.toml.",
         "",
         "## Data",
-        f"Source: {Path(data['source']).name or 'in memory'} (SHA-256 {data['sha256'][:16]}...). "
+        f"Source: {data_name(record) or 'in memory'} (SHA-256 {data['sha256'][:16]}...). "
         f"Classes: {', '.join(data['classes'])}.",
         "",
+        *_sources(data),
         "| part | masses | images | patients |",
         "|---|---|---|---|",
         *(f"| {part} | {n['masses']} | {n['images']} | {n['patients']} |" for part, n in record["counts"].items()),
@@ -43,6 +45,10 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         "",
         f"## Figures on {mass['n']} test masses (95 % intervals by patient bootstrap)",
         *(f"- {name}: {_figure(mass[name])}" for name in ("auc", "accuracy", "sensitivity", "specificity", "brier")),
+        *(
+            f"- auc on the {found['n']} masses of {name}: {_figure(found['auc'])}"
+            for name, found in metrics["test"].get("by_source", {}).items()
+        ),
         "",
         "## Limits",
         "- Judges a mass somebody marked; it finds none.",
@@ -51,6 +57,22 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         f"- intended users and setting of a study: {_UNKNOWN}",
     ]
     write_text(run / "model_card.md", legible("\n".join(lines) + "\n"))  # the data's folder may be no text
+
+
+def _sources(data: Mapping[str, Any]) -> list[str]:
+    """A line for each of several sources."""
+    if "sources" not in data:
+        return []
+    rule = "different patients" if data["distinct_patients"] else "one patient"
+    files = {name: Path(each["source"]).name or "in memory" for name, each in data["sources"].items()}
+    return [
+        *(
+            f"- {name} ({files[name]}): {each['masses']} masses of {each['patients']} patients"
+            for name, each in data["sources"].items()
+        ),
+        f"- patients of the same name in different sources are {rule}",
+        "",
+    ]
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

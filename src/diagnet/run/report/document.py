@@ -1,9 +1,8 @@
 """The whole report, in the order in which it is read."""
 
-from pathlib import Path
-
 from diagnet.arrays import Images
 from diagnet.notice import NOTICE
+from diagnet.run.folder import data_name
 from diagnet.run.report.files import RunFiles
 from diagnet.run.report.making import data, learning, neighbors, settings
 from diagnet.run.report.page import page, tag
@@ -19,7 +18,7 @@ def report_page(run: RunFiles, images: Images) -> str:
     """
     record = run.record
     facts = (
-        Path(record["data"]["source"]).name or "images in memory",
+        data_name(record) or "images in memory",
         f"preset {record['preset']}",
         f"seed {record['seed']}",
         record["started"].replace("T", " ").replace("+00:00", " UTC"),

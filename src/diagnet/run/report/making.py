@@ -1,6 +1,7 @@
 """How a result was made: data, neighbors and graph, learning, settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from diagnet.arrays import Images
 from diagnet.run.array_files import SyntheticImages
 from diagnet.run.report.figures import auc_curves, embedding_map, graph_curves, loss_curves, picture
 from diagnet.run.report.files import RunFiles
-from diagnet.run.report.page import Html, figure, number, reminder, section, table, tag
+from diagnet.run.report.page import Html, figure, joined, number, reminder, section, table, tag
 
 _COLUMNS = 6  # of the panel of neighbors
 _KINDS = {1: "positive neighbors", -1: "negative neighbors"}
@@ -23,6 +24,7 @@ def data(run: RunFiles) -> Html:
     return section(
         "Data and split",
         table(["part", *names], counts),
+        _sources(found),
         tag(
             "p",
             "Neighbors, graph and network are fitted on training masses; the threshold, and the temperature that"
@@ -106,6 +108,18 @@ def settings(run: RunFiles) -> Html:
             table([], [[*fact] for fact in facts.items()], class_="reasons"),
         ),
         tag("details", tag("summary", "Every setting (config.toml)"), tag("pre", run.config)),
+    )
+
+
+def _sources(found: Mapping[str, Any]) -> Html | None:
+    if "sources" not in found:
+        return None
+    rows = [[name, each["masses"], each["patients"]] for name, each in found["sources"].items()]
+    rule = "different patients" if found["distinct_patients"] else "one patient"
+    return joined(
+        tag("h3", "Sources"),
+        table(["source", "masses", "patients"], rows),
+        tag("p", f"Patients of the same name in different sources are {rule}.", class_="soft"),
     )
 
 

@@ -65,6 +65,7 @@ def results(run: RunFiles) -> Html:
         _folds(run.metrics.get("folds") or {}),
         tag("h3", "By mass, by image, by patient"),
         _units(test["units"]),
+        _by_source(test.get("by_source") or {}),
         tag(
             "p",
             "An image scores as its most suspicious mass, a patient as the most suspicious image. The"
@@ -126,7 +127,7 @@ def mistakes(run: RunFiles, images: Images) -> Html:
 
 def _case(mass: ScoredMass, images: Images) -> Html:
     index, score = mass.index, f"score {mass.malignancy:.3f}"
-    what = f"#{index} {mass.laterality} {mass.view}".rstrip()
+    what = f"#{index} {mass.laterality} {mass.view}".rstrip() + (f", {mass.source}" if mass.source else "")
     return figure(
         tag("img", src=picture(images[index]), alt=f"Mass {what}, labeled {mass.label}, {score}"),
         tag("b", score),
@@ -169,6 +170,21 @@ def _units(units: Mapping[str, Any]) -> Html:
         for unit, found in units.items()
     ]
     return table(["", "n", *_NAMES.values(), "Brier score", "Calibration error"], rows)
+
+
+def _by_source(figures: Mapping[str, Any]) -> Html | None:
+    if not figures:
+        return None
+    rows = [
+        [
+            name,
+            found["n"],
+            found["n_patients"],
+            joined(_value("auc", found["auc"]["value"]), tag("small", _range("auc", found["auc"]))),
+        ]
+        for name, found in figures.items()
+    ]
+    return joined(tag("h3", "By source"), table(["", "test masses", "patients", "AUC"], rows))
 
 
 def _folds(folds: Mapping[str, Any]) -> Html | None:

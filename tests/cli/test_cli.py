@@ -112,6 +112,30 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
     assert done.stderr == ""
 
 
+def test_training_on_several_sources(manifest, tmp_path, in_process):
+    head, *lines = re.sub(
+        r"^(\d+\.png)", rf"{manifest.parent}/\1", manifest.read_text(), flags=re.MULTILINE
+    ).splitlines()
+    tables = [tmp_path / "north.csv", tmp_path / "south.csv"]
+    for table, part in zip(tables, (lines[:30], [line.replace(",P15,", ",P0,") for line in lines[30:]]), strict=True):
+        table.write_text("\n".join([head, *part]) + "\n")
+    options = ["--quiet", "--json", "--no-report", *QUICK, "--set", "neighbors.positive_share=0"]
+    options += ["--set", "training.epochs=1"]
+    for out, more in (("one", []), ("apart", ["--distinct-patients"])):
+        done = in_process("train", *tables, "--out", tmp_path / out, *options, *more)
+        assert done.returncode == 0, done.stderr
+        assert [*json.loads(done.stdout)["test"]["by_source"]] == ["north", "south"]
+        record = json.loads((tmp_path / out / "run.json").read_text())
+        assert sum(part["patients"] for part in record["counts"].values()) == 30 - (not more)
+        header, *rows = (tmp_path / out / "split.csv").read_text().splitlines()
+        assert header.endswith(",source")
+        assert [row.rpartition(",")[2] for row in rows] == ["north"] * 30 + ["south"] * 30
+        assert sum(",P0," in row for row in rows) == 4
+    twice = refused(in_process("train", tables[0], tables[0], "--out", tmp_path / "twice", *options))
+    assert "must hold each mass once, got 30" in twice
+    assert not (tmp_path / "twice").exists()
+
+
 def test_every_verb_has_help_with_an_example(in_process):
     listed = in_process("--help").stdout
     for verb in ("demo", "prepare", "augment", "train", "evaluate", "predict", "export", "doctor"):

@@ -21,9 +21,7 @@ app = typer.Typer(
 app.command(epilog="Example: diagnet demo --out demo")(runs.demo)
 app.command(epilog="Example: diagnet prepare inbreast 'INbreast Release 1.0' --out data/inbreast")(masses.prepare)
 app.command(epilog="Example: diagnet augment data/inbreast --out neighbors --seed 0 --budget 200")(masses.augment)
-app.command(epilog="Example: diagnet train data/inbreast --out runs/first --seed 0 --set training.epochs=30")(
-    runs.train
-)
+app.command(epilog="Example: diagnet train data/inbreast other/masses.csv --out runs/first --seed 0")(runs.train)
 app.command(epilog="Example: diagnet evaluate runs/first --data other/masses.csv --json")(runs.evaluate)
 app.command(epilog="Example: diagnet predict runs/first mammogram.dcm --box 928,2304,1239,2575")(predict.predict)
 app.command(epilog="Example: diagnet serve runs/first --data masses.csv --images mammograms")(serve.serve)

@@ -10,7 +10,6 @@ import typer
 from diagnet.cli.shared import (
     Assignments,
     ConfigFile,
-    Data,
     Json,
     Out,
     Preset,
@@ -74,8 +73,13 @@ _DEMO_SETTINGS = ("training.epochs=40", "training.batch_size=24")
 
 
 def train(
-    data: Data,
+    data: Annotated[
+        list[Path], typer.Argument(help="Manifests (.csv) and folders made by `diagnet prepare`, one or more.")
+    ],
     out: Out,
+    distinct_patients: Annotated[
+        bool, typer.Option("--distinct-patients", help="Patients of one name in two DATA are two patients.")
+    ] = False,
     preset: Preset = None,
     config_file: ConfigFile = None,
     assignments: Assignments = None,
@@ -89,15 +93,24 @@ def train(
     """Split, augment, build the graph, train, evaluate and report (Fig. 1a)."""
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
+    from diagnet.data.sources import read_sources
     from diagnet.experiment import run_experiment
     from diagnet.training.distributed import joined
 
     config = read_config(config_file, preset, assignments or (), seed)
     try:
         with joined() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
+            masses = read_sources(
+                data,
+                config.classes,
+                config.roi,
+                distinct_patients=distinct_patients,
+                workers=workers,
+                progress=progress,
+            )
             run = run_experiment(
                 config,
-                read_data(data, config),
+                masses,
                 out,
                 resume=resume,
                 with_report=report,

@@ -10,6 +10,7 @@ import numpy as np
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of, read_data
 from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError
 from diagnet.progress import Progress, silent
 
@@ -60,7 +61,17 @@ def read_sources(
         for data in found.values()
     ]
     images = np.concatenate(regions)
-    return Prepared(images, mass_set, settings, hashlib.sha256(images.data).hexdigest())
+    around = [
+        data.surroundings
+        if isinstance(data, Prepared)
+        else read_surroundings(data.masses, settings, workers=workers, progress=progress)
+        for data in found.values()
+    ]
+    known = [each for each in around if each is not None]
+    surroundings = None
+    if len(known) == len(around):
+        surroundings = np.concatenate([each[0] for each in known]), np.concatenate([each[1] for each in known])
+    return Prepared(images, mass_set, settings, hashlib.sha256(images.data).hexdigest(), surroundings)
 
 
 def source_names(paths: Sequence[Path]) -> list[str]:

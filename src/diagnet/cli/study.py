@@ -10,6 +10,7 @@ from diagnet.cli.options import grouped
 from diagnet.cli.shared import Assignments, ConfigFile, Data, Json, Preset, Quiet, Workers, print_json, read_data
 
 if TYPE_CHECKING:
+    from diagnet.config import Config
     from diagnet.study.running import Study
 
 app = typer.Typer(

@@ -83,15 +83,15 @@ def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarr
     """
     height, width = image.shape
     if mass.box is None:
-        region = Box.whole(width, height)
+        place = Box.whole(width, height)
     else:
-        region = padded_box(Box(*mass.box), width, height, settings, mass.original_size)
-    x0, y0, x1, y1 = region
+        place = padded_box(Box(*mass.box), width, height, settings, mass.original_size)
+    x0, y0, x1, y1 = place
     left, top = int(x0), int(y0)
     # Only the region's own pixels are handed to Pillow, which would otherwise copy a 40 MB mammogram per mass.
     pixels = np.ascontiguousarray(image[top : int(np.ceil(y1)), left : int(np.ceil(x1))])
     part = Box(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0]))
-    region = np.clip(_resized(pixels, part, settings.size), 0, 1)
+    region = _resized(pixels, part, settings.size)
     if settings.grey_range == "image":
         return region
     foreign = find_foreign(pixels)
@@ -165,8 +165,8 @@ def by_image(masses: Sequence[Mass]) -> list[list[int]]:
 
 def _resized(pixels: Image, part: Box, size: int) -> Float32[np.ndarray, "size size"]:
     """Resize a part of an image, not rounded to pixels, by the triangle filter."""
-    resized = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR, box=tuple(part))
-    return np.asarray(resized, dtype=np.float32)
+    resized = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR, box=part)
+    return np.asarray(np.clip(np.asarray(resized, dtype=np.float32), 0, 1), dtype=np.float32)
 
 
 def flipped(images: Images, horizontal: bool = False, vertical: bool = False) -> Images:

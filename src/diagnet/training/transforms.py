@@ -67,8 +67,10 @@ class Transforms:
 
     def of(self, images: slice) -> "Transforms":
         """Those of some of the images."""
-        parts = {name: getattr(self, name) for name in ("matrices", "flips", "noise", "grey")}
-        return replace(self, **{name: part if part is None else part[images] for name, part in parts.items()})
+        matrices, flips, noise, grey = (
+            part if part is None else part[images] for part in (self.matrices, self.flips, self.noise, self.grey)
+        )
+        return replace(self, matrices=matrices, flips=flips, noise=noise, grey=grey)
 
     def __call__(self, images: Float32[Tensor, "b 1 h w"]) -> Float32[Tensor, "b 1 i j"]:
         """Transform images in [0, 1]; what comes from outside an image is its reflection."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import describe, is_prepared, read_prepared, write_prepared
+from diagnet.data.region_facts import RegionFacts
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.errors import DataError, RunFolderError
 
@@ -48,7 +49,8 @@ def test_what_goes_in_comes_out(mass_set, tmp_path):
     assert is_prepared(tmp_path / "out")
     assert not is_prepared(tmp_path)
     assert steps[-1] == ("regions", 3, 3)
-    rois = read_rois(mass_set.masses, SETTINGS)
+    facts = np.zeros((6, len(RegionFacts._fields)))
+    rois = read_rois(mass_set.masses, SETTINGS, facts=facts)
     for path in (tmp_path / "source").iterdir():
         path.unlink()  # the images are not needed any more
     prepared = read_prepared(tmp_path / "out")
@@ -56,6 +58,7 @@ def test_what_goes_in_comes_out(mass_set, tmp_path):
     assert prepared.settings == SETTINGS
     assert isinstance(prepared.images, np.memmap)
     assert np.array_equal(prepared.images, rois)
+    assert np.array_equal(prepared.facts, facts, equal_nan=True)
     assert list(prepared.mass_set.masses) == list(mass_set.masses)
     assert replace(prepared.mass_set, masses=[]) == replace(mass_set, masses=[])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
@@ -208,3 +211,13 @@ def test_what_is_no_text_is_told_before_an_image_is_read(mass_set, tmp_path):
     with pytest.raises(DataError, match=r"`text` must be text that UTF-8 can hold, got the lone surrogate U\+DCFF"):
         write_prepared(nameless, tmp_path / "out", SETTINGS, progress=lambda *_: pytest.fail("an image was read"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_from_before_facts_were_kept_has_none(mass_set, tmp_path):
+    write_prepared(mass_set, tmp_path / "out", SETTINGS)
+    about = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    names = about.pop("facts")
+    (tmp_path / "out" / "prepared.json").write_text(json.dumps(about))
+    assert read_prepared(tmp_path / "out").facts is None
+    (tmp_path / "out" / "prepared.json").write_text(json.dumps(about | {"facts": names[1:]}))  # of another version
+    assert read_prepared(tmp_path / "out").facts is None

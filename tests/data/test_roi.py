@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import diagnet.data.roi
 from diagnet.data.box import Box
-from diagnet.data.image import read_image
+from diagnet.data.image import read_image, read_picture
 from diagnet.data.mass import Mass
 from diagnet.data.roi import RoiSettings, cut_roi, flipped, padded_box, read_rois, rois_in_turn
 from diagnet.errors import DataError, DiagNetError
@@ -129,9 +129,9 @@ def test_each_file_is_read_once_and_order_is_kept(png_masses, workers, monkeypat
 
     def counted(path):
         reads.append(path)
-        return read_image(path)
+        return read_picture(path)
 
-    monkeypatch.setattr(diagnet.data.roi, "read_image", counted)
+    monkeypatch.setattr(diagnet.data.roi, "read_picture", counted)
     steps = []
     out = np.zeros((9, 16, 16), dtype=np.float32)
     rois = read_rois(png_masses, TIGHT, workers=workers, progress=lambda *step: steps.append(step), out=out)

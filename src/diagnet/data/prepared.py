@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from pydantic import ValidationError
 
 from diagnet.atomic import atomic_folder
 from diagnet.data.manifest import manifest_text, read_manifest, write_manifest
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
+from diagnet.data.region_facts import RegionFacts
 from diagnet.data.roi import RoiSettings, rois_in_turn
 from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError, RefusedInputError, RunFolderError
@@ -21,7 +22,7 @@ from diagnet.progress import Progress, silent
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
-TABLE, ARRAY, ABOUT = "masses.csv", "rois.npy", "prepared.json"
+TABLE, ARRAY, FACTS, ABOUT = "masses.csv", "rois.npy", "facts.npy", "prepared.json"
 SURROUNDINGS, BOXES = "surroundings.npy", "boxes.npy"
 
 
@@ -34,6 +35,7 @@ class Prepared:
         mass_set: the masses, whose image files need not exist any more.
         settings: how the regions were cut.
         sha256: of the array's file.
+        facts: what each region looked like (`RegionFacts`), None in folders from before it was kept.
         surroundings: what lies around each region, read from the disk as it is used, and its box in it; None in folders
             from before they were kept.
     """
@@ -42,6 +44,7 @@ class Prepared:
     mass_set: MassSet
     settings: RoiSettings
     sha256: str
+    facts: Float64[np.ndarray, "mass fact"] | None = None
     surroundings: tuple[Float32[np.ndarray, "mass wide wide"], Float32[np.ndarray, "mass 4"]] | None = None
 
 
@@ -73,8 +76,9 @@ def write_prepared(
     n_masses = len(mass_set.masses)
     with atomic_folder(out) as folder:
         rois = np.empty((n_masses, settings.size, settings.size), dtype=np.float32)
+        facts = np.empty((n_masses, len(RegionFacts._fields)))
         broken: dict[int, DataError | RefusedInputError] = {}
-        for index, roi in rois_in_turn(mass_set.masses, settings, workers=workers, progress=progress):
+        for index, roi in rois_in_turn(mass_set.masses, settings, workers=workers, progress=progress, facts=facts):
             if isinstance(roi, DataError | RefusedInputError):
                 broken[index] = roi
             else:
@@ -89,10 +93,9 @@ def write_prepared(
             for error in broken.values()
         )
         kept_set = replace(mass_set, masses=[mass_set.masses[index] for index in kept], left_out=dict(left_out))
-        with (folder / ARRAY).open("wb") as file:
-            np.save(file, rois[kept], allow_pickle=False)
         around, boxes = read_surroundings(kept_set.masses, settings, workers=workers, progress=progress)
-        for name, array in ((SURROUNDINGS, around), (BOXES, boxes)):
+        arrays = {ARRAY: rois[kept], FACTS: facts[kept], SURROUNDINGS: around, BOXES: boxes}
+        for name, array in arrays.items():
             with (folder / name).open("wb") as file:
                 np.save(file, array, allow_pickle=False)
         write_manifest(folder / TABLE, kept_set)
@@ -106,7 +109,8 @@ def write_prepared(
             "counts": counts(kept_set),
             "left_out": kept_set.left_out,
             "notes": kept_set.notes,
-            "sha256": {name: _sha256(folder / name) for name in (ARRAY, TABLE, SURROUNDINGS, BOXES)},
+            "facts": RegionFacts._fields,
+            "sha256": {name: _sha256(folder / name) for name in (*arrays, TABLE)},
         }
         (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return read_prepared(out)
@@ -164,6 +168,8 @@ def read_prepared(path: Path) -> Prepared:
         )
         images = np.load(path / ARRAY, mmap_mode="r", allow_pickle=False)
         sha256 = about["sha256"][ARRAY]
+        is_known = about.get("facts") == list(RegionFacts._fields)
+        facts = np.load(path / FACTS, allow_pickle=False) if is_known else None
         surroundings = None
         if SURROUNDINGS in about["sha256"]:
             around = np.load(path / SURROUNDINGS, mmap_mode="r", allow_pickle=False)
@@ -175,7 +181,7 @@ def read_prepared(path: Path) -> Prepared:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise _changed(path / ABOUT) from error
-    return Prepared(images, mass_set, settings, sha256, surroundings)
+    return Prepared(images, mass_set, settings, sha256, facts, surroundings)
 
 
 def counts(mass_set: MassSet) -> dict[str, int]:

@@ -3,18 +3,21 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image, Images
 from diagnet.data.box import Box
 from diagnet.data.grey_range import GreyRange, find_foreign, scaled_over_region
-from diagnet.data.image import read_image
+from diagnet.data.image import read_picture
+from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass
+from diagnet.data.region_facts import PictureFacts, RegionFacts, picture_facts, region_facts
 from diagnet.errors import DataError, RefusedInputError
 from diagnet.progress import Progress, silent, tracked
 
@@ -81,6 +84,50 @@ def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarr
     Raises:
         DataError: the box is empty or lies outside the image.
     """
+    return _cut(image, mass, settings).scaled(settings)
+
+
+def cut_and_measured(
+    image: Image,
+    mass: Mass,
+    settings: RoiSettings,
+    picture: PictureFacts,
+) -> tuple[Float32[np.ndarray, "size size"], RegionFacts]:
+    """Cut the region as `cut_roi` does, and measure it before it is scaled to its own range.
+
+    Args:
+        image: the picture.
+        mass: on it; its spacing is that of the image.
+        settings: how to cut.
+        picture: facts of the image.
+
+    Raises:
+        DataError: the box is empty or lies outside the image.
+    """
+    cut = _cut(image, mass, settings)
+    height, width = image.shape
+    facts = region_facts(cut.resized, cut.pixels, cut.part, (height, width), picture, mass.spacing_mm)
+    return cut.scaled(settings), facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A region: its pixels in the file, the part of them that it is, and that part resized."""
+
+    pixels: Image
+    part: Box
+    resized: Float32[np.ndarray, "size size"]
+
+    def scaled(self, settings: RoiSettings) -> Float32[np.ndarray, "size size"]:
+        if settings.grey_range == "image":
+            return self.resized
+        foreign = find_foreign(self.pixels)
+        if not foreign.any():
+            return scaled_over_region(self.resized)
+        return scaled_over_region(self.resized, _resized(foreign.astype(np.float32), self.part, len(self.resized)) > 0)
+
+
+def _cut(image: Image, mass: Mass, settings: RoiSettings) -> _Cut:
     height, width = image.shape
     if mass.box is None:
         place = Box.whole(width, height)
@@ -91,13 +138,7 @@ def cut_roi(image: Image, mass: Mass, settings: RoiSettings) -> Float32[np.ndarr
     # Only the region's own pixels are handed to Pillow, which would otherwise copy a 40 MB mammogram per mass.
     pixels = np.ascontiguousarray(image[top : int(np.ceil(y1)), left : int(np.ceil(x1))])
     part = Box(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0]))
-    region = _resized(pixels, part, settings.size)
-    if settings.grey_range == "image":
-        return region
-    foreign = find_foreign(pixels)
-    if not foreign.any():
-        return scaled_over_region(region)
-    return scaled_over_region(region, _resized(foreign.astype(np.float32), part, settings.size) > 0)
+    return _Cut(pixels, part, _resized(pixels, part, settings.size))
 
 
 def read_rois(
@@ -107,6 +148,7 @@ def read_rois(
     workers: int | None = None,
     progress: Progress = silent,
     out: Float32[np.ndarray, "mass size size"] | None = None,
+    facts: Float64[np.ndarray, "mass fact"] | None = None,
 ) -> Float32[np.ndarray, "mass size size"]:
     """Read the regions of all masses, each image file once; the same for any number of workers.
 
@@ -116,6 +158,7 @@ def read_rois(
         workers: threads, by default one per core.
         progress: told after each image.
         out: where to write the regions, a new array by default.
+        facts: where to write the `RegionFacts` of each; not measured by default.
 
     Raises:
         DataError: an image cannot be read, or a box lies outside its image.
@@ -123,7 +166,7 @@ def read_rois(
         MissingExtraError: a DICOM compression needs the extra `dicom`.
     """
     rois = np.empty((len(masses), settings.size, settings.size), dtype=np.float32) if out is None else out
-    for index, roi in rois_in_turn(masses, settings, workers=workers, progress=progress):
+    for index, roi in rois_in_turn(masses, settings, workers=workers, progress=progress, facts=facts):
         if isinstance(roi, DataError | RefusedInputError):
             raise roi
         rois[index] = roi
@@ -131,7 +174,12 @@ def read_rois(
 
 
 def rois_in_turn(
-    masses: Sequence[Mass], settings: RoiSettings, *, workers: int | None = None, progress: Progress = silent
+    masses: Sequence[Mass],
+    settings: RoiSettings,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+    facts: Float64[np.ndarray, "mass fact"] | None = None,
 ) -> Iterator[tuple[int, Image | DataError | RefusedInputError]]:
     """Yield the index of each mass with its region, or with the reason why its image cannot be read.
 
@@ -141,10 +189,18 @@ def rois_in_turn(
     def cut(indices: list[int]) -> list[Image] | DataError | RefusedInputError:
         source = masses[indices[0]].image
         try:
-            image = source if isinstance(source, np.ndarray) else read_image(source)
+            picture = Mammogram(source) if isinstance(source, np.ndarray) else read_picture(source)
         except (DataError, RefusedInputError) as error:
             return error
-        return [cut_roi(image, masses[index], settings) for index in indices]
+        if facts is None:
+            return [cut_roi(picture.pixels, masses[index], settings) for index in indices]
+        around, found = picture_facts(picture.pixels), []
+        for index in indices:
+            spacing = masses[index].spacing_mm or picture.spacing_mm
+            mass = replace(masses[index], spacing_mm=spacing)
+            region, facts[index] = cut_and_measured(picture.pixels, mass, settings, around)
+            found.append(region)
+        return found
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         groups = by_image(masses)

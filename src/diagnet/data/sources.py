@@ -71,7 +71,7 @@ def read_sources(
     surroundings = None
     if len(known) == len(around):
         surroundings = np.concatenate([each[0] for each in known]), np.concatenate([each[1] for each in known])
-    return Prepared(images, mass_set, settings, hashlib.sha256(images.data).hexdigest(), surroundings)
+    return Prepared(images, mass_set, settings, hashlib.sha256(images.data).hexdigest(), surroundings=surroundings)
 
 
 def source_names(paths: Sequence[Path]) -> list[str]:

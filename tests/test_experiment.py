@@ -7,11 +7,14 @@ import pytest
 from scipy.sparse import load_npz
 
 from diagnet.config import Config, read_config
+from diagnet.data.domain import fit_domain
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.prepared import write_prepared
 from diagnet.data.preprocessing import Preprocessing
+from diagnet.data.region_facts import RegionFacts
+from diagnet.data.roi import read_rois
 from diagnet.data.sources import merged
 from diagnet.errors import DataError, RunFolderError
 from diagnet.evaluation.abstention import LEAST_HALF_WIDTH
@@ -75,6 +78,11 @@ def test_the_model_knows_its_preprocessing_and_when_not_to_call(run):
     model = load_model(run.folder, engine="torch")
     assert model.preprocessing == Preprocessing(roi=tiny().roi)
     assert facts["preprocessing_sha256"] == model.preprocessing.sha256
+    (domain,) = model.domains
+    measured = np.zeros((80, len(RegionFacts._fields)))
+    read_rois(phantoms().masses, model.roi, facts=measured)
+    train = [int(row["index"]) for row in rows(run.folder / "split.csv") if row["part"] == "train"]
+    assert domain == fit_domain(measured[train], [f"P{k // 2}" for k in train])
     assert facts["abstention"]["half_width"] == model.abstention.half_width
     assert 0 <= model.abstention.half_width < 1
     assert model.sha256 == load_model(run.folder, engine="torch").sha256

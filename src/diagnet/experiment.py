@@ -14,6 +14,7 @@ from diagnet.atomic import write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
+from diagnet.data.region_facts import RegionFacts
 from diagnet.data.roi import read_rois
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
@@ -92,16 +93,18 @@ def run_experiment(
         if masses.settings != config.roi:
             notes.append(f"roi settings are the prepared folder's: {masses.settings}")
             config = config.model_copy(update={"roi": masses.settings})
-        images, data_hash = masses.images, masses.sha256
+        images, data_hash, facts = masses.images, masses.sha256, masses.facts
     else:
-        images = read_rois(mass_set.masses, config.roi, workers=workers, progress=progress)
+        facts = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
+        images = read_rois(mass_set.masses, config.roi, workers=workers, progress=progress, facts=facts)
         data_hash = array_hash(images)
     surroundings = None
     if config.training.needs_surroundings:
         surroundings = surroundings_of(masses, config.roi, workers=workers, progress=progress)
         if surroundings is None:
             notes.append("the prepared folder holds no surroundings: no region is drawn. Fix: prepare the masses again")
-    data = Data(images, mass_set, mass_set.labels, mass_set.image_names, mass_set.patients, surroundings)
+    names, patients = mass_set.image_names, mass_set.patients
+    data = Data(images, mass_set, mass_set.labels, names, patients, facts, surroundings)
     splits, split_notes = _splits(config, data)
     notes += split_notes
     for note in notes:

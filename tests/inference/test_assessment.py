@@ -1,7 +1,7 @@
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,10 +9,12 @@ from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from diagnet.data.breast import find_breast
+from diagnet.data.domain import fit_domain
 from diagnet.data.image import read_picture
 from diagnet.data.mass import Mass
 from diagnet.data.preprocessing import Preprocessing
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.region_facts import RegionFacts, picture_facts
+from diagnet.data.roi import RoiSettings, cut_and_measured, read_rois
 from diagnet.data.suitability import BoxLimits
 from diagnet.errors import RunFolderError
 from diagnet.inference.assessment import UNKNOWN_BOX, Policy, assess
@@ -207,3 +209,47 @@ def test_real_mammograms_are_scored(model, shared_masses):
         assert found.decision in ("malignant", "benign")
         assert found.flags == ("PresentationIntentType is absent: the pixels are taken as FOR PRESENTATION",)
         assert found.laterality == "L"
+
+
+def known(facts, **changes):
+    """A domain of 60 patients whose masses look about like these facts, but for the changes."""
+    rows = np.tile(np.array(facts._replace(**changes)), (60, 1))
+    rows[:, :3] += np.random.default_rng(0).normal(0, 0.02, (60, 3))
+    return fit_domain(rows, [f"P{k}" for k in range(60)])
+
+
+def test_an_image_of_another_kind_is_flagged_and_one_of_a_far_kind_is_refused(model, image):
+    picture = read_picture(image)
+    mass = Mass(image, MASS, None, "", spacing_mm=picture.spacing_mm)
+    facts = cut_and_measured(picture.pixels, mass, model.roi, picture_facts(picture.pixels))[1]
+    (plain,) = assess(model, image, [MASS])
+    assert not plain.is_unlike
+    (alike,) = assess(replace(model, domains=(known(facts),)), image, [MASS])
+    assert (alike.flags, alike.is_unlike, alike.malignancy) == ((), False, plain.malignancy)
+    near = replace(model, domains=(known(facts, side_mm=facts.side_mm * 1.6),))
+    (flagged,) = assess(near, image, [MASS])
+    reason = rf"side mm {facts.side_mm:.2f}, training {facts.side_mm * 1.6:.2f} to {facts.side_mm * 1.6:.2f}"
+    assert flagged.flags == (f"unlike the training masses: {reason}",)
+    assert (flagged.is_unlike, flagged.malignancy, flagged.decision) == (True, plain.malignancy, plain.decision)
+    far = replace(model, domains=(known(facts, side_mm=facts.side_mm * 9),))
+    (refused,) = assess(far, image, [MASS])
+    assert (refused.decision, refused.malignancy, refused.is_unlike) == ("refused", None, True)
+    assert refused.reason.startswith(f"far from the training masses: side mm {facts.side_mm:.2f}, training")
+    (allowed,) = assess(far, image, [MASS], Policy(allow_unlike=True))
+    assert (allowed.malignancy, allowed.is_unlike) == (plain.malignancy, True)
+    assert allowed.flags == (refused.reason.replace("far from", "unlike"),)
+    (most,) = assess(replace(far, domains=(*far.domains, known(facts), known(facts))), image, [MASS])
+    assert not most.is_unlike
+
+
+def test_what_a_model_knows_is_read_with_it(tmp_path, image):
+    facts = RegionFacts(*np.linspace(0.1, 1, len(RegionFacts._fields)).tolist())
+    domain = known(facts)
+    model = load_model(write_run(tmp_path / "run", 2, domain=domain.model_dump(mode="json")), engine="torch")
+    assert model.domains == (domain, domain)
+    assert model.sha256 != load_model(write_run(tmp_path / "other", 2), engine="torch").sha256
+    with pytest.raises(RunFolderError, match="`domain` must be as this version of diagnet stores it, got another one"):
+        load_model(write_run(tmp_path / "edited", domain={"low": [1]}))
+    again = domain.model_copy(update={"low": domain.low[1:]})  # facts of another version
+    with pytest.raises(RunFolderError, match="`domain` must be as this version of diagnet stores it"):
+        load_model(write_run(tmp_path / "shorter", domain=again.model_dump(mode="json")))

@@ -50,6 +50,9 @@ def predict(
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Read DICOM files without preamble.")] = False,
+    allow_unlike: Annotated[
+        bool, typer.Option("--allow-unlike", help="Score regions far from all training masses too.")
+    ] = False,
     engine: Annotated[Engine, typer.Option(case_sensitive=False, help="What scores.")] = Engine.torch,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -74,7 +77,7 @@ def predict(
     found = _with_marks(found, box, boxes, sr)
     if (out_sr or out_sc) and len(found) != 1:
         raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint="--out-sr, --out-sc")
-    policy = Policy(allow_for_processing=allow_for_processing, force=force)
+    policy = Policy(allow_for_processing=allow_for_processing, force=force, allow_unlike=allow_unlike)
     assessments: list[Assessment] = []
     labels: list[str] = []
     with shown_progress(quiet=quiet or len(found) < _MANY) as progress:

@@ -12,10 +12,12 @@ from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
 from diagnet.data.box import Box, BoxLike
+from diagnet.data.domain import middle_verdict
 from diagnet.data.image import read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass
-from diagnet.data.roi import cut_roi
+from diagnet.data.region_facts import PictureFacts, picture_facts
+from diagnet.data.roi import cut_and_measured
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box
 from diagnet.errors import DiagNetError, RunFolderError, printable
 from diagnet.evaluation.abstention import reason_to_abstain
@@ -30,6 +32,7 @@ class Policy(BaseModel, frozen=True, extra="forbid"):
 
     allow_for_processing: bool = Field(False, description="Score raw detector data, which no viewer shows as it is.")
     force: bool = Field(False, description="Read DICOM files that lack the preamble of PS3.10.")
+    allow_unlike: bool = Field(False, description="Score regions that are far from all training masses, flagged.")
     box: BoxLimits = BoxLimits()
 
 
@@ -52,6 +55,7 @@ class Assessment:
         spacing_mm: (row, column) size of a pixel, None where it is not known.
         input_sha256: of the displayed pixels and the box; "" where the file could not be read.
         model_sha256: of the weights, the calibration, the limits and the preprocessing.
+        is_unlike: the region looks unlike the training masses, so that what its score means is not known.
         latency_ms: from opening the file to this score; several boxes of a file share its reading.
     """
 
@@ -70,6 +74,7 @@ class Assessment:
     input_sha256: str
     model_sha256: str
     latency_ms: float
+    is_unlike: bool = False
 
 
 def assess(
@@ -123,6 +128,7 @@ def assess(
             )
         ]
     pixels, _ = _hashed(picture.pixels), picture.breast  # found now, so that its time is every box's
+    around = picture_facts(picture.pixels)
     read = time.perf_counter() - began
     found = []
     for box in boxes:
@@ -142,7 +148,7 @@ def assess(
             input_sha256=digest.hexdigest(),
         )
         try:
-            assessment = _scored(model, picture, start, policy, original_size)
+            assessment = _scored(model, picture, around, start, policy, original_size)
         except DiagNetError as error:
             assessment = replace(start, reason=printable(error))
         found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
@@ -152,6 +158,7 @@ def assess(
 def _scored(
     model: Model,
     picture: Mammogram,
+    around: PictureFacts,
     start: Assessment,
     policy: Policy,
     original_size: tuple[float, float] | None,
@@ -159,10 +166,15 @@ def _scored(
     height, width = picture.pixels.shape
     box = clipped_box(start.box, width, height)
     doubts = check_box(box, picture, model.roi, policy.box)
-    mass = Mass(start.image, box, None, "", original_size=original_size)
-    region = cut_roi(picture.pixels, mass, model.roi)[None]
+    mass = Mass(start.image, box, None, "", spacing_mm=picture.spacing_mm, original_size=original_size)
+    region, facts = cut_and_measured(picture.pixels, mass, model.roi, around)
+    verdict = middle_verdict(model.domains, facts)
+    if verdict.is_far and not policy.allow_unlike:
+        return replace(start, reason=f"far from the training masses: {verdict.reason}", is_unlike=True)
+    if verdict.is_unlike:
+        doubts.append(f"unlike the training masses: {verdict.reason}")
     column = model.classes.index("malignant")
-    logits = model.logits(region)
+    logits = model.logits(region[None])
     each = model.chances(logits)[:, 0, column]
     malignancy = float(each.mean())
     reason = reason_to_abstain(malignancy, each, model.threshold, model.abstention)
@@ -176,6 +188,7 @@ def _scored(
         reason=reason,
         flags=(*start.flags, *doubts),
         steps=(*start.steps, cut),
+        is_unlike=verdict.is_unlike,
     )
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import ValidationError
 
 from diagnet.arrays import Images
+from diagnet.data.domain import Domain
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.errors import RunFolderError
@@ -37,6 +39,7 @@ class Model:
         preprocessing: how a file becomes a region; a region made otherwise must not be scored.
         engine: what runs the networks; it is prepared at the first score.
         abstention: when a mass is not called.
+        domains: what the training masses of each network looked like, as far as it is known.
     """
 
     networks: tuple[SeparableNetwork, ...]
@@ -46,6 +49,7 @@ class Model:
     preprocessing: Preprocessing
     engine: EngineName = "torch"
     abstention: Abstention = Abstention()  # noqa: RUF009 -- frozen, so sharing it is safe
+    domains: tuple[Domain, ...] = ()
 
     @property
     def roi(self) -> RoiSettings:
@@ -60,13 +64,15 @@ class Model:
             for name, tensor in network.state_dict().items():
                 digest.update(f"{name} {tuple(tensor.shape)}".encode())
                 digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-        facts = {
+        facts: dict[str, Any] = {
             "temperatures": self.temperatures,
             "threshold": self.threshold,
             "classes": self.classes,
             "abstention": self.abstention.model_dump(),
             "preprocessing": self.preprocessing.sha256,
         }
+        if self.domains:  # else as before there were any
+            facts["domains"] = [each.model_dump() for each in self.domains]
         digest.update(json.dumps(facts).encode())
         return digest.hexdigest()
 
@@ -134,6 +140,13 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
     preprocessing = [stored_preprocessing(each, path) for path, (_, each) in zip(paths, read, strict=True)]
     if len(set(preprocessing)) > 1:
         raise RunFolderError(f"`RUN` must hold networks of one preprocessing, got several in {run / 'model'}")
+    try:
+        domains = tuple(Domain.model_validate(each["domain"]) for _, each in read if each.get("domain"))
+    except ValidationError as error:
+        raise RunFolderError(
+            f"`domain` must be as this version of diagnet stores it, got another one in {run / 'model'}."
+            " Fix: use the version of diagnet that trained the run, or train again."
+        ) from error
     limits = [Abstention.model_validate(each.get("abstention", {})) for _, each in read]
     return Model(
         networks=networks,
@@ -145,4 +158,5 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
         abstention=Abstention(
             half_width=float(np.mean([each.half_width for each in limits])), dissent=limits[0].dissent
         ),
+        domains=domains,
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from diagnet.arrays import Images, Labels
 from diagnet.config import Config
+from diagnet.data.domain import fit_domain
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.splits import Split
@@ -45,6 +46,7 @@ class Data:
         labels: class index of each.
         names: image file of each.
         patients: patient of each, the same text for the same patient (`MassSet.patients`).
+        facts: what each region looked like (`RegionFacts`), None where that is not known.
         surroundings: what lies around their regions, where training draws regions.
     """
 
@@ -53,6 +55,7 @@ class Data:
     labels: Labels
     names: list[str]
     patients: list[str]
+    facts: Float64[np.ndarray, "mass fact"] | None = None
     surroundings: Surroundings | None = None
 
     @property
@@ -143,6 +146,7 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
             "temperature": temperature,
             "threshold": threshold,
             "abstention": Abstention(half_width=band_half_width(validation.malignancy, threshold)).model_dump(),
+            "domain": _domain(data, split),
             "history": state.history,
         }
         if processes.is_first:
@@ -264,6 +268,14 @@ def predictions_of(
         probabilities=chances,
         classes=data.classes,
     )
+
+
+def _domain(data: Data, split: Split) -> dict[str, Any] | None:
+    """What the training masses looked like, None where that is not known."""
+    if data.facts is None:
+        return None
+    found = fit_domain(data.facts[split.train], [data.patients[i] for i in split.train])
+    return None if found is None else found.model_dump(mode="json")
 
 
 def _embeddings(network: SeparableNetwork, data: Data, split: Split) -> Embeddings:

@@ -1,0 +1,218 @@
+"""What a model's training masses looked like, and whether a region is like them (docs/predict.md)."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, model_validator
+from scipy.spatial.distance import cdist
+
+from diagnet.data.region_facts import RegionFacts
+
+# Of a fact's range; a narrower one is taken for as wide as this, about its middle.
+_LEAST_WIDTH = RegionFacts(
+    contrast=0.05, spread=0.02, brightness=0.05, sharpness=0.05, grain=0.05, evenness=0.05, center=0.2,
+    air=0.05,
+    picture_air=0.05, picture_brightness=0.05, picture_spread=0.02, picture_sharpness=0.02,
+    picture_grain=0.05, picture_evenness=0.05, picture_tone=0.2,
+    side_px=0.5, share=0.5, side_mm=0.5,
+)  # fmt: skip
+_NAMES = tuple(name.replace("_", " ") for name in RegionFacts._fields)
+_SIZES = ("side_px", "share", "side_mm")  # compared as logarithms
+_LOOKS = np.array([name not in _SIZES for name in RegionFacts._fields])
+_LEAST_MASSES, _PARTS = 50, 5
+_MOST_ROWS = 2000  # training masses that are compared with
+_QUIET = 0.98  # of masses of the same kind that each of the two rules lets pass
+_FAR_ALONE, _FAR_TOGETHER = 1.0, 2.0  # widths beyond the limit; times the limit
+_N_NEAREST, _N_ALIKE, _N_SHOWN = 5, 10, 20  # the distance; the metric; the range that a reason names
+
+Rows = Float[np.ndarray, "mass fact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a region is like the training masses.
+
+    Attributes:
+        is_unlike: the score is to be flagged.
+        is_far: it is not to be given.
+        reason: why, in one line; "" where it is like them.
+    """
+
+    is_unlike: bool = False
+    is_far: bool = False
+    reason: str = ""
+
+
+class Domain(BaseModel, frozen=True, extra="forbid"):
+    """What training masses looked like, as it is stored with a network.
+
+    Attributes:
+        low: the lowest value of each fact; None where the fact is not known.
+        high: the highest.
+        rows: looks of the training masses, float32 as base64.
+        alike: inverse covariance of what similar masses differ by.
+        limit_alone: excess of a fact that is still quiet, in widths of its range.
+        limit_together: distance from the most similar masses that is still quiet.
+    """
+
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    rows: str
+    alike: tuple[tuple[float, ...], ...]
+    limit_alone: float
+    limit_together: float
+
+    @model_validator(mode="after")
+    def _check(self) -> "Domain":
+        """Facts are those of this version, and every array is of their number."""
+        n_facts, n_looks = len(RegionFacts._fields), int(_LOOKS.sum())
+        n_bytes = len(base64.b64decode(self.rows, validate=True))
+        is_whole = len(self.low) == len(self.high) == n_facts and n_bytes and n_bytes % (4 * n_looks) == 0
+        if not is_whole or len(self.alike) != n_looks or any(len(row) != n_looks for row in self.alike):
+            raise ValueError("`domain` must be of the facts of this version of diagnet, got others.")
+        return self
+
+    def verdict(self, facts: RegionFacts) -> Verdict:
+        """Compare a region with the training masses."""
+        row = _comparable(np.array([facts]))
+        excess = self._reference.excess(row)[0]
+        most = int(excess.argmax())
+        distance = float(self._reference.distance(row)[0])
+        is_out_alone, is_out_together = excess[most] > self.limit_alone, distance > self.limit_together
+        if not (is_out_alone or is_out_together):
+            return Verdict()
+        is_far = excess[most] > self.limit_alone + _FAR_ALONE or distance > _FAR_TOGETHER * self.limit_together
+        if is_out_alone:
+            low, high = _shown_values(np.array([self._reference.low[most], self._reference.high[most]]), most)
+            reason = f"{_NAMES[most]} {_shown(facts[most])}, training {_shown(low)} to {_shown(high)}"
+        else:
+            reason = self._reference.reason(row, facts)
+        return Verdict(True, bool(is_far), reason)
+
+    @cached_property
+    def _reference(self) -> "_Reference":
+        looks = np.frombuffer(base64.b64decode(self.rows), dtype="<f4").reshape(-1, int(_LOOKS.sum()))
+        low, high = (
+            np.array([np.nan if side is None else side for side in sides], dtype=np.float64)
+            for sides in (self.low, self.high)
+        )
+        return _Reference(low, high, looks.astype(np.float64), np.array(self.alike))
+
+
+def middle_verdict(domains: Sequence[Domain], facts: RegionFacts) -> Verdict:
+    """Ask what each network knows and return the middle answer, the milder one of two; like where nothing is known."""
+    verdicts = sorted((each.verdict(facts) for each in domains), key=lambda each: (each.is_unlike, each.is_far))
+    return verdicts[(len(verdicts) - 1) // 2] if verdicts else Verdict()
+
+
+def fit_domain(facts: Rows, patients: Sequence[str]) -> Domain | None:
+    """Keep what masses look like, with limits from masses whose patients had no part; None where they are too few.
+
+    Args:
+        facts: of each mass, in the order of `RegionFacts`.
+        patients: of each mass.
+    """
+    rows = _comparable(facts)
+    numbers = np.unique(patients, return_inverse=True)[1].astype(np.int64)
+    if len(rows) < _LEAST_MASSES or numbers.max() + 1 < _PARTS:
+        return None
+    excess, distance = np.zeros(len(rows)), np.zeros(len(rows))
+    for part in range(_PARTS):
+        is_out = numbers % _PARTS == part
+        reference = _reference_of(rows[~is_out], numbers[~is_out])
+        excess[is_out] = reference.excess(rows[is_out]).max(axis=1)
+        distance[is_out] = reference.distance(rows[is_out])
+    reference = _reference_of(rows, numbers)
+    return Domain(
+        low=tuple(None if np.isnan(side) else side for side in reference.low.tolist()),
+        high=tuple(None if np.isnan(side) else side for side in reference.high.tolist()),
+        rows=base64.b64encode(reference.looks.astype("<f4").tobytes()).decode("ascii"),
+        alike=tuple(map(tuple, reference.alike.tolist())),
+        limit_alone=float(np.quantile(excess, _QUIET, method="higher")),
+        limit_together=float(np.quantile(distance, _QUIET, method="higher")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Masses to compare with: ranges of their facts, their looks, and the metric between looks."""
+
+    low: Float[np.ndarray, "fact"]
+    high: Float[np.ndarray, "fact"]
+    looks: Float[np.ndarray, "mass look"]
+    alike: Float[np.ndarray, "look look"]
+
+    def excess(self, rows: Float[np.ndarray, "row fact"]) -> Float[np.ndarray, "row fact"]:
+        """How far each fact lies outside its range, in widths of the range; 0 where it is not known."""
+        widths = _widths(self.low, self.high)
+        margin = (widths - (self.high - self.low)) / 2
+        outside = np.maximum(np.maximum(self.low - rows, rows - self.high) - margin, 0)
+        return np.asarray(np.nan_to_num(outside / widths, nan=0.0))
+
+    def distance(self, rows: Float[np.ndarray, "row fact"]) -> Float[np.ndarray, "row"]:
+        """Mean distance from the most similar masses."""
+        return np.asarray(np.sort(self._distances(rows), axis=1)[:, :_N_NEAREST].mean(axis=1))
+
+    def reason(self, row: Float[np.ndarray, "1 fact"], facts: RegionFacts) -> str:
+        """Name the look that lies farthest outside those of the most similar masses."""
+        nearest = self.looks[np.argsort(self._distances(row)[0], kind="stable")[:_N_SHOWN]]
+        low, high = nearest.min(axis=0), nearest.max(axis=0)
+        look = row[0, _LOOKS]
+        outside = np.maximum(low - look, look - high) * np.sqrt(np.diag(self.alike))
+        most = int(outside.argmax())
+        name = int(np.flatnonzero(_LOOKS)[most])
+        if outside[most] <= 0:
+            return "how contrast, brightness and sharpness go together"
+        return (
+            f"{_NAMES[name]} {_shown(facts[name])}, the most similar training masses"
+            f" {_shown(low[most])} to {_shown(high[most])}"
+        )
+
+    def _distances(self, rows: Float[np.ndarray, "row fact"]) -> Float[np.ndarray, "row mass"]:
+        return np.asarray(cdist(rows[:, _LOOKS], self.looks, "mahalanobis", VI=self.alike))
+
+
+def _reference_of(rows: Rows, patients: Int[np.ndarray, "mass"]) -> _Reference:
+    is_known = ~np.isnan(rows).all(axis=0)
+    low, high = np.full((2, rows.shape[1]), np.nan)
+    low[is_known], high[is_known] = np.nanmin(rows[:, is_known], axis=0), np.nanmax(rows[:, is_known], axis=0)
+    if len(rows) > _MOST_ROWS:
+        chosen = np.linspace(0, len(rows) - 1, _MOST_ROWS).round().astype(np.int64)
+        rows, patients = rows[chosen], patients[chosen]
+    looks = rows[:, _LOOKS]
+    widths = _widths(low, high)[_LOOKS]
+    apart = cdist(looks / widths, looks / widths)
+    apart[_is_same(patients)] = np.inf
+    others = np.argsort(apart, axis=1, kind="stable")[:, :_N_ALIKE]
+    differences = (looks[:, None] - looks[others]).reshape(-1, looks.shape[1])
+    least = np.array(_LEAST_WIDTH)[_LOOKS] / 10
+    covariance = differences.T @ differences / len(differences) + np.diag(least**2)
+    return _Reference(low, high, looks, np.linalg.inv(covariance))
+
+
+def _is_same(patients: Int[np.ndarray, "mass"]) -> Bool[np.ndarray, "mass mass"]:
+    return np.asarray(patients[:, None] == patients)
+
+
+def _widths(low: Float[np.ndarray, "fact"], high: Float[np.ndarray, "fact"]) -> Float[np.ndarray, "fact"]:
+    return np.asarray(np.fmax(high - low, np.array(_LEAST_WIDTH)))
+
+
+def _comparable(facts: Rows) -> Rows:
+    """Facts with sizes as logarithms."""
+    rows = facts.astype(np.float64)
+    rows[:, ~_LOOKS] = np.log(rows[:, ~_LOOKS])
+    return rows
+
+
+def _shown_values(values: Float[np.ndarray, "value"], fact: int) -> list[float]:
+    shown: list[float] = (values if _LOOKS[fact] else np.exp(values)).tolist()
+    return shown
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.2f}"

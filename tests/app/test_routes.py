@@ -9,6 +9,7 @@ from PIL import Image
 
 from diagnet.app.answers import Answers
 from diagnet.app.images import Images
+from diagnet.data.domain import Verdict
 from diagnet.data.image import read_image
 from diagnet.data.marked import Marked
 from diagnet.data.mass import Mass
@@ -88,6 +89,16 @@ def test_predict_says_what_assess_says(client, image, served):
     assert meaning["n_like"] == 20
     assert meaning["share"]["low"] <= meaning["share"]["value"] <= meaning["share"]["high"]
     assert str(meaning["n_malignant"]) in meaning["text"]
+
+
+def test_a_score_of_an_image_of_another_kind_has_no_meaning(client, image, monkeypatch):
+    unlike = Verdict(True, False, "contrast 0.09, training 0.15 to 0.31")
+    monkeypatch.setattr("diagnet.inference.assessment.middle_verdict", lambda *_: unlike)
+    (found,) = client.post("/v1/predict", json={"image": image, "boxes": [BOX]}).json()["assessments"]
+    assert found["malignancy"] is not None
+    assert found["is_unlike"] is True
+    assert found["meaning"] is None
+    assert f"unlike the training masses: {unlike.reason}" in found["flags"]
 
 
 def test_predict_takes_a_file_and_forgets_it(client, dicom, image):

@@ -204,7 +204,7 @@ class Answers:
         path = told.pop("image")
         told["reason"] = without_path(assessment.reason, path, "the image")
         told["meaning"] = None
-        if assessment.malignancy is not None:
+        if assessment.malignancy is not None and not assessment.is_unlike:  # else none of them looked like this one
             meaning = self._cases.held_out.meaning(assessment.malignancy)
             told["meaning"] = asdict(meaning) | {"text": meaning.text}
         return told | {"notice": NOTICE}

@@ -100,6 +100,23 @@ def test_disagreement_abstention_and_refusal_are_told(page):
     assert "disagree" in everything
 
 
+def test_a_score_of_another_kind_of_image_has_no_meaning_and_no_auc(page):
+    def unlike(route):
+        answer = route.fetch()
+        told = answer.json()
+        told["assessments"][0] |= {"meaning": None, "is_unlike": True}
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/v1/predict", unlike)
+    page.click("#case-1")
+    page.wait_for_selector(".view.filled")
+    draw_mark(page)
+    said = ask_model(page)
+    assert "none of the held-out masses looked like this one" in said
+    assert "AUC does not hold here" in said
+    assert "kept no held-out scores" not in said
+
+
 def test_a_box_is_moved_and_resized_by_mouse_and_keyboard_and_then_scored_anew(page):
     draw_mark(page)
     ask_model(page)

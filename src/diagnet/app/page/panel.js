@@ -87,7 +87,7 @@ export class Panel {
       make("p", {}, assessment.reason || meant),
       has && make("p", { class: "malignancy" }, make("b", {}, percent(assessment.malignancy)), " malignancy, calibrated"),
       has && this.#scale(assessment),
-      has && make("p", { class: "meaning" }, meaningText(assessment.meaning)),
+      has && make("p", { class: "meaning" }, meaningText(assessment)),
       make("p", { class: "reminder" }, NOTICE),
       mark.similar?.disagreement && make("p", { id: "disagreement", class: "disagreement", role: "note" }, make("b", {}, "≠ Model and nearest cases disagree. "), mark.similar.disagreement),
       this.#flags([...(model.isBlind ? ["On masses it had not seen, this model was not shown to be better than chance."] : []), ...(assessment.flags ?? [])]));
@@ -157,7 +157,8 @@ export class Panel {
 }
 
 /** "Of 100 training masses scored like this, 62 were malignant (95 % interval 52 % to 71 %)." */
-function meaningText(meaning) {
+function meaningText({ meaning, is_unlike: isUnlike }) {
+  if (isUnlike) return "What this score means is not known: none of the held-out masses looked like this one. The model's AUC does not hold here.";
   if (!meaning) return "How many masses scored like this were malignant is not known: the run kept no held-out scores.";
   const { n_like: n, n_malignant: malignant, share } = meaning;
   const interval = share?.low == null || share.high == null ? "" : ` (95 % interval ${percent(share.low)} to ${percent(share.high)})`;

@@ -86,6 +86,8 @@ def test_a_patients_other_masses_do_not_make_limits_narrow():
     narrow = fit_domain(rows, np.arange(1200).astype(str).tolist())
     assert fit_domain(rows, of_patient).limit_together > 3
     assert narrow.limit_together < 1.5
+    once = fit_domain(masses(200), np.arange(200).astype(str).tolist())  # the metric knows other patients alone
+    assert (np.diag(fit_domain(rows, of_patient).alike) < 3 * np.diag(once.alike)).all()
 
 
 def test_too_few_masses_or_patients_know_nothing():

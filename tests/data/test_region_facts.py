@@ -58,6 +58,7 @@ def test_noise_is_sharp_grained_and_even():
 def test_air_is_exact_background_of_the_file():
     region = ramp()
     region[:8] = 0
+    region[8:16] = 0.01  # dark, but of the breast
     assert measured(region).air == 0.25
 
 
@@ -80,6 +81,15 @@ def test_facts_of_a_picture_are_those_of_any_resolution():
     assert found.picture_evenness < 0.5
     assert found.picture_grain > 0
     np.testing.assert_allclose(picture_facts(picture(1024)), found, rtol=1e-4)
+
+
+def test_the_edge_of_the_breast_is_no_grain():
+    image = np.zeros((100, 100), np.float32)
+    image[:, :20] = 0.5
+    image[10, 10] = 0.6  # a step within the breast
+    edge, inside = picture_facts(image), picture_facts(image[:, :20])
+    assert edge.picture_air == pytest.approx(0.8)
+    assert edge.picture_grain < 1.5 * inside.picture_grain
 
 
 def test_a_black_picture_and_a_constant_one_have_facts():

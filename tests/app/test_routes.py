@@ -35,7 +35,7 @@ def test_health_and_model(client):
     model = client.get("/v1/model").json()
     assert model["notice"] == NOTICE
     assert model["n_training"] == {"benign": 20, "malignant": 20}
-    assert model["roi"] == {"size": 16, "padding_factor": 1.6, "square": False}
+    assert model["roi"] == {"size": 16, "padding_factor": 1.6, "square": False, "grey_range": "region"}
     assert model["limits"] == {"max_upload_bytes": 128 * 2**20}
     assert model["auc"] == {"value": 0.6, "low": 0.5, "high": 0.7}
 

@@ -15,6 +15,7 @@ from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import describe, is_prepared, read_prepared, write_prepared
 from diagnet.data.region_facts import RegionFacts
 from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError, RunFolderError
 
 SETTINGS = RoiSettings(size=16, padding_factor=1.2)
@@ -48,7 +49,8 @@ def test_what_goes_in_comes_out(mass_set, tmp_path):
     written = write_prepared(mass_set, tmp_path / "out", SETTINGS, workers=2, progress=lambda *step: steps.append(step))
     assert is_prepared(tmp_path / "out")
     assert not is_prepared(tmp_path)
-    assert steps[-1] == ("regions", 3, 3)
+    assert {("regions", 3, 3), ("surroundings", 3, 3)} <= {*steps}
+    around, boxes = read_surroundings(mass_set.masses, SETTINGS)
     facts = np.zeros((6, len(RegionFacts._fields)))
     rois = read_rois(mass_set.masses, SETTINGS, facts=facts)
     for path in (tmp_path / "source").iterdir():
@@ -59,6 +61,9 @@ def test_what_goes_in_comes_out(mass_set, tmp_path):
     assert isinstance(prepared.images, np.memmap)
     assert np.array_equal(prepared.images, rois)
     assert np.array_equal(prepared.facts, facts, equal_nan=True)
+    assert isinstance(prepared.surroundings[0], np.memmap)
+    assert np.array_equal(prepared.surroundings[0], around)
+    assert np.array_equal(prepared.surroundings[1], boxes, equal_nan=True)
     assert list(prepared.mass_set.masses) == list(mass_set.masses)
     assert replace(prepared.mass_set, masses=[]) == replace(mass_set, masses=[])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]

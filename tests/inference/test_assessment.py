@@ -242,7 +242,7 @@ def test_an_image_of_another_kind_is_flagged_and_one_of_a_far_kind_is_refused(mo
     assert not most.is_unlike
 
 
-def test_what_a_model_knows_is_read_with_it(tmp_path, image):
+def test_what_a_model_knows_is_read_with_it(tmp_path):
     facts = RegionFacts(*np.linspace(0.1, 1, len(RegionFacts._fields)).tolist())
     domain = known(facts)
     model = load_model(write_run(tmp_path / "run", 2, domain=domain.model_dump(mode="json")), engine="torch")

@@ -9,6 +9,7 @@ import numpy as np
 
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of, read_data
+from diagnet.data.region_facts import RegionFacts
 from diagnet.data.roi import RoiSettings, read_rois
 from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError
@@ -54,24 +55,31 @@ def read_sources(
                 f"`DATA` must be cut alike, got {settings} and, in {name}, {data.settings}."
                 " Fix: give the manifests, or prepare all of them with the same settings."
             )
-    regions = [
-        data.images
-        if isinstance(data, Prepared)
-        else read_rois(data.masses, settings, workers=workers, progress=progress)
+    parts = [
+        data if isinstance(data, Prepared) else _cut(data, settings, workers=workers, progress=progress)
         for data in found.values()
     ]
-    images = np.concatenate(regions)
-    around = [
-        data.surroundings
-        if isinstance(data, Prepared)
-        else read_surroundings(data.masses, settings, workers=workers, progress=progress)
-        for data in found.values()
-    ]
-    known = [each for each in around if each is not None]
-    surroundings = None
-    if len(known) == len(around):
-        surroundings = np.concatenate([each[0] for each in known]), np.concatenate([each[1] for each in known])
-    return Prepared(images, mass_set, settings, hashlib.sha256(images.data).hexdigest(), surroundings=surroundings)
+    images = np.concatenate([part.images for part in parts])
+    facts = [part.facts for part in parts if part.facts is not None]
+    around = [part.surroundings for part in parts if part.surroundings is not None]
+    return Prepared(
+        images,
+        mass_set,
+        settings,
+        hashlib.sha256(images.data).hexdigest(),
+        facts=np.concatenate(facts) if len(facts) == len(parts) else None,
+        surroundings=(np.concatenate([each[0] for each in around]), np.concatenate([each[1] for each in around]))
+        if len(around) == len(parts)
+        else None,
+    )
+
+
+def _cut(masses: MassSet, settings: RoiSettings, *, workers: int | None, progress: Progress) -> Prepared:
+    """What a prepared folder of these masses would hold, in memory."""
+    facts = np.empty((len(masses.masses), len(RegionFacts._fields)))
+    images = read_rois(masses.masses, settings, workers=workers, progress=progress, facts=facts)
+    around = read_surroundings(masses.masses, settings, workers=workers, progress=progress)
+    return Prepared(images, masses, settings, "", facts, around)
 
 
 def source_names(paths: Sequence[Path]) -> list[str]:

@@ -135,7 +135,8 @@ def test_test_images_cannot_reach_the_model(run, tmp_path):
 
 def test_test_images_cannot_reach_what_is_fitted_on_scores(tmp_path):
     # Masses that a few epochs tell apart: of a network that guesses, whatever masses they are fitted on, the
-    # temperature is at its bound and the band at its floor. They differ in brightness, which a region's own range hides.
+    # temperature is at its bound and the band at its floor. They differ in brightness, which a region's own range would
+    # hide.
     config = tiny(
         roi={**TINY["roi"], "grey_range": "image"},
         neighbors={"positive_share": 0, "negative_share": 0},

@@ -94,7 +94,7 @@ def write_prepared(
         )
         kept_set = replace(mass_set, masses=[mass_set.masses[index] for index in kept], left_out=dict(left_out))
         around, boxes = read_surroundings(kept_set.masses, settings, workers=workers, progress=progress)
-        arrays = {ARRAY: rois[kept], FACTS: facts[kept], SURROUNDINGS: around, BOXES: boxes}
+        arrays: dict[str, np.ndarray] = {ARRAY: rois[kept], FACTS: facts[kept], SURROUNDINGS: around, BOXES: boxes}
         for name, array in arrays.items():
             with (folder / name).open("wb") as file:
                 np.save(file, array, allow_pickle=False)

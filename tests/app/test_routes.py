@@ -334,3 +334,16 @@ def test_an_image_is_malignant_where_one_of_its_masses_is(served, labels, is_mal
     images.offer([Marked(served.images / "a.dcm", (None,) * len(labels), labels)], {})
     assert [each.is_malignant for each in images.all()] == [is_malignant]
     images.close()
+
+
+def test_a_reason_that_names_the_file_is_told_without_its_name(served, dicom, tmp_path):
+    """No reason of a mass names its file today; whoever writes one that does shall not tell a client."""
+    path = tmp_path / "CANARY.dcm"
+    path.write_bytes(dicom)
+    (scored,) = assess(load_model(served.run, engine="torch"), path, [tuple(BOX)])
+    refused = dataclasses.replace(
+        scored, malignancy=None, decision="refused", reason=f"`box` must be there, got {path}."
+    )
+    told = Answers._told(object.__new__(Answers), refused)
+    assert "CANARY" not in str(told)
+    assert told["reason"] == "`box` must be there, got the image."

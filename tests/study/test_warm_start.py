@@ -13,7 +13,7 @@ from diagnet.study.jobs import Job, run_job
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.warm_start import _contrast, read_patches, warm_network, warm_weights
 
-CONFIG = Config.from_preset("small", merged(TINY, PLAIN))
+CONFIG = Config.from_preset("small", merged(merged(TINY, PLAIN), {"roi": {"grey_range": "image"}}))
 
 
 @pytest.fixture
@@ -36,6 +36,12 @@ def test_patches_are_of_patients_who_are_not_tested_and_of_tissue(mammograms):
     assert greys(patches) == {60 + 15 * k for k in (2, 3, 4, 5, 8, 9, 10)}
     again = read_patches(mammograms, ["P0", "P3"], ["P0", "P1"], CONFIG, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(patches, again)
+
+
+def test_patches_have_their_own_range_where_regions_have(mammograms):
+    config = Config.from_preset("small", merged(TINY, PLAIN))
+    patches = read_patches(mammograms, ["P0", "P3"], ["P0", "P1"], config, rng=np.random.default_rng(0))
+    assert {(float(each.min()), float(each.max())) for each in patches} <= {(0.0, 1.0), (0.0, 0.0)}
 
 
 def test_patients_named_otherwise_are_refused_for_they_could_not_be_kept_out(mammograms):

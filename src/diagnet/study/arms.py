@@ -243,12 +243,7 @@ _HELD_OUT = (
 _SHORTCUTS = (
     Arm("permuted", "plain, the training masses' labels shuffled", PLAIN, "permuted"),
     Arm("border", "plain, the marked box blanked: the border alone", PLAIN, "border"),
-    Arm(
-        "brightness",
-        "mean and spread of the image's grey values, logistic regression",
-        {"roi": {"grey_range": "image"}},
-        method="brightness",
-    ),
+    Arm("brightness", "mean and spread of the grey values, logistic regression", method="brightness"),
     Arm("scale", "how much a crop was reduced, logistic regression", method="scale"),
     Arm("size", "the box's sides alone, logistic regression", method="size"),
 )

@@ -118,6 +118,17 @@ def test_delongs_error_is_that_of_many_data_sets():
     assert np.std(found) == pytest.approx(np.mean(errors), rel=0.15)
 
 
+def test_p_is_of_both_sides(masses):
+    first, second, targets = masses
+    patients, folds = np.arange(80), np.zeros(80, int)
+    found, other = (
+        delong(*pair, targets, patients, folds) for pair in ([first[None], second[None]], [second[None], first[None]])
+    )
+    assert other["p"] == pytest.approx(found["p"])
+    beyond = np.abs(np.random.default_rng(0).normal(0, found["se"], 200_000)) >= abs(found["difference"])
+    assert found["p"] == pytest.approx(beyond.mean(), abs=0.005)
+
+
 def test_a_score_is_as_good_as_itself(masses):
     first, _, targets = masses
     found = delong(first[None], first[None], targets, np.arange(80), np.zeros(80, int))

@@ -119,14 +119,15 @@ def test_delongs_error_is_that_of_many_data_sets():
 
 
 def test_p_is_of_both_sides(masses):
-    first, second, targets = masses
+    first, _, targets = masses
+    second = first + np.random.default_rng(3).normal(0, 0.5 * first.std(), 80)
     patients, folds = np.arange(80), np.zeros(80, int)
-    found, other = (
-        delong(*pair, targets, patients, folds) for pair in ([first[None], second[None]], [second[None], first[None]])
-    )
+    found = delong(first[None], second[None], targets, patients, folds)
+    other = delong(second[None], first[None], targets, patients, folds)
     assert other["p"] == pytest.approx(found["p"])
     beyond = np.abs(np.random.default_rng(0).normal(0, found["se"], 200_000)) >= abs(found["difference"])
-    assert found["p"] == pytest.approx(beyond.mean(), abs=0.005)
+    assert found["p"] == pytest.approx(beyond.mean(), abs=0.01)
+    assert found["p"] > 0.05  # half of it would be another number
 
 
 def test_a_score_is_as_good_as_itself(masses):

@@ -162,6 +162,7 @@ def test_the_digits_example_runs(capsys):
 @settings(deadline=None)  # it writes files
 @given(st.lists(st.text(), min_size=2, max_size=2, unique=True), st.lists(st.text(), min_size=2, max_size=2))
 @example(["a\rb", ""], ["P\r1", "\u2028;\n"])
+@example(["a", "b"], ["", "\x00"])
 def test_provenance_of_any_name_is_read_back(tmp_path_factory, classes, patients):
     image, ones, holds = np.zeros((2, 4, 4), np.float32), np.ones(2), np.ones(2, bool)
     found = Neighbors(

@@ -112,7 +112,7 @@ def write_neighbors(
         "label": [classes[label] for label in made.labels],
         "kind": ["positive" if kind > 0 else "negative" for kind in made.kinds],
         "parent": parents.tolist(),
-        "parent_patient": made.parent_patients.tolist(),
+        "parent_patient": [patients[parent] for parent in parents],  # numpy strips NULs
         "probability": [f"{value:.6f}" for value in made.probability],
         "nearest_original": [f"{value:.8f}" for value in made.distance],
         "nearest_of_sign": [f"{value:.8f}" for value in neighbors.nearest_of_sign],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from diagnet.atomic import as_utf8
 from diagnet.data.inbreast import InbreastSettings
@@ -16,6 +16,7 @@ from diagnet.data.splits import SplitSettings
 from diagnet.errors import SettingsError
 from diagnet.evaluation.figures import EvaluationSettings
 from diagnet.graph import GraphSettings
+from diagnet.lite0 import DIVISOR
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
 from diagnet.training.state import TrainingSettings
@@ -23,11 +24,32 @@ from diagnet.training.tracking import TrackingSettings
 
 # `small` is what works on a laptop: each file's defaults, the graph where it costs least (reading 4) and the neighbors
 # that help most (reading 13). `paper` follows the letter where the paper speaks.
+# `lite0` begins with what ImageNet has taught, so it is trained for few epochs; `best` is five of them, on patient
+# folds.
+_LITE0: dict[str, dict[str, Any]] = {
+    "roi": {"size": 128},
+    "neighbors": {"positive_share": 0.0, "negative_share": 0.0},
+    "graph": {"space": "embedding", "skip_relatives": True},
+    "network": {"preset": "lite0", "trainable": "last", "average_flips": True},
+    "training": {
+        "epochs": 10,
+        "batch_size": 32,
+        "graph_weight": 0.0,
+        "weight_decay": 0.01,
+        "zoom": 0.0,
+        "padding": (1.0, 2.0),
+        "shift": 0.1,
+        "gamma": 0.25,
+        "noise": 0.03,
+    },
+}
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
         "neighbors": {"positive_share": 1.0, "negative_share": 0.0},
         "graph": {"space": "embedding", "skip_relatives": True},
     },
+    "lite0": _LITE0,
+    "best": {**_LITE0, "evaluation": {"folds": 5}},
     "paper": {
         "roi": {"size": 224, "grey_range": "image"},
         "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False},
@@ -56,7 +78,7 @@ _BEFORE: dict[str, dict[str, Any]] = {
 class Config(BaseModel, frozen=True, extra="forbid"):
     """The settings of one experiment."""
 
-    preset: Literal["small", "paper"] = "small"
+    preset: Literal["small", "paper", "lite0", "best"] = "small"
     seed: int = Field(0, ge=0)
     classes: tuple[str, ...] = Field(CLASSES, min_length=2, description="class names; the index is the label")
     inbreast: InbreastSettings = InbreastSettings()
@@ -75,6 +97,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         if len(set(classes)) < len(classes):
             raise ValueError("class names must differ")
         return classes
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> "Config":
+        if self.network.preset == "lite0" and self.roi.size % DIVISOR:
+            raise ValueError(f"`roi.size` must be a multiple of {DIVISOR} for lite0, got {self.roi.size}")
+        return self
 
     @classmethod
     def from_preset(cls, preset: str = "small", changes: Mapping[str, Any] | None = None) -> "Config":

@@ -1,6 +1,8 @@
-"""The separable-convolution network (Fig. 1b, Sec. 4.2), after Xception's entry and middle blocks ([5])."""
+"""The networks: separable convolutions (Fig. 1b, Sec. 4.2), after Xception ([5]), or blocks that know ImageNet."""
 
 import itertools
+from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,18 +11,26 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-Preset = Literal["small", "paper"]
+from diagnet.lite0 import N_FEATURES, Lite0, read_lite0
+
+Preset = Literal["small", "paper", "lite0"]
+Trainable = Literal["none", "head", "last", "all"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"stem_widths": (32, 64), "widths": (128, 256, 728), "n_middle": 7, "n_hidden": 1024},
     "small": {"stem_widths": (16, 32), "widths": (32, 64, 128), "n_middle": 2, "n_hidden": 128},
+    "lite0": {"embedding": "pooled", "dropout": 0.2},
 }
 
 
 class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
     """The network's shape: `preset` fills what is not given (reading 1)."""
 
-    preset: Preset = Field("small", description="small (64x64 on a CPU) or paper (224x224, 15.2 M parameters)")
+    preset: Preset = Field(
+        "small",
+        description="small (64x64 on a CPU), paper (224x224, 15.2 M parameters), or lite0 "
+        "(EfficientNet-Lite0, pretrained on ImageNet, 128x128, 2.9 M)",
+    )
     stem_widths: tuple[int, int] = Field((16, 32), description="channels of the two stem convolutions, stride 1")
     widths: tuple[int, ...] = Field((32, 64, 128), min_length=1, description="channels of the down-sampling blocks")
     n_middle: int = Field(2, ge=0, description="residual blocks at the last size")
@@ -35,6 +45,12 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
         False, description="score the mean of an image's four flips: H and logits, four times the work"
     )
     n_classes: int = Field(2, ge=2)
+    trainable: Trainable = Field(
+        "all",
+        description="what of lite0 is trained: nothing beyond its logistic regression, the head, the last blocks too, "
+        "or all",
+    )
+    weights: str = Field("", description="lite0: a .safetensors file to start from; empty: ImageNet's, as shipped")
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +65,20 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
         if min(*self.stem_widths, *self.widths) < 1:
             raise ValueError("widths must be at least 1")
         return self
+
+    @model_validator(mode="after")
+    def _pretrained(self) -> "NetworkSettings":
+        if self.preset == "lite0":
+            if self.embedding != "pooled":
+                raise ValueError("`embedding` of lite0 must be pooled: its features, as the classifier sees them")
+        elif self.trainable != "all" or self.weights:
+            raise ValueError("`trainable` and `weights` are lite0's: the other networks begin with fresh weights")
+        return self
+
+    @property
+    def n_narrowest(self) -> int:
+        """Channels of the narrowest layer."""
+        return min(*self.stem_widths, *self.widths)
 
 
 class SeparableConv(nn.Sequential):
@@ -104,10 +134,10 @@ class ResidualBlock(nn.Module):
         return x + self.main(x)  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
 
-class SeparableNetwork(nn.Module):
-    """The network of Fig. 1b: stem, down-sampling and residual blocks, global average, three FC layers, classifier.
+class Network(nn.Module):
+    """What all networks share: an image goes in, h(x) of Eq. 4 and the logits of Eq. 5 come out.
 
-    Methods are named as in timm. Images are (batch, 1, height, width) in [0, 1], any size from 16 x 16 up.
+    Images are (batch, 1, height, width) in [0, 1].
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -115,6 +145,46 @@ class SeparableNetwork(nn.Module):
         self.settings = settings
         self.register_buffer("intensity", torch.tensor([0.0, 1.0]))  # mean and spread of the training images
         self.intensity: Tensor
+
+    @property
+    @abstractmethod
+    def embedding_size(self) -> int:
+        """Length of h(x)."""
+
+    @abstractmethod
+    def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """H and logits of the images as they are."""
+
+    def embed(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
+        """H of Eq. 4."""
+        return self.embed_and_classify(images)[0]
+
+    def embed_and_classify(
+        self, images: Float[Tensor, "b 1 h w"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """H (Eq. 4) and logits (Eq. 5); with `average_flips`, outside training, the mean of the four flips'.
+
+        What exports, engines and explanations run is this method, so that all of them score alike.
+        """
+        if self.training or not self.settings.average_flips:
+            return self._one_pass(images)
+        flips = torch.cat([images, images.flip(3), images.flip(2), images.flip((2, 3))])
+        embedded, logits = (part.reshape(4, -1, part.shape[1]).mean(dim=0) for part in self._one_pass(flips))
+        return embedded, logits
+
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+        """Logits, before the softmax of Eq. 5."""
+        return self.embed_and_classify(images)[1]
+
+
+class SeparableNetwork(Network):
+    """The network of Fig. 1b: stem, down-sampling and residual blocks, global average, three FC layers, classifier.
+
+    Methods are named as in timm. Images are of any size from 16 x 16 up.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__(settings)
         first, second = settings.stem_widths
         self.stem = nn.Sequential(
             nn.Conv2d(1, first, 3, padding=1, bias=False),
@@ -171,43 +241,77 @@ class SeparableNetwork(nn.Module):
         """Replace the last layer by a fresh one (`num_classes` = 0: none, logits are then the rectified h)."""
         self.classifier = nn.Linear(self.settings.n_hidden, num_classes) if num_classes else nn.Identity()
 
-    def embed(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
-        """H of Eq. 4."""
-        return self.embed_and_classify(images)[0]
-
-    def embed_and_classify(
-        self, images: Float[Tensor, "b 1 h w"]
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
-        """H (Eq. 4) and logits (Eq. 5); with `average_flips`, outside training, the mean of the four flips'.
-
-        What exports, engines and explanations run is this method, so that all of them score alike.
-        """
-        if self.training or not self.settings.average_flips:
-            return self._one_pass(images)
-        flips = torch.cat([images, images.flip(3), images.flip(2), images.flip((2, 3))])
-        embedded, logits = (part.reshape(4, -1, part.shape[1]).mean(dim=0) for part in self._one_pass(flips))
-        return embedded, logits
-
     def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
         """H and logits of the images as they are."""
         pooled = self.pool(self.forward_features(images))
         hidden = self.hidden(pooled)
         return (hidden if self.settings.embedding == "hidden" else self.projection(pooled)), self._classify(hidden)
 
-    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
-        """Logits, before the softmax of Eq. 5."""
-        return self.embed_and_classify(images)[1]
-
     def _classify(self, hidden: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
         return self.classifier(self.dropout(torch.relu(hidden)))  # type: ignore[no-any-return]  # untyped call
 
 
-def create_network(preset_or_settings: str | NetworkSettings = "small") -> SeparableNetwork:
+class PretrainedNetwork(Network):
+    """EfficientNet-Lite0's features of an image, standardized, and a head on them.
+
+    A feature is the mean or the maximum of a channel of two of its maps. H is the features and what a small adapter
+    adds to them; the adapter begins with nothing, and the classifier is linear in H. So the network begins as a
+    logistic regression on ImageNet's features (`diagnet.training.head`). Sides of images are multiples of 32.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__(settings)
+        self.backbone = Lite0()
+        self.register_buffer("standard", torch.stack([torch.zeros(N_FEATURES), torch.ones(N_FEATURES)]))
+        self.standard: Tensor  # mean and spread of each feature, of the training images
+        last = nn.Linear(settings.n_hidden, N_FEATURES)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.adapter = nn.Sequential(nn.Linear(N_FEATURES, settings.n_hidden), nn.ReLU(), last)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier = nn.Linear(N_FEATURES, settings.n_classes)
+        frozen = {"none": self, "head": self.backbone, "last": self.backbone.first_blocks, "all": None}
+        if (part := frozen[settings.trainable]) is not None:
+            part.requires_grad_(False)
+
+    @property
+    def embedding_size(self) -> int:
+        """Number of features."""
+        return N_FEATURES
+
+    def features(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b feature"]:
+        """Standardized features, before the adapter."""
+        maps = self.backbone(images)
+        pooled = torch.cat([part for x in maps for part in (x.mean(dim=(2, 3)), x.amax(dim=(2, 3)))], dim=1)
+        mean, spread = self.standard
+        return (pooled - mean) / spread  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+    def head(self, features: Float[Tensor, "b feature"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """H and logits of standardized features."""
+        embedded = features + self.adapter(features)
+        return embedded, self.classifier(self.dropout(embedded))
+
+    def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """H and logits of the images as they are."""
+        return self.head(self.features(images))
+
+
+def create_network(preset_or_settings: str | NetworkSettings = "small", *, pretrained: bool = True) -> Network:
     """Make a network with fresh weights from PyTorch's current random state.
 
     Args:
-        preset_or_settings: "small", "paper" (any case), or settings.
+        preset_or_settings: "small", "paper", "lite0" (any case), or settings.
+        pretrained: read the weights that lite0 begins with; without, they are about to be replaced.
+
+    Raises:
+        SettingsError: `weights` cannot be read.
     """
     if isinstance(preset_or_settings, str):
         preset_or_settings = NetworkSettings.model_validate({"preset": preset_or_settings})
-    return SeparableNetwork(preset_or_settings)
+    settings = preset_or_settings
+    if settings.preset != "lite0":
+        return SeparableNetwork(settings)
+    network = PretrainedNetwork(settings)
+    if pretrained:
+        network.backbone.load_state_dict(read_lite0(Path(settings.weights) if settings.weights else None))
+    return network

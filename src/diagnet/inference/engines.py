@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diagnet.errors import MissingExtraError
-from diagnet.network import SeparableConv, SeparableNetwork
+from diagnet.network import Network, SeparableConv, SeparableNetwork
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +36,7 @@ _BFLOAT16 = "-bfloat16"
 class Ensemble(nn.Module):
     """Networks side by side, logits stacked."""
 
-    def __init__(self, networks: Sequence[SeparableNetwork]) -> None:
+    def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
         return torch.stack([network(images) for network in self.networks], dim=1)
 
 
-def resolve_engine(wanted: EngineChoice, networks: Sequence[SeparableNetwork]) -> EngineName:
+def resolve_engine(wanted: EngineChoice, networks: Sequence[Network]) -> EngineName:
     """Turn `auto` into the fastest float32 engine that is installed; the choice depends on nothing else.
 
     Raises:
@@ -64,7 +64,7 @@ def resolve_engine(wanted: EngineChoice, networks: Sequence[SeparableNetwork]) -
     return "torch"
 
 
-def make_engine(name: EngineName, networks: Sequence[SeparableNetwork], size: int) -> Engine:
+def make_engine(name: EngineName, networks: Sequence[Network], size: int) -> Engine:
     """Prepare networks for scoring; takes seconds for all engines but `torch`.
 
     Args:
@@ -82,7 +82,7 @@ def make_engine(name: EngineName, networks: Sequence[SeparableNetwork], size: in
     return onnxruntime_engine(graph) if name == "onnxruntime" else openvino_engine(graph, precision)
 
 
-def folded(network: SeparableNetwork) -> SeparableNetwork:
+def folded(network: Network) -> Network:
     """Copy a network for scoring, each batch norm folded into the convolution before it."""
     network = copy.deepcopy(network).eval()
     for layers in [module for module in network.modules() if type(module) is nn.Sequential]:
@@ -162,10 +162,11 @@ def openvino_engine(graph: bytes, precision: torch.dtype = torch.float32) -> Eng
     return run
 
 
-def _torch_engine(networks: Sequence[SeparableNetwork], precision: torch.dtype) -> Engine:
-    """Run networks in PyTorch: batch norms folded, channels last."""
+def _torch_engine(networks: Sequence[Network], precision: torch.dtype) -> Engine:
+    """Run networks in PyTorch: batch norms folded; channels last where that is the faster."""
     ensemble = Ensemble([folded(network) for network in networks])
-    ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    if isinstance(networks[0], SeparableNetwork):
+        ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
 
     def run(images: Float32[np.ndarray, "b 1 h w"]) -> Float32[np.ndarray, "b ..."]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):

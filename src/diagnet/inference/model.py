@@ -20,7 +20,7 @@ from diagnet.errors import RunFolderError
 from diagnet.evaluation.abstention import Abstention
 from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_engine, resolve_engine
-from diagnet.network import SeparableNetwork
+from diagnet.network import Network
 from diagnet.run.checkpoint import read_weights
 from diagnet.run.folder import read_record
 
@@ -42,7 +42,7 @@ class Model:
         domains: what the training masses of each network looked like, as far as it is known.
     """
 
-    networks: tuple[SeparableNetwork, ...]
+    networks: tuple[Network, ...]
     temperatures: tuple[float, ...]
     threshold: float
     classes: tuple[str, ...]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 
 from diagnet.arrays import Image, Images
-from diagnet.network import SeparableNetwork
+from diagnet.network import Network
 
 METHOD = (
     "occlusion: how much the log-odds of malignancy change when a patch of a quarter of the region's side is replaced"
@@ -48,8 +48,8 @@ def occlusion(
 
 
 def randomized(
-    network: SeparableNetwork, images: Images, *, layers: Sequence[str] | None = None, rng: np.random.Generator
-) -> SeparableNetwork:
+    network: Network, images: Images, *, layers: Sequence[str] | None = None, rng: np.random.Generator
+) -> Network:
     """Return a copy of a network that has forgotten what it learned: for the sanity check of a saliency method.
 
     Args:

@@ -16,14 +16,14 @@ from torch import Tensor
 from diagnet.atomic import atomic_path, write_text
 from diagnet.errors import RunFolderError
 from diagnet.graph import SignedGraph
-from diagnet.network import NetworkSettings, SeparableNetwork
+from diagnet.network import Network, NetworkSettings, create_network
 from diagnet.training.state import TrainingState
 
 SCHEMA_VERSION = 1
 _KEPT = 2
 
 
-def write_weights(path: Path, network: SeparableNetwork, facts: Mapping[str, Any]) -> None:
+def write_weights(path: Path, network: Network, facts: Mapping[str, Any]) -> None:
     """Write a network as `path` (.safetensors) and what describes it as `path` with .json.
 
     Args:
@@ -34,14 +34,14 @@ def write_weights(path: Path, network: SeparableNetwork, facts: Mapping[str, Any
     _write(path, dict(network.state_dict()), {**facts, "network": network.settings.model_dump(mode="json")})
 
 
-def read_weights(path: Path) -> tuple[SeparableNetwork, dict[str, Any]]:
+def read_weights(path: Path) -> tuple[Network, dict[str, Any]]:
     """Read what `write_weights` wrote.
 
     Raises:
         RunFolderError: a file is missing, truncated or edited.
     """
     tensors, facts = _read(path)
-    network = SeparableNetwork(NetworkSettings.model_validate(facts["network"]))
+    network = create_network(NetworkSettings.model_validate(facts["network"]), pretrained=False)
     network.load_state_dict(tensors)
     return network.eval(), facts
 

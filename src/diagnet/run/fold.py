@@ -19,7 +19,7 @@ from diagnet.evaluation.abstention import Abstention, band_half_width
 from diagnet.evaluation.calibration import choose_threshold, fit_temperature, probabilities
 from diagnet.evaluation.figures import point_auc
 from diagnet.evaluation.predictions import Predictions
-from diagnet.network import SeparableNetwork
+from diagnet.network import Network
 from diagnet.progress import Progress
 from diagnet.run.array_files import Embeddings, write_embeddings, write_neighbors, write_signs
 from diagnet.run.augmentation import augment
@@ -278,7 +278,7 @@ def _domain(data: Data, split: Split) -> dict[str, Any] | None:
     return None if found is None else found.model_dump(mode="json")
 
 
-def _embeddings(network: SeparableNetwork, data: Data, split: Split) -> Embeddings:
+def _embeddings(network: Network, data: Data, split: Split) -> Embeddings:
     """Embeddings of all masses by one fold's network, for the report's map."""
     parts = [getattr(split, part) for part in PARTS]
     index = np.concatenate(parts)

@@ -12,7 +12,7 @@ from diagnet.arrays import Images, Labels
 from diagnet.config import Config
 from diagnet.data.mass import Mass, malignant_class
 from diagnet.errors import MissingExtraError, SettingsError
-from diagnet.network import SeparableNetwork, create_network
+from diagnet.network import Network, create_network
 from diagnet.run.augmentation import augment
 from diagnet.run.checkpoint import array_hash
 from diagnet.study.features import FEATURES
@@ -67,7 +67,7 @@ def fit_network(
     fold: int,
     repeat: int,
     *,
-    make_network: Callable[..., SeparableNetwork] = create_network,
+    make_network: Callable[..., Network] = create_network,
     extra_loss: ExtraLoss | None = None,
 ) -> Score:
     """Neighbors, graph and network as the settings say."""

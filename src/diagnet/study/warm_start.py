@@ -19,7 +19,7 @@ from diagnet.data.mass import Mass
 from diagnet.data.roi import RoiSettings, cut_roi
 from diagnet.data.table import read_table
 from diagnet.errors import DataError
-from diagnet.network import SeparableNetwork, create_network
+from diagnet.network import Network, create_network
 from diagnet.training.optimization import make_optimizer, rate_factor
 from diagnet.training.state import random_state
 from diagnet.training.transforms import DrawSettings, draw_transforms
@@ -109,7 +109,7 @@ def warm_weights(patches: Images, config: Config, *, seed: int) -> dict[str, Ten
     }
 
 
-def warm_network(network: SeparableNetwork, weights: dict[str, Tensor]) -> SeparableNetwork:
+def warm_network(network: Network, weights: dict[str, Tensor]) -> Network:
     """The network with these weights in stem and blocks."""
     network.load_state_dict(weights, strict=False)
     return network

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diagnet.errors import TrainingError
 from diagnet.graph import GraphSettings, signed_graph
 from diagnet.losses import classification_loss
-from diagnet.network import SeparableNetwork
+from diagnet.network import Network
 from diagnet.progress import Progress, silent
 from diagnet.training.batches import Edges, Neighborhoods, epoch_batches
 from diagnet.training.distributed import Processes, with_shared_batch_norm
@@ -21,7 +21,7 @@ from diagnet.training.graph_term import graph_term, whole_graph_term
 from diagnet.training.optimization import rate_factor
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, TrainingState, copied_weights, random_state
-from diagnet.training.transforms import draw_transforms
+from diagnet.training.transforms import draw_images
 from diagnet.training.weight_average import settle_average, update_average
 
 ExtraLoss = Callable[[Float[Tensor, "point feature"], Int[Tensor, "point"]], Float[Tensor, ""]]
@@ -75,7 +75,8 @@ def train(
     run = _Run(state, points, graph_settings, settings, seed, processes, extra_loss)
     first, began, told = state.epoch * run.n_batches + state.step, time.perf_counter(), 0
     progress(stage, first, run.n_steps)
-    while state.epoch < settings.epochs and not _has_stalled(state.history, settings.early_stopping):
+    wanted = settings.epochs if run.learns else 0
+    while state.epoch < wanted and not _has_stalled(state.history, settings.early_stopping):
         epoch_began = time.perf_counter()
         for n_points in run.steps():
             told += n_points
@@ -121,6 +122,7 @@ class _Run:
         if smallest < processes.size:
             raise ValueError(f"a batch must have a point for each of {processes.size} processes, got {smallest}")
         self.n_steps = self.n_batches * settings.epochs
+        self.learns = any(weight.requires_grad for weight in state.network.parameters())
         self.model: nn.Module = _EmbedAndClassify(state.network)
         if processes.size > 1:
             with_shared_batch_norm(state.network)
@@ -165,7 +167,8 @@ class _Run:
             seen = edges.points if is_exact else batch
         rng = np.random.default_rng([self.seed, state.epoch + 1, state.step])
         own = processes.share(np.arange(len(seen)))
-        images = self._drawn(seen, slice(int(own[0]), int(own[-1]) + 1), rng)
+        part, device = slice(int(own[0]), int(own[-1]) + 1), self.compute.device
+        images = draw_images(self.points, seen, settings, own=part, device=device, rng=rng)
         share, partners = 1.0, np.arange(len(batch))
         if settings.mixup > 0:
             share = float(rng.beta(settings.mixup, settings.mixup))
@@ -199,21 +202,6 @@ class _Run:
         if len(state.bank):
             state.bank[torch.from_numpy(seen).to(self.compute.device)] = embeddings.detach()
         return parts
-
-    def _drawn(
-        self, seen: Int[np.ndarray, "point"], own: slice, rng: np.random.Generator
-    ) -> Float32[Tensor, "own 1 h w"]:
-        """Images of this process's share of the points seen, drawn anew."""
-        points, shape = self.points, (len(seen), *self.points.image_shape)
-        if points.surroundings is None:
-            transforms = draw_transforms(self.settings, shape, rng=rng)
-            pixels = points.take(seen[own])
-        else:
-            pixels, boxes = points.take_surroundings(seen)
-            is_own = points.surroundings.own_range
-            transforms = draw_transforms(self.settings, shape, boxes=boxes, own_range=is_own, rng=rng)
-            pixels = pixels[own]
-        return transforms.of(own)(torch.from_numpy(pixels)[:, None].to(self.compute.device))
 
     def end_epoch(self, seconds: float) -> None:
         """Add the epoch's row to the history."""
@@ -251,7 +239,7 @@ class _Run:
         step = state.epoch * self.n_batches + state.step
         factor = rate_factor(settings.schedule, settings.warm_up, step, self.n_steps)
         for group in state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+            group["lr"] = settings.learning_rate * factor * group.get("rate", 1.0)
         state.optimizer.zero_grad(set_to_none=True)
         # Each process holds the whole loss and the gradient of its own points; DDP takes the mean, we want the sum.
         (loss * self.processes.size).backward()
@@ -265,7 +253,7 @@ class _Run:
 class _EmbedAndClassify(nn.Module):
     """The pass training takes, as a module: DistributedDataParallel wraps no other."""
 
-    def __init__(self, network: SeparableNetwork) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 

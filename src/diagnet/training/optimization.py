@@ -9,9 +9,26 @@ from torch import nn
 Schedule = Literal["cosine", "linear", "constant"]
 
 
-def make_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over all weights."""
-    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+def make_optimizer(
+    network: nn.Module, learning_rate: float, weight_decay: float, *, backbone_rate: float = 1.0
+) -> torch.optim.Optimizer:
+    """AdamW over all weights that are trained.
+
+    Args:
+        network: whose weights.
+        learning_rate: at the top.
+        weight_decay: of all weights.
+        backbone_rate: of a pretrained network's `backbone`, a fraction of the others' learning rate.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        groups.setdefault(backbone_rate if name.startswith("backbone.") else 1.0, []).append(weight)
+    return torch.optim.AdamW(
+        [{"params": weights, "rate": rate} for rate, weights in groups.items()],
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        fused=True,
+    )
 
 
 def rate_factor(schedule: Schedule, warm_up: float, step: int, n_steps: int) -> float:

@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float32, Int
 
 from diagnet.arrays import Images
-from diagnet.network import SeparableNetwork
+from diagnet.network import Network
 from diagnet.training.points import read_rows
 
 
 def embeddings_and_logits(
-    network: SeparableNetwork, images: Images, *, rows: Int[np.ndarray, "row"] | None = None, batch_size: int = 128
+    network: Network, images: Images, *, rows: Int[np.ndarray, "row"] | None = None, batch_size: int = 128
 ) -> tuple[Float32[np.ndarray, "row feature"], Float32[np.ndarray, "row class"]]:
     """H and logits of each image in float32, without dropout, graph or augmentation (reading 21).
 

@@ -5,10 +5,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 from torch.nn import functional
+
+from diagnet.training.points import Points
 
 Flips = Literal["random", "stored", "none"]
 
@@ -137,6 +139,36 @@ def draw_transforms(
     matrices = half[:, :, None] * matrices
     matrices[:, :, 2] = center
     return Transforms(matrices, flipped, added, grey, size=shape[1], own_range=own_range)
+
+
+def draw_images(
+    points: Points,
+    seen: Int[np.ndarray, "point"],
+    settings: DrawSettings,
+    *,
+    own: slice = slice(None),
+    device: torch.device,
+    rng: np.random.Generator,
+) -> Float32[Tensor, "own 1 h w"]:
+    """Draw images of some points anew, from what lies around them where there is that.
+
+    Args:
+        points: that they are of.
+        seen: those of the whole step: all processes draw for all of them.
+        settings: how much is drawn.
+        own: which of those seen are wanted.
+        device: where they are to be.
+        rng: of every draw.
+    """
+    shape = (len(seen), *points.image_shape)
+    if points.surroundings is None:
+        transforms = draw_transforms(settings, shape, rng=rng)
+        pixels = points.take(seen[own])
+    else:
+        pixels, boxes = points.take_surroundings(seen)
+        transforms = draw_transforms(settings, shape, boxes=boxes, own_range=points.surroundings.own_range, rng=rng)
+        pixels = pixels[own]
+    return transforms.of(own)(torch.from_numpy(pixels)[:, None].to(device))
 
 
 def _drawn_regions(

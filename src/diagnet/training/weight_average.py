@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnet.network import SeparableNetwork
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, TrainingState
 
@@ -29,6 +30,8 @@ def settle_average(state: TrainingState, points: Points, settings: TrainingSetti
         return
     compute = settings.compute(state.network.settings)
     network = state.scored().train()
+    if not isinstance(network, SeparableNetwork):
+        return  # it has no batch norms
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     chosen = np.random.default_rng([seed, state.epoch]).permutation(len(points))[:_SETTLED_ON]
     for k, batch in enumerate(np.array_split(chosen, -(-len(chosen) // settings.batch_size))):

@@ -1,0 +1,79 @@
+"""How a pretrained network begins: a logistic regression on its features of the training images."""
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from sklearn.linear_model import LogisticRegression
+
+from diagnet.network import PretrainedNetwork
+from diagnet.training.device import Compute
+from diagnet.training.points import Points
+from diagnet.training.transforms import DrawSettings, draw_images
+
+_BATCH = 32  # images in one pass
+_MOST_ITERATIONS = 1_000
+
+
+def begin_head(
+    network: PretrainedNetwork,
+    points: Points,
+    draws: DrawSettings,
+    compute: Compute,
+    *,
+    n_views: int,
+    penalty: float,
+    seed: int,
+) -> None:
+    """Fit features' mean and spread, and the classifier, to the originals as they are and as they are drawn.
+
+    Args:
+        network: whose `standard` and `classifier` are set.
+        points: to be trained on; neighbors are left out.
+        draws: how images are drawn.
+        compute: where the network is.
+        n_views: how often each is drawn, besides being taken as it is.
+        penalty: of the classifier's squared weights, against the sum of the losses of one view.
+        seed: of the draws.
+
+    Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (linear probing first).
+    """
+    originals = np.flatnonzero(points.kinds == 0)
+    rng = np.random.default_rng(seed)
+    views = [_features(network, points, originals, None, compute, rng)]
+    views += [_features(network, points, originals, draws, compute, rng) for _ in range(n_views)]
+    rows = np.concatenate(views).astype(np.float64)
+    mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    labels = np.tile(points.labels[originals], len(views))
+    # The strength is of one view: more views of the same masses are no more masses.
+    model = LogisticRegression(C=1 / (penalty * len(views)), max_iter=_MOST_ITERATIONS)
+    model.fit((rows - mean) / spread, labels)
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # two classes have one row of log-odds
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    device = network.standard.device
+    with torch.no_grad():
+        network.standard.copy_(torch.from_numpy(np.stack([mean, spread])).to(device))
+        network.classifier.weight[model.classes_] = torch.from_numpy(weight).float().to(device)
+        network.classifier.bias[model.classes_] = torch.from_numpy(bias).float().to(device)
+
+
+def _features(
+    network: PretrainedNetwork,
+    points: Points,
+    rows: Int64[np.ndarray, "row"],
+    draws: DrawSettings | None,
+    compute: Compute,
+    rng: np.random.Generator,
+) -> Float32[np.ndarray, "row feature"]:
+    """Features of some points, as drawn, or as they are without `draws`; not standardized yet."""
+    network.eval()
+    found = []
+    with torch.inference_mode():
+        for left in range(0, len(rows), _BATCH):
+            batch = rows[left : left + _BATCH]
+            if draws is None:
+                images = torch.from_numpy(points.take(batch))[:, None].to(compute.device)
+            else:
+                images = draw_images(points, batch, draws, device=compute.device, rng=rng)
+            found.append(network.features(images).float().cpu().numpy())
+    return np.concatenate(found)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diagnet.experiment import run_experiment as run_experiment
     from diagnet.graph import signed_graph as signed_graph
     from diagnet.inference.assessment import assess as assess
-    from diagnet.inference.model import load_model as load_model
+    from diagnet.inference.predictor import load_model as load_model
     from diagnet.losses import SignedGraphLoss as SignedGraphLoss
     from diagnet.losses import signed_graph_loss as signed_graph_loss
     from diagnet.neighbors import find_neighbors as find_neighbors
@@ -37,7 +37,7 @@ _HOMES = {
     "DiagNetClassifier": "estimators",
     "run_experiment": "experiment",
     "signed_graph": "graph",
-    "load_model": "inference",
+    "load_model": "inference.predictor",
     "SignedGraphLoss": "losses",
     "signed_graph_loss": "losses",
     "find_neighbors": "neighbors",

@@ -142,7 +142,9 @@ def test_usage(predict, image, arguments, message):
 def test_what_is_no_box_or_no_run_is_one_line(predict, image, monkeypatch, tmp_path, capsys):
     done = predict(image, "--box", "1,2,3")
     assert (done.returncode, done.stderr) == (1, "diagnet: `--box` must be x0,y0,x1,y1, got '1,2,3'.\n")
-    monkeypatch.setattr(sys, "argv", ["diagnet", "predict", str(tmp_path), str(image)])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["diagnet", "predict", str(tmp_path / "run"), str(image)])
     with pytest.raises(SystemExit, match="1"):
         main()
     assert "must be a readable file of a run" in capsys.readouterr().err

@@ -75,7 +75,9 @@ class Limits:
 @grouped
 def listen(
     *,
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a finished run. [default: the shipped model]", show_default=False)
+    ] = None,
     forward: Annotated[
         str, typer.Option(help="Where results go: HOST:PORT:AE, or http(s)://.../dicom-web.", show_default=False)
     ],
@@ -159,10 +161,10 @@ def _server_tls(trust: Trust) -> "ssl.SSLContext | None":
     return None if trust.cert is None or trust.key is None else server_tls(trust.cert, trust.key, trust.ca)
 
 
-def _ready_model(run: Path, engine: Engine) -> "Model":
+def _ready_model(run: Path | None, engine: Engine) -> "Model":
     """A model that can score at once, and knows what malignant is."""
     from diagnet.errors import RunFolderError
-    from diagnet.inference.model import load_model
+    from diagnet.inference.predictor import load_model
 
     model = load_model(run, engine=engine.value)
     if "malignant" not in model.classes:

@@ -26,11 +26,12 @@ class Form(StrEnum):
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="DICOM, PNG, JPEG or TIFF, a folder of them, or a table (.csv).", show_default=False
+            metavar="[RUN] FILE...",
+            help="A finished run's folder, else the shipped model scores. DICOM, PNG, JPEG, TIFF, folders, or a table.",
+            show_default=False,
         ),
     ],
     box: Annotated[
@@ -62,7 +63,7 @@ def predict(
     from diagnet.cli.terminal import shown_progress
     from diagnet.data.marked import find_marked
     from diagnet.inference.assessment import Policy, assess
-    from diagnet.inference.model import load_model
+    from diagnet.inference.predictor import load_model
     from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
     from diagnet.notice import NOTICE
 
@@ -70,6 +71,7 @@ def predict(
         raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")
     if out is not None and out.suffix.lower() != ".csv":
         raise typer.BadParameter(f"must be a .csv file, got {out}.", param_hint="--out")
+    run, files = run_and_files(files)
     model = load_model(run, engine=engine.value)
     found, n_passed = find_marked(files)
     if n_passed:
@@ -92,7 +94,7 @@ def predict(
     counts = summary(assessments)
     if as_json:
         objects = [as_object(assessment) for assessment in assessments]
-        print_json({"notice": NOTICE, "run": str(run), "counts": counts, "assessments": objects})
+        print_json({"notice": NOTICE, "run": "" if run is None else str(run), "counts": counts, "assessments": objects})
     elif out is not None:
         print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}\n{NOTICE}\nScores: {out}")
     elif form is Form.table:
@@ -104,6 +106,16 @@ def predict(
         if form is Form.metarepo:
             print(f"diagnet: left out: {counts['refused']} masses (refused)", file=sys.stderr)
         raise typer.Exit(3)
+
+
+def run_and_files(paths: Sequence[Path]) -> tuple[Path | None, list[Path]]:
+    """Tell a run in front from the files behind it; None: the shipped model."""
+    if not (paths[0] / "run.json").exists():
+        print("diagnet: no run in front: the shipped model scores", file=sys.stderr)
+        return None, list(paths)
+    if len(paths) == 1:
+        raise typer.BadParameter(f"must be given, got the run {paths[0]} alone.", param_hint="FILE")
+    return paths[0], list(paths[1:])
 
 
 _MANY = 10  # images from which progress is shown

@@ -190,3 +190,31 @@ def export(
     print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {out}.parity.json)")
     print(report["notice"])
     print(f"Model: {out}")
+
+
+def pack(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of preset lite0 or best.")],
+    data: Annotated[list[Path], typer.Argument(help="What RUN was trained on, one or more.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: a new one.", show_default=False)],
+    distinct_patients: Annotated[bool, typer.Option("--distinct-patients", help="As RUN was trained.")] = False,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Merge a run's networks into one, in half precision: a run small enough to ship."""
+    from diagnet.cli.terminal import shown_progress
+    from diagnet.config import read_config
+    from diagnet.data.sources import read_sources
+    from diagnet.inference.packing import pack as pack_run
+
+    config = read_config(run / "config.toml")
+    with shown_progress(quiet=quiet) as progress:
+        masses = read_sources(
+            data, config.classes, config.roi, distinct_patients=distinct_patients, workers=workers, progress=progress
+        )
+        agreement = pack_run(run, masses, out, workers=workers, progress=progress)
+    if as_json:
+        print_json({"out": str(out), **agreement})
+        return
+    print("\n".join(f"{name}: {value:.3g}" for name, value in agreement.items()))
+    print(f"Run: {out}")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def serve(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a finished run. [default: the shipped model]", show_default=False)
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="What RUN was trained on, for pictures of its masses.", show_default=False)
     ] = None,
@@ -48,9 +50,11 @@ def serve(
     from diagnet.clinic.report import write_structured_report
     from diagnet.config import read_config
     from diagnet.data.marked import find_marked
+    from diagnet.inference.predictor import shipped_run
     from diagnet.notice import NOTICE
 
     settings = server_settings(host, port, token_file)
+    run = shipped_run() if run is None else run
     masses = None if data is None else read_data(data, read_config(run / "config.toml"))
     if images is not None and not images.exists():
         raise DataError(f"`--images` must be a folder or a table, got {images}, which is not there")

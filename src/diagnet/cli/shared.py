@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from diagnet.data.prepared import Prepared
 
 Out = Annotated[Path, typer.Option(help="Folder to write: new or empty.", show_default=False)]
-Preset = Annotated[str | None, typer.Option(help="small (a laptop), lite0 (pretrained), best (five of them) or paper. [default: small]")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="small, lite0 (pretrained), best (five of these) or paper. [default: small]"),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with any subset of the settings.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be given again.")

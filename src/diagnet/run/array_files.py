@@ -153,8 +153,10 @@ def read_signs(folder: Path) -> csr_array:
 
 
 def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
-    """Write embeddings.npz."""
-    _write(folder / EMBEDDINGS, embeddings)
+    """Write embeddings.npz; values that half precision holds exactly are kept in it."""
+    halves = embeddings.embeddings.astype(np.float16)
+    is_exact = bool((halves == embeddings.embeddings).all())
+    _write(folder / EMBEDDINGS, embeddings, embeddings=halves if is_exact else embeddings.embeddings)
 
 
 def read_embeddings(folder: Path) -> Embeddings:
@@ -169,15 +171,18 @@ def read_embeddings(folder: Path) -> Embeddings:
 _Arrays = TypeVar("_Arrays", SyntheticImages, Embeddings)
 
 
-def _write(path: Path, arrays: SyntheticImages | Embeddings) -> None:
+def _write(path: Path, arrays: SyntheticImages | Embeddings, **instead: np.ndarray) -> None:
+    values = {each.name: getattr(arrays, each.name) for each in fields(arrays)}
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **{each.name: getattr(arrays, each.name) for each in fields(arrays)})
+        np.savez_compressed(temporary, **values | instead)
 
 
 def _read(path: Path, kind: type[_Arrays]) -> _Arrays:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {each.name: file[each.name] for each in fields(kind)}
+            if "embeddings" in found:
+                found["embeddings"] = found["embeddings"].astype(np.float32)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     return kind(**{name: array if array.ndim else array.item() for name, array in found.items()})

@@ -1,0 +1,138 @@
+"""A run made small enough to ship: its networks merged into one, in half precision, with what speaks for it."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnet.atomic import write_text
+from diagnet.config import read_config
+from diagnet.data.mass import MassSet
+from diagnet.data.prepared import Prepared, mass_set_of
+from diagnet.data.roi import read_rois
+from diagnet.errors import RunFolderError, SettingsError
+from diagnet.evaluation.calibration import probabilities
+from diagnet.inference.model import load_model
+from diagnet.network import Network, create_network
+from diagnet.progress import Progress, silent
+from diagnet.run.array_files import Embeddings, read_embeddings, write_embeddings
+from diagnet.run.checkpoint import read_weights, write_weights
+from diagnet.run.folder import METRICS, claim, read_metrics, read_record, write_record
+from diagnet.run.model_card import write_model_card
+from diagnet.run.tables import PREDICTIONS
+from diagnet.training.scoring import embeddings_and_logits
+
+_TOLERANCE = 1e-3  # of a probability, between half and full precision
+
+
+def pack(
+    run: Path,
+    data: MassSet | Prepared,
+    out: Path,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Merge a run's networks into one of mean weights, halve its precision, and write it as a finished run.
+
+    Networks that began with the same pretrained weights lie in one valley of the loss: the mean of their weights scores
+    about as the mean of their scores does, in the time of one. Figures stay those of the run's own networks, each on
+    masses of patients it never saw.
+
+    Args:
+        run: a finished run.
+        data: what it was trained on; its masses' embeddings are made anew.
+        out: a new folder.
+        workers: processes that read images.
+        progress: told about it.
+
+    Returns:
+        The largest differences of a probability: between the merged network and the networks' mean, and by halving.
+
+    Raises:
+        RunFolderError: `run` is not finished, `out` is not new, or halving moves a probability by more than 1e-3.
+        SettingsError: the networks did not begin with the same weights.
+
+    Source: Wortsman et al., Model soups, ICML 2022.
+    """
+    model = load_model(run, engine="torch")
+    config, record = read_config(run / "config.toml"), read_record(run)
+    if config.network.preset != "lite0":
+        raise SettingsError(f"`RUN` must be of preset lite0 or best to be merged, got {config.network.preset}")
+    claim(out, {}, resume=False)
+    mass_set = mass_set_of(data)
+    if isinstance(data, Prepared):
+        images = data.images
+    else:
+        images = read_rois(mass_set.masses, model.roi, workers=workers, progress=progress)
+    merged = _merged(model.networks)
+    halved = _halved(merged)
+    progress("pack", 0, 1)
+    embedded, logits = embeddings_and_logits(halved, images)
+    full = embeddings_and_logits(merged, images)[1]
+    column = model.classes.index("malignant")
+    temperature = float(np.mean(model.temperatures))
+    chances, of_full = (_chance(each, temperature, column) for each in (logits, full))
+    of_networks = model.probabilities(images)[:, column]
+    moved = float(np.abs(chances - of_full).max())
+    if moved > _TOLERANCE:
+        raise RunFolderError(f"half precision must keep probabilities to {_TOLERANCE:g}, got {moved:.2g} in {run}")
+    facts = _facts(run) | {"temperature": temperature, "threshold": model.threshold, "history": []}
+    write_weights(out / "model" / "fold-0.safetensors", halved.half(), facts)
+    known = read_embeddings(run)
+    rounded = embedded[known.index].astype(np.float16).astype(np.float32)
+    write_embeddings(out, Embeddings(rounded, known.index, known.part, known.labels))
+    for name in ("config.toml", METRICS, PREDICTIONS, "split.csv"):
+        shutil.copyfile(run / name, out / name)
+    agreement = {
+        "merged_networks": len(model.networks),
+        "largest_difference_of_halving": moved,
+        "mean_difference_from_the_networks": float(np.abs(chances - of_networks).mean()),
+        "largest_difference_from_the_networks": float(np.abs(chances - of_networks).max()),
+    }
+    write_text(out / "packed.json", json.dumps(agreement, indent=1) + "\n")
+    record = {**record, "command": "", "data": _without_folders(record["data"]), "packed": agreement}
+    write_model_card(out, record, read_metrics(run))
+    write_record(out, record)
+    progress("pack", 1, 1)
+    return agreement
+
+
+def _merged(networks: Sequence[Network]) -> Network:
+    """One network of the mean of the weights."""
+    states = [network.state_dict() for network in networks]
+    mean: Mapping[str, Tensor] = {
+        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(value.dtype)
+        for name, value in states[0].items()
+    }
+    network = create_network(networks[0].settings, pretrained=False)
+    network.load_state_dict(mean)
+    return network.eval()
+
+
+def _halved(network: Network) -> Network:
+    """A copy in single precision whose weights are those of half precision."""
+    found = create_network(network.settings, pretrained=False)
+    found.load_state_dict({name: value.half().to(value.dtype) for name, value in network.state_dict().items()})
+    return found.eval()
+
+
+def _without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of the data, with names of files instead of where they lay."""
+    sources = {name: {**each, "source": Path(each["source"]).name} for name, each in data.get("sources", {}).items()}
+    return {**data, "source": Path(data["source"]).name, **({"sources": sources} if sources else {})}
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    """What the first network's file says beside its weights."""
+    facts = read_weights(run / "model" / "fold-0.safetensors")[1]
+    return {name: value for name, value in facts.items() if name not in ("sha256", "schema_version", "network")}
+
+
+def _chance(logits: np.ndarray, temperature: float, column: int) -> np.ndarray:
+    return probabilities(logits.astype(np.float64), temperature)[:, column]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diagnet.errors import MissingExtraError
-from diagnet.network import Network, SeparableConv, SeparableNetwork
+from diagnet.network import Network, SeparableConv
 
 if TYPE_CHECKING:
     import onnx
@@ -163,10 +163,9 @@ def openvino_engine(graph: bytes, precision: torch.dtype = torch.float32) -> Eng
 
 
 def _torch_engine(networks: Sequence[Network], precision: torch.dtype) -> Engine:
-    """Run networks in PyTorch: batch norms folded; channels last where that is the faster."""
+    """Run networks in PyTorch: batch norms folded, channels last."""
     ensemble = Ensemble([folded(network) for network in networks])
-    if isinstance(networks[0], SeparableNetwork):
-        ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
 
     def run(images: Float32[np.ndarray, "b 1 h w"]) -> Float32[np.ndarray, "b ..."]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):

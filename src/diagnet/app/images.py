@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,8 +18,9 @@ import numpy as np
 import PIL.Image
 from starlette.exceptions import HTTPException
 
+from diagnet.app.exam import Exam, exam_of
 from diagnet.app.problems import Refusal, refused
-from diagnet.clinic.privacy import without_path
+from diagnet.clinic.privacy import Pseudonyms, without_path
 from diagnet.data.box import Box
 from diagnet.data.image import read_picture
 from diagnet.data.mammogram import Mammogram
@@ -55,6 +56,7 @@ class Shown:
         boxes: masses marked beforehand.
         is_malignant: whether its worst mass is, None where that is not known.
         original_size: (width, height) before somebody stretched it.
+        exam: whose breast it shows, and in which study.
         facts: what is told of it; `width` 0 until it was read for the first time.
     """
 
@@ -66,6 +68,7 @@ class Shown:
     boxes: tuple[Box, ...] = ()
     is_malignant: bool | None = None
     original_size: tuple[float, float] | None = None
+    exam: Exam = Exam()  # noqa: RUF009 -- as above
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,6 +82,7 @@ class Images:
     """
 
     def __init__(self, key: bytes, *, max_images: int, keep_s: float) -> None:
+        self._names = Pseudonyms(key)
         self._key, self._max_images, self._keep_s = key, max_images, keep_s
         _remove_leftovers()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # mode 0700
@@ -101,6 +105,7 @@ class Images:
                     image_id = self._id(hashlib.file_digest(file, "sha256").digest())
             except OSError:
                 continue
+            exam = exam_of(each.image, self._names, each)
             known = {*each.labels, labels.get(os.path.realpath(each.image), "")} - {""}
             with self._lock:
                 self._shown[image_id] = Shown(
@@ -111,7 +116,8 @@ class Images:
                     boxes=tuple(box for box in each.boxes if box is not None),
                     is_malignant="malignant" in known if known else None,
                     original_size=each.original_size,
-                    facts=_UNREAD,
+                    exam=exam,
+                    facts=_unread(exam),
                 )
 
     def add(self, content: BinaryIO, policy: Policy) -> Shown:
@@ -130,7 +136,8 @@ class Images:
             if image_id in self._shown:  # sent again
                 path.unlink()
                 return self.described(image_id)
-            shown = Shown(image_id, self._name(path.suffix), path, True, policy, facts=_UNREAD)
+            exam = exam_of(path, self._names)
+            shown = Shown(image_id, self._name(path.suffix), path, True, policy, exam=exam, facts=_unread(exam))
             self._shown[image_id], self._asked[image_id] = shown, time.monotonic()
         try:
             return self.described(image_id)
@@ -211,7 +218,7 @@ class Images:
             raise refused(reason, kind) from None
         with self._lock:
             if image_id in self._shown:  # else removed meanwhile
-                self._shown[image_id] = replace(shown, facts=_facts(picture))
+                self._shown[image_id] = replace(shown, facts=_facts(picture, shown.exam))
                 self._pictures[image_id] = picture
             while sum(each.pixels.nbytes for each in self._pictures.values()) > _KEPT_BYTES and len(self._pictures) > 1:
                 self._pictures.popitem(last=False)
@@ -250,10 +257,17 @@ class Images:
         return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
 
 
-_UNREAD: dict[str, Any] = {
-    "width": 0, "height": 0, "laterality": "", "view": "", "spacing_mm": None, "flags": [], "steps": [],
-    "state": "new", "reason": "",
-}  # fmt: skip
+def _unread(exam: Exam) -> dict[str, Any]:
+    """What is known of an image before its pixels are."""
+    return {
+        "width": 0,
+        "height": 0,
+        "spacing_mm": None,
+        "flags": [],
+        "steps": [],
+        "state": "new",
+        "reason": "",
+    } | asdict(exam)
 
 
 def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
@@ -270,19 +284,11 @@ def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
     return np.asarray(np.rint(np.clip(pixels, 0, 1) * np.float32(65535)).astype("<u2"))
 
 
-def _facts(picture: Mammogram) -> dict[str, Any]:
+def _facts(picture: Mammogram, exam: Exam) -> dict[str, Any]:
     height, width = picture.pixels.shape
-    return {
-        "width": width,
-        "height": height,
-        "laterality": picture.laterality,
-        "view": picture.view,
-        "spacing_mm": picture.spacing_mm,
-        "flags": list(picture.warnings),
-        "steps": list(picture.steps),
-        "state": "new",
-        "reason": "",
-    }
+    found = {"width": width, "height": height, "spacing_mm": picture.spacing_mm, "flags": list(picture.warnings)}
+    sides = {"laterality": picture.laterality or exam.laterality, "view": picture.view or exam.view}
+    return _unread(exam) | found | sides | {"steps": list(picture.steps)}
 
 
 def _remove_leftovers() -> None:

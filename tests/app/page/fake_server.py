@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diagnet.app.exam import exam_of
+from diagnet.clinic.privacy import Pseudonyms
 from diagnet.data.image import read_picture
 from diagnet.data.phantom import make_masses
 from diagnet.errors import DiagNetError
@@ -31,6 +33,7 @@ POLICY = (
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 N_POINTS = 240
+NAMES = Pseudonyms(b"k" * 32)
 
 
 class Refusal(Exception):  # noqa: N818 -- what the page is told, not a fault
@@ -68,6 +71,7 @@ class State:
             "flags": list(picture.warnings),
             "steps": list(picture.steps),
             "state": "new",
+            **asdict(exam_of(path, NAMES)),
             **known,
         }
         return self.images[key]

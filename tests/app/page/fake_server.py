@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 from dataclasses import asdict, dataclass, field
 from email import message_from_bytes
@@ -51,6 +52,7 @@ class State:
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)
     max_upload_bytes: int = 64 * 2**20
     token: str | None = None
+    similar_takes_s: float = 0.0
 
     def add(self, path: Path, name: str | None = None, **known: Any) -> dict[str, Any]:
         try:
@@ -260,6 +262,7 @@ class Handler(BaseHTTPRequestHandler):
                 found = [assessment(state.images[given["image"]], box) for box in given["boxes"]]
                 self.say({"assessments": found, "notice": NOTICE})
             case ["POST", "similar"]:
+                time.sleep(state.similar_takes_s)
                 self.say(similar(given["box"], given["n"]))
             case ["POST", "saliency"]:
                 self.say(saliency(given["box"]))

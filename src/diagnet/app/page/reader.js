@@ -310,6 +310,7 @@ export class Reader {
 
   render() {
     document.body.classList.toggle("reading-on", Boolean(this.reading));
+    byId("model").hidden = this.reading?.showsModel === false;
     byId("start-reading").textContent = this.reading ? "Pause study" : "Reader study";
     for (const view of this.views) view.element.classList.toggle("active", view === this.view);
     this.renderList();

@@ -78,6 +78,8 @@ export class Reading {
     Object.assign(reader.view.window, { preset: 0, inverted: false }); // every study begins alike
     this.marksBefore = reader.cases.all.map(({ marks }) => marks);
     for (const known of reader.cases.all) known.marks = [];
+    for (const view of reader.views) view.show(null, null); // with boxes, calls and veils that were on it
+    reader.says("");
     await this.show();
   }
 
@@ -86,6 +88,7 @@ export class Reading {
     const { reader } = this;
     const shown = reader.cases.byId(this.image);
     reader.scorer.saliency.on = false;
+    if (!this.showsModel) reader.model.withdraw();
     if (this.image && !shown) reader.warns("The study's next image is not on the server: start it with the same folder.");
     if (shown && this.first && !shown.marks.length) shown.marks = [new Mark([...this.first.box])];
     for (const known of reader.cases.all) known.read = this.cases.slice(0, this.next).includes(known.image.id);
@@ -110,6 +113,8 @@ export class Reading {
     for (const [k, known] of reader.cases.all.entries()) Object.assign(known, { marks: this.marksBefore[k] ?? [], read: false });
     if (reader.view.case) reader.show(reader.view.case);
     else reader.render();
+    const answered = reader.cases.all.flatMap(({ marks }) => marks).filter(({ assessment }) => assessment?.malignancy != null);
+    for (const mark of answered) if (!mark.similar) reader.scorer.askSimilar(mark); // it was taken back
   }
 
   /** Begin to time what is shown now. */

@@ -273,7 +273,9 @@ class Handler(BaseHTTPRequestHandler):
             case ["POST", "report"]:
                 raise Refusal(422, "A structured report needs a DICOM file as its source.")
             case ["POST", "reading"]:
-                order = np.random.default_rng(given["seed"]).permutation(list(state.images)).tolist()
+                if any(study["reader"] == given["reader"] for study in state.readings.values()):
+                    raise Refusal(409, "A reader of this code has begun.")
+                order = np.random.default_rng(given.get("seed", 0)).permutation(list(state.images)).tolist()
                 key = f"study{len(state.readings)}"
                 state.readings[key] = {"id": key, "reader": given["reader"], "cases": order, "next": 0, "scores": []}
                 self.say(state.readings[key], 201)

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -347,3 +348,16 @@ def test_a_reason_that_names_the_file_is_told_without_its_name(served, dicom, tm
     told = Answers._told(object.__new__(Answers), refused)
     assert "CANARY" not in str(told)
     assert told["reason"] == "`box` must be there, got the image."
+
+
+def test_a_missing_extra_is_told_without_the_servers_paths(make_client, dicom, monkeypatch):
+    from diagnet.errors import MissingExtraError
+
+    def missing(*_, **__):
+        raise MissingExtraError("pyjpegls", "dicom")
+
+    monkeypatch.setattr("diagnet.app.images.read_picture", missing)
+    answer = make_client(images=False).post("/v1/images", files={"file": dicom})
+    assert answer.json()["type"] == "urn:diagnet:problem:missing-extra"
+    assert "its extra `dicom`" in answer.json()["detail"]
+    assert sys.executable not in answer.text

@@ -19,7 +19,7 @@ import PIL.Image
 from starlette.exceptions import HTTPException
 
 from diagnet.app.exam import Exam, exam_of
-from diagnet.app.problems import Refusal, refused
+from diagnet.app.problems import Refusal, missing_here, refused
 from diagnet.clinic.privacy import Pseudonyms, without_path
 from diagnet.data.box import Box
 from diagnet.data.image import read_picture
@@ -209,12 +209,13 @@ class Images:
                 bare="any" if shown.policy.force else "none",
             )
         except DiagNetError as error:
-            reason = without_path(str(error), shown.path, shown.name)
+            kind, reason = "refused-input", without_path(str(error), shown.path, shown.name)
+            if isinstance(error, MissingExtraError):
+                kind, reason = "missing-extra", missing_here(error)
             with self._lock:
                 if image_id in self._shown:
                     facts = {**shown.facts, "state": "refused", "reason": reason}
                     self._shown[image_id] = replace(shown, facts=facts)
-            kind = "missing-extra" if isinstance(error, MissingExtraError) else "refused-input"
             raise refused(reason, kind) from None
         with self._lock:
             if image_id in self._shown:  # else removed meanwhile

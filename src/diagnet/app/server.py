@@ -96,6 +96,7 @@ def create_app(
 
     tell_problems(app)
     app.add_middleware(Guard, settings=settings, audit=AuditLog(state / "audit.jsonl"), model_sha256=model.sha256)
+    app.state.notice = model.notice
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

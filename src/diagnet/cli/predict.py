@@ -64,7 +64,6 @@ def predict(
     from diagnet.inference.assessment import Policy, assess
     from diagnet.inference.model import load_model
     from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
-    from diagnet.notice import NOTICE
 
     if sum(map(bool, (box, boxes, sr))) > 1:
         raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")
@@ -92,9 +91,9 @@ def predict(
     counts = summary(assessments)
     if as_json:
         objects = [as_object(assessment) for assessment in assessments]
-        print_json({"notice": NOTICE, "run": str(run), "counts": counts, "assessments": objects})
+        print_json({"notice": model.notice, "run": str(run), "counts": counts, "assessments": objects})
     elif out is not None:
-        print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}\n{NOTICE}\nScores: {out}")
+        print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}\n{model.notice}\nScores: {out}")
     elif form is Form.table:
         print(as_table(assessments, model))
     else:

@@ -48,7 +48,6 @@ def serve(
     from diagnet.clinic.report import write_structured_report
     from diagnet.config import read_config
     from diagnet.data.marked import find_marked
-    from diagnet.notice import NOTICE
 
     settings = server_settings(host, port, token_file)
     masses = None if data is None else read_data(data, read_config(run / "config.toml"))
@@ -81,7 +80,7 @@ def serve(
     )
     listening = _bound(host, port)
     where = f"[{host}]" if ":" in host else host
-    print(f"{NOTICE}\nReader page: http://{where}:{listening.getsockname()[1]}/", flush=True)
+    print(f"{app.state.notice}\nReader page: http://{where}:{listening.getsockname()[1]}/", flush=True)
     if not settings.is_loopback:
         print(
             f"diagnet: warning: {host} can be reached from other machines; they need the token in {token_file}, and"

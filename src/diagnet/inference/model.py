@@ -21,6 +21,7 @@ from diagnet.evaluation.abstention import Abstention
 from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_engine, resolve_engine
 from diagnet.network import SeparableNetwork
+from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
 from diagnet.run.folder import read_record
 
@@ -40,6 +41,7 @@ class Model:
         engine: what runs the networks; it is prepared at the first score.
         abstention: when a mass is not called.
         domains: what the training masses of each network looked like, as far as it is known.
+        is_synthetic: whether it was trained on phantoms: its scores say nothing about patients.
     """
 
     networks: tuple[SeparableNetwork, ...]
@@ -50,6 +52,12 @@ class Model:
     engine: EngineName = "torch"
     abstention: Abstention = Abstention()  # noqa: RUF009 -- frozen, so sharing it is safe
     domains: tuple[Domain, ...] = ()
+    is_synthetic: bool = False
+
+    @property
+    def notice(self) -> str:
+        """What must stand beside each of its scores."""
+        return notice_of(self.is_synthetic)
 
     @property
     def roi(self) -> RoiSettings:
@@ -159,4 +167,5 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
             half_width=float(np.mean([each.half_width for each in limits])), dissent=limits[0].dissent
         ),
         domains=domains,
+        is_synthetic=any(each.get("synthetic", False) for _, each in read),
     )

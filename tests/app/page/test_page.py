@@ -117,6 +117,24 @@ def test_a_score_of_another_kind_of_image_has_no_meaning_and_no_auc(page):
     assert "kept no held-out scores" not in said
 
 
+def test_a_model_trained_on_phantoms_is_stamped(page):
+    def synthetic(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"is_synthetic": True, "notice": f"SYNTHETIC - {NOTICE}"})
+
+    page.route("**/v1/model", synthetic)
+    page.reload()
+    page.wait_for_selector("header .notice >> text=SYNTHETIC")
+    assert "SYNTHETIC model" in page.inner_text("#model")
+    page.wait_for_selector(".view.filled")
+    draw_mark(page)
+    said = ask_model(page)
+    assert "SYNTHETIC MODEL" in said
+    assert f"SYNTHETIC - {NOTICE}" in said
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert f"SYNTHETIC - {NOTICE}" in page.locator("#printed").text_content()
+
+
 def test_a_box_is_moved_and_resized_by_mouse_and_keyboard_and_then_scored_anew(page):
     draw_mark(page)
     ask_model(page)

@@ -32,7 +32,7 @@ export class Model {
     const { name, version, auc, n_training: n } = this.facts;
     const interval = auc?.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`;
     return [
-      `Model ${name} ${version}`,
+      `${this.facts.is_synthetic ? "SYNTHETIC model" : "Model"} ${name} ${version}`,
       auc?.value != null && `AUC ${auc.value.toFixed(2)}${interval}${this.isBlind ? ", not shown to be better than chance" : ""}`,
       n?.benign != null && `trained on ${n.benign + n.malignant} masses`,
     ].filter(Boolean).join(" · ");

@@ -83,6 +83,7 @@ export class Reader {
     byId("connection").className = "connection";
     byId("lost").hidden = true;
     byId("model").textContent = this.model.text;
+    document.querySelector("header .notice").textContent = this.model.facts.notice;
   }
 
   #lost() {

@@ -101,6 +101,9 @@ def test_every_engine_scores_as_the_eager_networks_do(images, name, average_flip
     assert model.probabilities(images[:0]).shape == (0, 2)
     with pytest.raises(ValueError, match="`images` must be 16 x 16 pixels, got 16 x 12"):
         model.probabilities(images[:, :, :12])
+    for wrong, told in ((images * 255, r"\[0, 1\], got "), (images - 0.5, "got -0"), (images * np.nan, "got nan")):
+        with pytest.raises(ValueError, match=rf"`images` must be grey values in .*{told}"):
+            model.probabilities(wrong.astype(np.float32))
 
 
 def test_auto_is_the_fastest_that_is_installed(networks, monkeypatch):

@@ -164,6 +164,7 @@ class Answers:
         if form == "json":
             told = {
                 "notice": self.notice,
+                "image": shown.name,
                 "assessments": [self._told(each) for each in assessments],
                 "model": self._facts,
             }

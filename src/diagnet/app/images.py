@@ -25,7 +25,7 @@ from diagnet.data.box import Box
 from diagnet.data.image import read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.marked import Marked
-from diagnet.errors import DiagNetError, MissingExtraError
+from diagnet.errors import DiagNetError, MissingExtraError, printable
 from diagnet.inference.assessment import Policy
 
 _KEPT_BYTES = 512 * 2**20  # of decoded images
@@ -79,9 +79,11 @@ class Images:
         key: makes ids of contents; whoever lacks it cannot tell from an id what the image is.
         max_images: that clients may send.
         keep_s: after which an uploaded image that nobody asked for is removed.
+        keep_names: tell clients the files' own names, which may be patients', instead of ordinals.
     """
 
-    def __init__(self, key: bytes, *, max_images: int, keep_s: float) -> None:
+    def __init__(self, key: bytes, *, max_images: int, keep_s: float, keep_names: bool = False) -> None:
+        self._keep_names = keep_names
         self._names = Pseudonyms(key)
         self._key, self._max_images, self._keep_s = key, max_images, keep_s
         _remove_leftovers()
@@ -110,7 +112,7 @@ class Images:
             with self._lock:
                 self._shown[image_id] = Shown(
                     id=image_id,
-                    name=self._name(_SUFFIXES.get(each.image.suffix.lower(), "")),
+                    name=self._name(_SUFFIXES.get(each.image.suffix.lower(), ""), each.image.name),
                     path=each.image,
                     is_uploaded=False,
                     boxes=tuple(box for box in each.boxes if box is not None),
@@ -120,8 +122,13 @@ class Images:
                     facts=_unread(exam),
                 )
 
-    def add(self, content: BinaryIO, policy: Policy) -> Shown:
+    def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> Shown:
         """Take in an image that a client sent, and read it.
+
+        Args:
+            content: of the file.
+            policy: how it may be read.
+            own_name: of the file, as the client sent it.
 
         Raises:
             HTTPException: it is of no known kind (415), cannot be used (422), or there are too many (409).
@@ -137,7 +144,9 @@ class Images:
                 path.unlink()
                 return self.described(image_id)
             exam = exam_of(path, self._names)
-            shown = Shown(image_id, self._name(path.suffix), path, True, policy, exam=exam, facts=_unread(exam))
+            shown = Shown(
+                image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam)
+            )
             self._shown[image_id], self._asked[image_id] = shown, time.monotonic()
         try:
             return self.described(image_id)
@@ -250,8 +259,10 @@ class Images:
                 if image_id in self._shown and self._shown[image_id].is_uploaded:
                     self.remove(image_id)
 
-    def _name(self, suffix: str) -> str:
+    def _name(self, suffix: str, own: str) -> str:
         self._n_named += 1
+        if self._keep_names and own:
+            return printable(own)[:200]
         return f"image {self._n_named}{suffix}"
 
     def _id(self, digest: bytes) -> str:

@@ -57,7 +57,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
         policy = Policy(force=force, allow_for_processing=allow_for_processing)
-        return _told(await worker.run(images.add, file.file, policy))
+        return _told(await worker.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
     async def list_images() -> list[dict[str, Any]]:

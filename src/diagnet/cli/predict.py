@@ -10,7 +10,7 @@ import typer
 
 from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet, print_json
-from diagnet.errors import DiagNetError
+from diagnet.errors import DiagNetError, RunFolderError
 
 if TYPE_CHECKING:
     from diagnet.data.marked import Marked
@@ -74,6 +74,8 @@ def predict(
     if n_passed:
         print(f"diagnet: passed over: {n_passed} files in folders (no images)", file=sys.stderr)
     found = _with_marks(found, box, boxes, sr)
+    _require_new(out_sr, "--out-sr")
+    _require_new(out_sc, "--out-sc")
     if (out_sr or out_sc) and len(found) != 1:
         raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint="--out-sr, --out-sc")
     policy = Policy(allow_for_processing=allow_for_processing, force=force, allow_unlike=allow_unlike)
@@ -103,6 +105,12 @@ def predict(
         if form is Form.metarepo:
             print(f"diagnet: left out: {counts['refused']} masses (refused)", file=sys.stderr)
         raise typer.Exit(3)
+
+
+def _require_new(path: Path | None, option: str) -> None:
+    """Refuse to write over a result, before anything is scored."""
+    if path is not None and path.exists():
+        raise RunFolderError(f"`{option}` must be a new file, got one that is there: {path}. Fix: remove it first.")
 
 
 _MANY = 10  # images from which progress is shown
@@ -148,7 +156,9 @@ def _write_dicom(
         from diagnet.clinic.report import write_structured_report
 
         write_structured_report(assessments, found[0].image, out_sr)
+        print(f"Structured report: {out_sr}", file=sys.stderr)
     if out_sc is not None:
         from diagnet.clinic.picture import write_secondary_capture
 
         write_secondary_capture(assessments, found[0].image, out_sc, allow_for_processing=policy.allow_for_processing)
+        print(f"Picture: {out_sc}", file=sys.stderr)

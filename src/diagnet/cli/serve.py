@@ -33,6 +33,9 @@ def serve(
         Path | None,
         typer.Option(help="Folder of reading sessions and the audit log. [default: ~/.local/state/diagnet]"),
     ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Show files by their own names, which may be patients'.")
+    ] = False,
 ) -> None:
     """Open the reader page in a browser: look, mark, understand. Nothing leaves this machine."""
     try:
@@ -62,6 +65,7 @@ def serve(
         shown=shown,
         labels=None if masses is None else _labels(masses),
         write_report=write_structured_report,
+        keep_names=names,
     )
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what it cannot read
     server = uvicorn.Server(

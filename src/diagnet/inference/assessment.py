@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
 from diagnet.data.box import Box, BoxLike
+from diagnet.data.dicom import read_uid
 from diagnet.data.domain import middle_verdict
-from diagnet.data.image import read_picture
+from diagnet.data.image import is_dicom, read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass
 from diagnet.data.region_facts import PictureFacts, picture_facts
@@ -57,6 +58,7 @@ class Assessment:
         input_sha256: of the displayed pixels and the box; "" where the file could not be read.
         model_sha256: of the weights, the calibration, the limits and the preprocessing.
         is_unlike: the region looks unlike the training masses, so that what its score means is not known.
+        sop_instance_uid: of a DICOM file, by which the archive knows it; else "".
         is_synthetic: the model was trained on phantoms, so that its score says nothing about a patient.
         latency_ms: from opening the file to this score; several boxes of a file share its reading.
     """
@@ -78,6 +80,7 @@ class Assessment:
     latency_ms: float
     is_unlike: bool = False
     is_synthetic: bool = False
+    sop_instance_uid: str = ""
 
     @property
     def notice(self) -> str:
@@ -127,6 +130,7 @@ def assess(
             replace(unscored, box=UNKNOWN_BOX if box is None else Box(*box), reason=printable(error), latency_ms=taken)
             for box in boxes or (None,)
         ]
+    unscored = replace(unscored, sop_instance_uid=_uid(image, policy))
     if not boxes:
         return [
             replace(
@@ -219,6 +223,14 @@ def _unscored(model: Model, image: Path) -> Assessment:
         latency_ms=0.0,
         is_synthetic=model.is_synthetic,
     )
+
+
+def _uid(image: Path, policy: Policy) -> str:
+    """SOP Instance UID of a file that was read, "" where it is no DICOM file."""
+    try:
+        return read_uid(image) if policy.force or is_dicom(image) else ""
+    except DiagNetError:
+        return ""
 
 
 def _hashed(pixels: Image) -> "hashlib._Hash":

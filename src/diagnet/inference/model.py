@@ -25,6 +25,7 @@ from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
 from diagnet.run.folder import read_record
 
+_ROUNDING = 1e-6  # that grey values may lie outside of [0, 1]
 _BATCH = 32  # images in one pass; larger ones are no faster
 
 
@@ -88,11 +89,16 @@ class Model:
         """What each network says of regions cut with `roi`.
 
         Raises:
-            ValueError: the images are not of the size the networks were trained on.
+            ValueError: the images are not of the size the networks were trained on, or not in [0, 1].
         """
         size = self.roi.size
         if images.shape[1:] != (size, size):
             raise ValueError(f"`images` must be {size} x {size} pixels, got {images.shape[1]} x {images.shape[2]}")
+        if images.size and not (images.min() >= -_ROUNDING and images.max() <= 1 + _ROUNDING):  # NaN is neither
+            raise ValueError(
+                f"`images` must be grey values in [0, 1], got {images.min():g} to {images.max():g}."
+                " Fix: cut them from the file as the model does, with `assess` or `read_rois`."
+            )
         found = np.zeros((len(self.networks), len(images), len(self.classes)))
         for left in range(0, len(images), _BATCH):
             part = slice(left, left + _BATCH)
@@ -112,7 +118,7 @@ class Model:
         """Class probabilities of regions cut with `roi`, in [0, 1]: the mean over the networks.
 
         Raises:
-            ValueError: the images are not of the size the networks were trained on.
+            ValueError: the images are not of the size the networks were trained on, or not in [0, 1].
         """
         return np.asarray(self.chances(self.logits(images), calibrated=calibrated).mean(axis=0))
 

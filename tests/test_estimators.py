@@ -70,6 +70,24 @@ def test_augmenter_returns_originals_then_neighbors(phantoms, as_rows):
     assert np.array_equal(again, X_)
 
 
+def test_one_channel_may_stand_first_and_colors_are_refused(phantoms):
+    X, y = phantoms
+    classifier = clone(CLASSIFIER).set_params(epochs=1, positive_share=0.0)
+    plain, channel = (clone(classifier).fit(each, y) for each in (X, X[:, None]))
+    assert np.array_equal(plain.predict_proba(X), channel.predict_proba(X[:, None]))
+    X_, _ = AdversarialAugmenter(budget=5, random_state=0).fit_resample(X[:, None], y)
+    flat, _ = AdversarialAugmenter(budget=5, random_state=0).fit_resample(X, y)
+    assert np.array_equal(X_[:, 0], flat)
+    message = r"`X` must be grey images \(n, height, width\), .* got \(48, 24, 24, 3\)"
+    for ask in (
+        lambda colors: clone(classifier).fit(colors, y),
+        lambda colors: plain.predict(colors),
+        lambda colors: AdversarialAugmenter(budget=5).fit_resample(colors, y),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(np.repeat(X[..., None], 3, axis=3))
+
+
 def test_refuses_wrong_shapes(phantoms):
     X, y = phantoms
     with pytest.raises(ValueError, match="`image_shape` must have 576 pixels"):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from diagnet.extras import install_command
+
 
 class DiagNetError(Exception):
     """Bad data or a bad setting; the command line prints its message as one line and exits with `exit_code`.
@@ -57,7 +59,8 @@ class MissingExtraError(DiagNetError):
     exit_code = 4
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f'`{package}` must be installed for this. Fix: pip install "diagnet[{extra}]"')
+        self.extra = extra
+        super().__init__(f"`{package}` must be installed for this. Fix: {install_command(extra)}")
 
 
 def printable(text: object) -> str:

@@ -38,7 +38,7 @@ class _Scale:
     def __init__(self, X: NDArray[Any], image_shape: tuple[int, int] | None) -> None:  # noqa: N803 -- scikit-learn's
         n_features = int(np.prod(X.shape[1:]))
         if X.ndim > 2:
-            self.shape = (int(X.shape[1]), int(np.prod(X.shape[2:])))
+            self.shape = _image_shape(X)
         elif image_shape is not None:
             self.shape = image_shape
         else:
@@ -84,7 +84,8 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         network_: the trained network.
         neighbors_: the synthetic images and where they came from; None where both shares are 0.
 
-    `X` is (n, height, width), or (n, height * width) with `image_shape`; any range, scaled by the training set's.
+    `X` is (n, height, width), (n, 1, height, width), or (n, height * width) with `image_shape`; any range,
+    scaled by the training set's.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         kinds_: for each row returned, 0 an original, +1 a positive and -1 a negative neighbor.
         parents_: for each row returned, the row of `X` it comes from.
 
-    Arrays of any shape (n, ...) are taken and given back in that shape.
+    `X` is (n, height, width), (n, 1, height, width) or (n, height * width), and comes back in that shape.
     """
 
     def __init__(
@@ -256,6 +257,15 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         return np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
 
 
+def _image_shape(X: NDArray[Any]) -> tuple[int, int]:  # noqa: N803 -- scikit-learn's name
+    """Height and width of grey images, with one channel first or none."""
+    if X.ndim == 3 or (X.ndim == 4 and X.shape[1] == 1):
+        return int(X.shape[-2]), int(X.shape[-1])
+    raise ValueError(
+        f"`X` must be grey images (n, height, width), (n, 1, height, width) or rows (n, height * width), got {X.shape}"
+    )
+
+
 def _settings(kind: type[Settings], **values: Any) -> Settings:
     """Make settings of parameters; a bad one is a ValueError of one line."""
     try:
@@ -275,7 +285,7 @@ def _validated(
     dtype = [np.float64, np.float32]
     if getattr(X, "ndim", 2) > 2:
         X = check_array(X, allow_nd=True, dtype=dtype)  # noqa: N806 -- scikit-learn's name
-        found = (X.shape[1], int(np.prod(X.shape[2:])))
+        found = _image_shape(X)
         if is_fitted and found != estimator.scale_.shape:
             raise ValueError(f"`X` must have images of {estimator.scale_.shape}, got {found}")
     elif is_fitted:

@@ -135,6 +135,7 @@ def run_experiment(
             "classes": list(data.classes),
             "left_out": dict(mass_set.left_out),
             "notes": dict(mass_set.notes),
+            "synthetic": mass_set.is_synthetic,
             **_sources(mass_set),
         },
         "counts": {part: _counts(data, getattr(splits[0], part)) for part in PARTS},
@@ -283,6 +284,7 @@ def _metrics(
     ]
     return {
         "schema_version": SCHEMA_VERSION,
+        "synthetic": data.mass_set.is_synthetic,
         "test": test,
         "threshold": {
             "value": float(np.mean([fold.threshold for fold in folds])),

@@ -46,7 +46,7 @@ def test_a_study_is_taken_up_again_after_a_restart(start):
         assert client.post(f"{where}/scores", json=given | {"stage": "without"}).status_code == 409  # never changed
         assert client.post(f"{where}/scores", json=given).json()["next"] == 1
     with start() as client:
-        again = client.post("/v1/reading", json={"reader": "R1", "seed": 3}).json()
+        again = client.get(where).json()
         assert (again["id"], again["cases"], again["next"]) == (session["id"], [first, second], 1)
         assert [each["score"] for each in again["scores"]] == [40, 80]
         assert again["scores"][0]["seconds"] == 12.5
@@ -72,11 +72,40 @@ def test_a_study_is_taken_up_again_after_a_restart(start):
 def test_orders_differ_by_seed_and_by_reader(tmp_path):
     from diagnet.app.reading import ReadingRoom
 
-    room, images = ReadingRoom(tmp_path), [f"{k:024x}" for k in range(20)]
-    orders = [room.begin(*of, images)["cases"] for of in (("R1", 0), ("R1", 1), ("R2", 0), ("R1", 0))]
+    rooms, images = [ReadingRoom(tmp_path / name) for name in "ab"], [f"{k:024x}" for k in range(20)]
+    orders = [rooms[0].begin(*of, images)["cases"] for of in (("R1", 0), ("R1", 1), ("R2", 0))]
+    orders.append(rooms[1].begin("R1", 0, images)["cases"])
     assert all(sorted(order) == images for order in orders)
     assert orders[0] == orders[3]
     assert len({*map(tuple, orders)}) == 3
+
+
+def test_a_code_that_has_begun_gets_nobodys_session(client):
+    first = client.post("/v1/reading", json={"reader": "R1"}).json()
+    for again in ({"reader": "R1"}, {"reader": "R1", "seed": first["seed"]}):
+        answer = client.post("/v1/reading", json=again)
+        assert answer.status_code == 409
+        assert "take another code" in answer.json()["detail"]
+        assert first["id"] not in answer.text
+    second = client.post("/v1/reading", json={"reader": "R2"}).json()
+    other_order = client.post("/v1/reading", json={"reader": "R1", "seed": first["seed"] ^ 1}).json()
+    assert len({first["id"], second["id"], other_order["id"]}) == 3
+
+
+def test_no_mass_ends_a_case_and_scores_0_at_both_stages(client, image):
+    session = client.post("/v1/reading", json={"reader": "R1"}).json()
+    where = f"/v1/reading/{session['id']}"
+    given = {"image": session["cases"][0], "stage": "without", "score": 0, "seconds": 3, "no_mass": True}
+    for wrong in ({"score": 1}, {"box": BOX}, {"stage": "with"}):
+        assert client.post(f"{where}/scores", json=given | wrong).status_code == 422
+    assert client.post(f"{where}/scores", json=given).json()["next"] == 1
+    for stage in ("without", "with"):
+        more = given | {"stage": stage, "no_mass": False, "score": 50}
+        assert client.post(f"{where}/scores", json=more).status_code == 409
+    rows = [row for row in csv.reader(client.get(f"{where}/imrmc.csv").text.splitlines()) if row[0] == "R1"]
+    number = str(sorted(session["cases"]).index(session["cases"][0]) + 1)
+    assert rows == [["R1", number, "without-model", "0"], ["R1", number, "with-model", "0"]]
+    assert image in session["cases"]
 
 
 def test_truth_only_where_it_is_known(client, image):

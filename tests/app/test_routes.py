@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -347,3 +348,35 @@ def test_a_reason_that_names_the_file_is_told_without_its_name(served, dicom, tm
     told = Answers._told(object.__new__(Answers), refused)
     assert "CANARY" not in str(told)
     assert told["reason"] == "`box` must be there, got the image."
+
+
+def test_a_missing_extra_is_told_without_the_servers_paths(make_client, dicom, monkeypatch):
+    from diagnet.errors import MissingExtraError
+
+    def missing(*_, **__):
+        raise MissingExtraError("pyjpegls", "dicom")
+
+    monkeypatch.setattr("diagnet.app.images.read_picture", missing)
+    answer = make_client(images=False).post("/v1/images", files={"file": dicom})
+    assert answer.json()["type"] == "urn:diagnet:problem:missing-extra"
+    assert "its extra `dicom`" in answer.json()["detail"]
+    assert sys.executable not in answer.text
+
+
+@pytest.mark.parametrize("keep_names", [False, True])
+def test_files_have_their_own_names_where_that_is_asked_for(served, dicom, tmp_path, keep_names):
+    from fastapi.testclient import TestClient
+
+    from diagnet.app.server import create_app
+    from diagnet.data.marked import find_marked
+
+    app = create_app(served.run, tmp_path / "s", shown=find_marked([served.images])[0], keep_names=keep_names)
+    with TestClient(app, base_url="http://127.0.0.1:8080", headers={"X-DiagNet": "1"}) as client:
+        shown = {each["name"] for each in client.get("/v1/images").json()}
+        assert ("a.dcm" in shown) == keep_names
+        sent = client.post("/v1/images", files={"file": ("of mine.dcm", dicom[:-1] + b"\1")}).json()
+        assert (sent["name"] == "of mine.dcm") == keep_names
+        asked = {"image": sent["id"], "boxes": [BOX], "format": "json"}
+        report = client.post("/v1/report", json=asked).json()
+        assert report["image"] == sent["name"]
+        assert report["assessments"][0]["sop_instance_uid"]

@@ -54,7 +54,7 @@ def test_no_server_error(make_client, image, operation):
             case.path_parameters = {name: real.get(name, value) for name, value in case.path_parameters.items()}
             if isinstance(case.body, dict):
                 case.body = {
-                    name: image if name == "image" else BOX if name == "box" else value
+                    name: {"image": image, "box": BOX, "no_mass": False, "stage": "without"}.get(name, value)
                     for name, value in case.body.items()
                 }
         wanted = case.as_transport_kwargs(base_url="http://127.0.0.1:8080")

@@ -7,6 +7,7 @@ import sys
 import zlib
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -180,6 +181,26 @@ def test_marks_come_from_a_report_and_results_go_to_one(predict, image, tmp_path
     first, second = scores(by_hand)[0], scores(by_report)[0]
     assert {key: first[key] for key in told} == {key: second[key] for key in told}
     assert scores(by_report)[1]["decision"] == "refused"
+
+
+def test_results_can_be_traced_and_are_never_written_over(predict, image, tmp_path):
+    pytest.importorskip("highdicom", reason="the extra pacs is not installed")
+    sr = tmp_path / "sr.dcm"
+    first = predict(image, "--box", MASS, "--out-sr", sr, "--json")
+    assert f"Structured report: {sr}" in first.stderr
+    uid = str(pydicom.dcmread(image).SOPInstanceUID)
+    assert [each["sop_instance_uid"] for each in scores(first)] == [uid]
+    written = sr.read_bytes()
+    for option in ("--out-sr", "--out-sc"):
+        again = predict(image, "--box", MASS, option, sr)
+        assert again.returncode == 1
+        assert f"`{option}` must be a new file, got one that is there" in again.stderr
+        assert not again.stdout
+    assert sr.read_bytes() == written
+    (row,) = csv.DictReader(predict(image, "--box", MASS, "--format", "csv").stdout.splitlines())
+    assert row["sop_instance_uid"] == uid
+    Image.fromarray((drawn_breast()[60:100, 20:60] >> 4).astype(np.uint8)).save(tmp_path / "crop.png")
+    assert scores(predict(tmp_path / "crop.png", "--json"))[0]["sop_instance_uid"] == ""
 
 
 def test_a_refused_mass_is_reported_with_its_reason(predict, image, tmp_path):

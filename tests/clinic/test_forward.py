@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
-pytest.importorskip("pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip("highdicom", reason="the extra is missing: not run. Fix: pip install 'diagnet-mammography[pacs]'")
+pytest.importorskip("pynetdicom", reason="the extra is missing: not run. Fix: pip install 'diagnet-mammography[pacs]'")
 
 from pydicom import dcmread
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip("highdicom", reason="the extra is missing: not run. Fix: pip install 'diagnet-mammography[pacs]'")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

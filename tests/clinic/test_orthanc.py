@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
-pytest.importorskip("pynetdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip("highdicom", reason="the extra is missing: not run. Fix: pip install 'diagnet-mammography[pacs]'")
+pytest.importorskip("pynetdicom", reason="the extra is missing: not run. Fix: pip install 'diagnet-mammography[pacs]'")
 
 import highdicom
 from dicomweb_client.api import DICOMwebClient

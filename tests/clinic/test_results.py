@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("highdicom", reason='the extra is missing: not run. Fix: pip install "diagnet[pacs]"')
+pytest.importorskip("highdicom", reason="the extra is missing: not run. Fix: pip install 'diagnet-mammography[pacs]'")
 
 import highdicom
 from pydicom import dcmread

@@ -62,7 +62,9 @@ def test_every_core_syntax_decodes_alike(path: Path, syntax: Any) -> None:
 def test_other_compressions_name_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(pydicom.data.get_testdata_file("MR_small_jpeg_ls_lossless.dcm"), path)
     monkeypatch.setattr(dicom_file, "get_decoder", lambda _: SimpleNamespace(available_plugins=()))
-    with pytest.raises(MissingExtraError, match=r'`pyjpegls` must be installed.*pip install "diagnet\[dicom\]"'):
+    with pytest.raises(
+        MissingExtraError, match=r"`pyjpegls` must be installed.*pip install 'diagnet-mammography\[dicom\]'"
+    ):
         read_mammogram(path)
 
 

@@ -48,6 +48,26 @@ def test_color_becomes_grey_and_alpha_is_dropped(tmp_path: Path) -> None:
         np.testing.assert_allclose(image, grey / 252, atol=1e-6)
 
 
+def test_a_color_picture_is_refused_and_a_tint_or_a_small_mark_is_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 200, (40, 50, 1), dtype=np.uint8), 3, axis=2)
+    plasma = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    for path in (save(tmp_path / "p.png", plasma), save(tmp_path / "p.jpg", plasma), save(tmp_path / "p.tif", plasma)):
+        with pytest.raises(RefusedInputError, match=r"`image` must be grey, got a picture of which \d+ % is in color"):
+            read_image(path)
+    PIL.Image.fromarray(plasma).quantize(16).save(tmp_path / "palette.png")
+    with pytest.raises(RefusedInputError, match="must be grey"):
+        read_image(tmp_path / "palette.png")
+    tinted, marked, much = grey.copy(), grey.copy(), grey.copy()
+    tinted[..., 2] += 30
+    marked[:4, :5] = (255, 0, 0)  # 1 % of the pixels
+    much[:4, :6] = (255, 0, 0)
+    for name, pixels in (("tinted", tinted), ("marked", marked)):
+        assert read_image(save(tmp_path / f"{name}.png", pixels)).shape == (40, 50)
+    with pytest.raises(RefusedInputError, match="must be grey, got a picture of which 1 % is in color"):
+        read_image(save(tmp_path / "much.png", much))
+
+
 def test_palette_and_single_bit(tmp_path: Path) -> None:
     grey = PIL.Image.fromarray(np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8))
     grey.convert("P").save(tmp_path / "palette.png", transparency=b"\0\1\2")

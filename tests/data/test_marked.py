@@ -40,8 +40,8 @@ def test_a_table_puts_the_masses_of_an_image_together(folder):
     )
     found, n_passed = find_marked([path, folder / "gone.png"])
     assert found == [
-        Marked(folder / "a.png", (Box(1.0, 2.0, 30.0, 40.0), None), ("malignant", "benign"), (100.0, 200.0)),
-        Marked(folder / "below" / "b.dcm", (Box(5.0, 6.0, 7.0, 8.0),), ("",)),
+        Marked(folder / "a.png", (Box(1.0, 2.0, 30.0, 40.0), None), ("malignant", "benign"), (100.0, 200.0), "P1"),
+        Marked(folder / "below" / "b.dcm", (Box(5.0, 6.0, 7.0, 8.0),), ("",), None, "P2"),
         Marked(folder / "gone.png"),
     ]
     assert n_passed == 0

@@ -63,7 +63,7 @@ def test_folding_leaves_no_norm_and_the_same_logits(networks, images):
 @pytest.mark.parametrize("name", ["torch-bfloat16", "openvino-bfloat16"])
 def test_bfloat16_by_name_changes_scores_a_little(images, name):
     if name.startswith("openvino") and any(find_spec(each) is None for each in ("openvino", "onnx", "onnxscript")):
-        pytest.skip('the extra is missing: OpenVINO was not tested. Fix: pip install "diagnet[openvino]"')
+        pytest.skip("the extra is missing: OpenVINO was not tested. Fix: pip install 'diagnet-mammography[openvino]'")
     wide = (make_network(3, NetworkSettings(stem_widths=(16, 16), widths=(16, 32), n_middle=1, n_hidden=16)),)
     exact, rough = (
         Model(
@@ -78,7 +78,9 @@ def test_bfloat16_by_name_changes_scores_a_little(images, name):
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
 def test_every_engine_scores_as_the_eager_networks_do(images, name, average_flips):
     if any(find_spec(package) is None for package in (name, "onnx", "onnxscript")):
-        pytest.skip(f'the extra is missing: {name} was not tested. Fix: pip install "diagnet[onnx,openvino]"')
+        pytest.skip(
+            f"the extra is missing: {name} was not tested. Fix: pip install 'diagnet-mammography[onnx,openvino]'"
+        )
     settings = TINY.model_copy(update={"average_flips": average_flips})
     networks = make_network(0, settings), make_network(1, settings)
     model = Model(networks, (0.5, 2.0), 0.5, ("benign", "malignant"), Preprocessing(roi=RoiSettings(size=16)), name)
@@ -99,6 +101,9 @@ def test_every_engine_scores_as_the_eager_networks_do(images, name, average_flip
     assert model.probabilities(images[:0]).shape == (0, 2)
     with pytest.raises(ValueError, match="`images` must be 16 x 16 pixels, got 16 x 12"):
         model.probabilities(images[:, :, :12])
+    for wrong, told in ((images * 255, r"\[0, 1\], got "), (images - 0.5, "got -0"), (images * np.nan, "got nan")):
+        with pytest.raises(ValueError, match=rf"`images` must be grey values in .*{told}"):
+            model.probabilities(wrong.astype(np.float32))
 
 
 def test_auto_is_the_fastest_that_is_installed(networks, monkeypatch):
@@ -119,9 +124,13 @@ def test_auto_is_the_fastest_that_is_installed(networks, monkeypatch):
 
 def test_an_engine_asked_for_and_missing_names_its_extra(networks, monkeypatch):
     monkeypatch.setattr(engines, "find_spec", installed())
-    with pytest.raises(MissingExtraError, match=r'`onnxruntime` must be installed .*pip install "diagnet\[onnx\]"'):
+    with pytest.raises(
+        MissingExtraError, match=r"`onnxruntime` must be installed .*pip install 'diagnet-mammography\[onnx\]'"
+    ):
         resolve_engine("onnxruntime", networks)
-    with pytest.raises(MissingExtraError, match=r'`openvino` must be installed .*pip install "diagnet\[openvino\]"'):
+    with pytest.raises(
+        MissingExtraError, match=r"`openvino` must be installed .*pip install 'diagnet-mammography\[openvino\]'"
+    ):
         resolve_engine("openvino", networks)
 
 

@@ -17,7 +17,7 @@ from diagnet.run.checkpoint import write_weights
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=1, n_hidden=8)
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason='the extra is missing: the ONNX tests were not run. Fix: pip install "diagnet[onnx]"',
+    reason="the extra is missing: the ONNX tests were not run. Fix: pip install 'diagnet-mammography[onnx]'",
 )
 
 
@@ -101,7 +101,9 @@ def test_nothing_is_overwritten(exported, tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package):
     monkeypatch.setattr("diagnet.inference.engines.find_spec", lambda name: None if name == package else name)
-    with pytest.raises(MissingExtraError, match=rf'`{package}` must be installed .* pip install "diagnet\[onnx\]"'):
+    with pytest.raises(
+        MissingExtraError, match=rf"`{package}` must be installed .* pip install 'diagnet-mammography\[onnx\]'"
+    ):
         export.export_onnx(tmp_path, tmp_path / "model.onnx")
 
 

@@ -413,5 +413,7 @@ def test_without_matplotlib_the_missing_extra_is_named(monkeypatch, tmp_path):
         "diagnet.run.report.find_spec", lambda name: None if name == "matplotlib" else find(name), raising=True
     )
     for ask in (require_report, lambda: write_report(tmp_path, np.zeros((1, 4, 4), np.float32))):
-        with pytest.raises(MissingExtraError, match=r'`matplotlib` must be installed.*pip install "diagnet\[report\]"'):
+        with pytest.raises(
+            MissingExtraError, match=r"`matplotlib` must be installed.*pip install 'diagnet-mammography\[report\]'"
+        ):
             ask()

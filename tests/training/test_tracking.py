@@ -52,6 +52,6 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path, monkeypatch):
 def test_a_missing_tracker_names_its_install_command(tmp_path, monkeypatch, package, settings):
     for name in (package, "torch.utils.tensorboard"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(MissingExtraError, match=rf'pip install "diagnet\[{package}\]"'):
+    with pytest.raises(MissingExtraError, match=rf"pip install 'diagnet-mammography\[{package}\]'"):
         log(TrackingSettings(**settings), tmp_path, ROWS)
     assert json.dumps([p.name for p in tmp_path.iterdir()]) == "[]"

@@ -28,7 +28,6 @@ from diagnet.inference.assessment import Assessment, Policy, assess
 from diagnet.inference.model import Model
 from diagnet.inference.saliency import METHOD, occlusion
 from diagnet.inference.similar_cases import Case, read_case_base
-from diagnet.notice import NOTICE
 from diagnet.run.folder import read_metrics, read_record
 from diagnet.version import __version__
 
@@ -72,9 +71,14 @@ class Answers:
         """What is known of the model."""
         return self._facts
 
+    @property
+    def notice(self) -> str:
+        """What must stand beside each answer."""
+        return self._model.notice
+
     def predict(self, shown: Shown, boxes: Sequence[Corners]) -> dict[str, Any]:
         """Score masses marked on an image at hand."""
-        return {"assessments": [self._told(each) for each in self._assessed(shown, boxes)], "notice": NOTICE}
+        return {"assessments": [self._told(each) for each in self._assessed(shown, boxes)], "notice": self.notice}
 
     def predict_file(self, content: BinaryIO, boxes: Sequence[Corners], policy: Policy) -> dict[str, Any]:
         """Score masses marked on a file that is forgotten at once."""
@@ -108,7 +112,7 @@ class Answers:
                 "repelling": [case.name for case in found.repelling],
             },
             "input_sha256": assessment["input_sha256"],
-            "notice": NOTICE,
+            "notice": self.notice,
         }
 
     def saliency(self, shown: Shown, box: Corners) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class Answers:
             "largest_change": largest,
             "method": METHOD,
             "input_sha256": assessment["input_sha256"],
-            "notice": NOTICE,
+            "notice": self.notice,
         }
 
     def case_picture(self, name: str) -> bytes:
@@ -158,7 +162,12 @@ class Answers:
         assessments = self._assessed(shown, boxes)
         hashes = [each.input_sha256 for each in assessments]
         if form == "json":
-            told = {"notice": NOTICE, "assessments": [self._told(each) for each in assessments], "model": self._facts}
+            told = {
+                "notice": self.notice,
+                "image": shown.name,
+                "assessments": [self._told(each) for each in assessments],
+                "model": self._facts,
+            }
             return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
         if self._write_report is None:
             raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
@@ -207,7 +216,7 @@ class Answers:
         if assessment.malignancy is not None and not assessment.is_unlike:  # else none of them looked like this one
             meaning = self._cases.held_out.meaning(assessment.malignancy)
             told["meaning"] = asdict(meaning) | {"text": meaning.text}
-        return told | {"notice": NOTICE}
+        return told | {"notice": self.notice}
 
 
 def _case(case: Case) -> dict[str, Any]:
@@ -233,5 +242,6 @@ def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, An
         "auc": {name: units.get("mass", {}).get("auc", {}).get(name) for name in ("value", "low", "high")},
         "has_cases": True,
         "has_pictures": has_pictures,
-        "notice": NOTICE,
+        "is_synthetic": model.is_synthetic,
+        "notice": model.notice,
     }

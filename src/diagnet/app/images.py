@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,13 +18,14 @@ import numpy as np
 import PIL.Image
 from starlette.exceptions import HTTPException
 
-from diagnet.app.problems import Refusal, refused
-from diagnet.clinic.privacy import without_path
+from diagnet.app.exam import Exam, exam_of
+from diagnet.app.problems import Refusal, missing_here, refused
+from diagnet.clinic.privacy import Pseudonyms, without_path
 from diagnet.data.box import Box
 from diagnet.data.image import read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.marked import Marked
-from diagnet.errors import DiagNetError, MissingExtraError
+from diagnet.errors import DiagNetError, MissingExtraError, printable
 from diagnet.inference.assessment import Policy
 
 _KEPT_BYTES = 512 * 2**20  # of decoded images
@@ -55,6 +56,7 @@ class Shown:
         boxes: masses marked beforehand.
         is_malignant: whether its worst mass is, None where that is not known.
         original_size: (width, height) before somebody stretched it.
+        exam: whose breast it shows, and in which study.
         facts: what is told of it; `width` 0 until it was read for the first time.
     """
 
@@ -66,6 +68,7 @@ class Shown:
     boxes: tuple[Box, ...] = ()
     is_malignant: bool | None = None
     original_size: tuple[float, float] | None = None
+    exam: Exam = Exam()  # noqa: RUF009 -- as above
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -76,9 +79,12 @@ class Images:
         key: makes ids of contents; whoever lacks it cannot tell from an id what the image is.
         max_images: that clients may send.
         keep_s: after which an uploaded image that nobody asked for is removed.
+        keep_names: tell clients the files' own names, which may be patients', instead of ordinals.
     """
 
-    def __init__(self, key: bytes, *, max_images: int, keep_s: float) -> None:
+    def __init__(self, key: bytes, *, max_images: int, keep_s: float, keep_names: bool = False) -> None:
+        self._keep_names = keep_names
+        self._names = Pseudonyms(key)
         self._key, self._max_images, self._keep_s = key, max_images, keep_s
         _remove_leftovers()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # mode 0700
@@ -101,21 +107,28 @@ class Images:
                     image_id = self._id(hashlib.file_digest(file, "sha256").digest())
             except OSError:
                 continue
+            exam = exam_of(each.image, self._names, each)
             known = {*each.labels, labels.get(os.path.realpath(each.image), "")} - {""}
             with self._lock:
                 self._shown[image_id] = Shown(
                     id=image_id,
-                    name=self._name(_SUFFIXES.get(each.image.suffix.lower(), "")),
+                    name=self._name(_SUFFIXES.get(each.image.suffix.lower(), ""), each.image.name),
                     path=each.image,
                     is_uploaded=False,
                     boxes=tuple(box for box in each.boxes if box is not None),
                     is_malignant="malignant" in known if known else None,
                     original_size=each.original_size,
-                    facts=_UNREAD,
+                    exam=exam,
+                    facts=_unread(exam),
                 )
 
-    def add(self, content: BinaryIO, policy: Policy) -> Shown:
+    def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> Shown:
         """Take in an image that a client sent, and read it.
+
+        Args:
+            content: of the file.
+            policy: how it may be read.
+            own_name: of the file, as the client sent it.
 
         Raises:
             HTTPException: it is of no known kind (415), cannot be used (422), or there are too many (409).
@@ -130,7 +143,10 @@ class Images:
             if image_id in self._shown:  # sent again
                 path.unlink()
                 return self.described(image_id)
-            shown = Shown(image_id, self._name(path.suffix), path, True, policy, facts=_UNREAD)
+            exam = exam_of(path, self._names)
+            shown = Shown(
+                image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam)
+            )
             self._shown[image_id], self._asked[image_id] = shown, time.monotonic()
         try:
             return self.described(image_id)
@@ -202,16 +218,17 @@ class Images:
                 bare="any" if shown.policy.force else "none",
             )
         except DiagNetError as error:
-            reason = without_path(str(error), shown.path, shown.name)
+            kind, reason = "refused-input", without_path(str(error), shown.path, shown.name)
+            if isinstance(error, MissingExtraError):
+                kind, reason = "missing-extra", missing_here(error)
             with self._lock:
                 if image_id in self._shown:
                     facts = {**shown.facts, "state": "refused", "reason": reason}
                     self._shown[image_id] = replace(shown, facts=facts)
-            kind = "missing-extra" if isinstance(error, MissingExtraError) else "refused-input"
             raise refused(reason, kind) from None
         with self._lock:
             if image_id in self._shown:  # else removed meanwhile
-                self._shown[image_id] = replace(shown, facts=_facts(picture))
+                self._shown[image_id] = replace(shown, facts=_facts(picture, shown.exam))
                 self._pictures[image_id] = picture
             while sum(each.pixels.nbytes for each in self._pictures.values()) > _KEPT_BYTES and len(self._pictures) > 1:
                 self._pictures.popitem(last=False)
@@ -242,18 +259,27 @@ class Images:
                 if image_id in self._shown and self._shown[image_id].is_uploaded:
                     self.remove(image_id)
 
-    def _name(self, suffix: str) -> str:
+    def _name(self, suffix: str, own: str) -> str:
         self._n_named += 1
+        if self._keep_names and own:
+            return printable(own)[:200]
         return f"image {self._n_named}{suffix}"
 
     def _id(self, digest: bytes) -> str:
         return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
 
 
-_UNREAD: dict[str, Any] = {
-    "width": 0, "height": 0, "laterality": "", "view": "", "spacing_mm": None, "flags": [], "steps": [],
-    "state": "new", "reason": "",
-}  # fmt: skip
+def _unread(exam: Exam) -> dict[str, Any]:
+    """What is known of an image before its pixels are."""
+    return {
+        "width": 0,
+        "height": 0,
+        "spacing_mm": None,
+        "flags": [],
+        "steps": [],
+        "state": "new",
+        "reason": "",
+    } | asdict(exam)
 
 
 def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
@@ -270,19 +296,11 @@ def reduced(picture: Mammogram, max_side: int | None) -> np.ndarray:
     return np.asarray(np.rint(np.clip(pixels, 0, 1) * np.float32(65535)).astype("<u2"))
 
 
-def _facts(picture: Mammogram) -> dict[str, Any]:
+def _facts(picture: Mammogram, exam: Exam) -> dict[str, Any]:
     height, width = picture.pixels.shape
-    return {
-        "width": width,
-        "height": height,
-        "laterality": picture.laterality,
-        "view": picture.view,
-        "spacing_mm": picture.spacing_mm,
-        "flags": list(picture.warnings),
-        "steps": list(picture.steps),
-        "state": "new",
-        "reason": "",
-    }
+    found = {"width": width, "height": height, "spacing_mm": picture.spacing_mm, "flags": list(picture.warnings)}
+    sides = {"laterality": picture.laterality or exam.laterality, "view": picture.view or exam.view}
+    return _unread(exam) | found | sides | {"steps": list(picture.steps)}
 
 
 def _remove_leftovers() -> None:

@@ -57,6 +57,11 @@ class Refusal(HTTPException):
         self.kind = kind
 
 
+def missing_here(error: MissingExtraError) -> str:
+    """Tell a client what the server lacks, without the command that names a path of the server's."""
+    return f"The server must have its extra `{error.extra}` for this, which is not installed."
+
+
 def tell_problems(app: FastAPI) -> None:
     """Turn whatever the app raises on purpose into problems; the guard turns the rest."""
 
@@ -72,7 +77,7 @@ def tell_problems(app: FastAPI) -> None:
     async def on_diagnet(_: Request, error: Exception) -> JSONResponse:
         # Other texts may name a file, and its name a patient; images have theirs replaced before they come here.
         if isinstance(error, MissingExtraError):
-            return problem(422, str(error), kind="missing-extra")
+            return problem(422, missing_here(error), kind="missing-extra")
         return problem(422, "It must be readable for the server, got a file that is not.", kind="unusable-input")
 
     app.add_exception_handler(HTTPException, on_http)

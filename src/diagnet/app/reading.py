@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ STAGES = ("without", "with")
 class ReadingRoom:
     """The reading sessions of a state folder, a JSON file each.
 
-    A session is one reader's, on one set of cases, in the order of one seed: asking for it again takes it up again.
+    A session is one reader's, on one set of cases, in the order of one seed. Its id takes it up again; a reader's code
+    does not, for two readers may have thought of the same one.
 
     Args:
         folder: where sessions are kept; it is made if it is not there.
@@ -30,27 +32,42 @@ class ReadingRoom:
         self._folder, self._lock = folder, threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def begin(self, reader: str, seed: int, images: Sequence[str]) -> dict[str, Any]:
-        """Begin a session, or take it up again.
+    def begin(self, reader: str, seed: int | None, images: Sequence[str]) -> dict[str, Any]:
+        """Begin a session.
 
         Args:
             reader: a code.
-            seed: of the order.
+            seed: of the order; None draws one.
             images: ids.
 
         Raises:
-            HTTPException: 409, there are no images.
+            HTTPException: 409, there are no images, or a reader of this code has begun to read them.
         """
         if not images:
             raise HTTPException(409, "There must be images to read. Open some, or start the server with --images.")
         cases = sorted(images)
-        session = hashlib.sha256(json.dumps([reader, seed, cases]).encode()).hexdigest()[:24]
         with self._lock:
-            if not self._path(session).exists():
-                order = np.random.default_rng([seed, *hashlib.sha256(reader.encode()).digest()]).permutation(len(cases))
-                found = {"id": session, "reader": reader, "seed": seed, "begun": now(), "scores": []}
-                write_json(self._path(session), found | {"cases": [cases[i] for i in order]})
+            if self._has_read(reader, seed, cases):
+                raise HTTPException(
+                    409,
+                    "`reader` must be a code that has not read these images, got one that has."
+                    " Fix: take another code, or go on with the study by its id.",
+                )
+            if seed is None:
+                seed = secrets.randbelow(2**31)
+            session = hashlib.sha256(json.dumps([reader, seed, cases]).encode()).hexdigest()[:24]
+            order = np.random.default_rng([seed, *hashlib.sha256(reader.encode()).digest()]).permutation(len(cases))
+            found = {"id": session, "reader": reader, "seed": seed, "begun": now(), "scores": []}
+            write_json(self._path(session), found | {"cases": [cases[i] for i in order]})
             return self._told(session)
+
+    def _has_read(self, reader: str, seed: int | None, cases: Sequence[str]) -> bool:
+        """Tell whether a reader has begun to read these cases, in the order of this seed or, without one, in any."""
+        begun = [read_json(path) for path in self._folder.glob("*.json")]
+        return any(
+            each["reader"] == reader and sorted(each["cases"]) == cases and seed in (None, each["seed"])
+            for each in begun
+        )
 
     def session(self, session: str) -> dict[str, Any]:
         """Return a session.
@@ -84,6 +101,7 @@ class ReadingRoom:
     def as_imrmc(self, session: str, truth: Mapping[str, bool | None]) -> str:
         """Return scores as iMRMC reads them: `readerID,caseID,modalityID,score`, rows of truth with reader -1.
 
+        A case in which no mass was seen has the score 0, without the model and with it.
         Cases are numbers, as some readers of this layout need: 1 for the first of the session's sorted ids.
 
         Args:
@@ -104,7 +122,7 @@ class ReadingRoom:
         rows: list[tuple[object, ...]] = [(-1, case, "truth", int(is_malignant)) for case, is_malignant in known]
         for stage in STAGES:
             for each in sorted(found["scores"], key=lambda each: number[each["image"]]):
-                if each["stage"] == stage:
+                if each["stage"] == stage or each.get("no_mass"):  # the model said nothing, so the reader's score stays
                     rows.append((found["reader"], number[each["image"]], f"{stage}-model", f"{each['score']:g}"))
         return table_text(("readerID", "caseID", "modalityID", "score"), rows)
 
@@ -124,4 +142,6 @@ class ReadingRoom:
 
 
 def _done(scores: Sequence[Mapping[str, Any]], image: str) -> set[str]:
-    return {each["stage"] for each in scores if each["image"] == image}
+    of_image = [each for each in scores if each["image"] == image]
+    # Where no mass was seen there is nothing for the model to score: the case is read.
+    return set(STAGES) if any(each.get("no_mass") for each in of_image) else {each["stage"] for each in of_image}

@@ -16,7 +16,7 @@ def reading_routes(room: ReadingRoom, images: Images) -> APIRouter:
 
     @router.post("")
     async def begin(asked: ReadingRequest) -> dict[str, Any]:
-        """Begin a session on the images at hand (those of the folder, where there is one), or take it up again."""
+        """Begin a session of a reader's own on the images at hand: those of the folder, where there is one."""
         shown = [each for each in images.all() if each.facts["state"] != "refused"]
         given = [each.id for each in shown if not each.is_uploaded]
         return room.begin(asked.reader, asked.seed, given or [each.id for each in shown])

@@ -18,7 +18,6 @@ from diagnet.app.settings import ServerSettings
 from diagnet.app.shapes import Corners, ImageId, MarkedMass, PredictRequest, ReportRequest, SimilarRequest
 from diagnet.app.worker import Worker
 from diagnet.inference.assessment import Policy
-from diagnet.notice import NOTICE
 
 _BOXES = TypeAdapter(Annotated[list[Corners], "boxes"])
 _PREDICT_BODY: dict[str, Any] = {
@@ -58,7 +57,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
         policy = Policy(force=force, allow_for_processing=allow_for_processing)
-        return _told(await worker.run(images.add, file.file, policy))
+        return _told(await worker.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
     async def list_images() -> list[dict[str, Any]]:
@@ -135,7 +134,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
         name, media_type = (
             ("report.json", "application/json") if asked.format == "json" else ("report.dcm", "application/dicom")
         )
-        headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Notice": NOTICE}
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Notice": answers.notice}
         return Response(found, media_type=media_type, headers=headers)
 
     return router

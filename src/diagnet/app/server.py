@@ -44,6 +44,7 @@ def create_app(
     shown: Sequence[Marked] = (),
     labels: Mapping[str, str] | None = None,
     write_report: WriteReport | None = None,
+    keep_names: bool = False,
 ) -> FastAPI:
     """Make the app for a finished run.
 
@@ -55,6 +56,7 @@ def create_app(
         shown: images that are there from the start, with what is marked on them.
         labels: of images by real path, for the truth of reader studies.
         write_report: writes a structured report, where that is possible.
+        keep_names: show the files' own names, which may be patients'.
 
     Raises:
         DiagNetError: the run, the data or the state folder cannot be used.
@@ -62,7 +64,7 @@ def create_app(
     key = _key(state)
     model = load_model(run, engine="torch")
     model.prepare()
-    images = Images(key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours)
+    images = Images(key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours, keep_names=keep_names)
     images.offer(shown, labels or {})
     answers = Answers(run, model, images, data, write_report, settings.max_upload_mb)
     worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading")
@@ -96,6 +98,7 @@ def create_app(
 
     tell_problems(app)
     app.add_middleware(Guard, settings=settings, audit=AuditLog(state / "audit.jsonl"), model_sha256=model.sha256)
+    app.state.notice = model.notice
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Side = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 Corners = tuple[Side, Side, Side, Side]
@@ -43,7 +43,7 @@ class ReadingRequest(_Sent):
     """Who reads: a code, not a name."""
 
     reader: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1, description="Of the order; drawn where none is given.")
 
 
 class ScoreRequest(_Sent):
@@ -54,3 +54,10 @@ class ScoreRequest(_Sent):
     stage: Literal["without", "with"]
     score: FiniteFloat = Field(ge=0, le=100)
     seconds: FiniteFloat = Field(ge=0, le=86400)
+    no_mass: bool = Field(False, description="No mass was seen: no box, score 0, and nothing for the model to score.")
+
+    @model_validator(mode="after")
+    def _check_no_mass(self) -> "ScoreRequest":
+        if self.no_mass and (self.box is not None or self.score != 0 or self.stage != "without"):
+            raise ValueError("`no_mass` must come without a box, with score 0, at the stage without")
+        return self

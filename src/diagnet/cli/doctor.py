@@ -1,6 +1,7 @@
 """The verb that tells what is installed: doctor."""
 
 import os
+import sys
 
 from diagnet.cli.shared import Json, print_json
 
@@ -8,6 +9,7 @@ from diagnet.cli.shared import Json, print_json
 def doctor(as_json: Json = False) -> None:
     """Tell what is installed, what is missing and how to install it: extras, decoders of DICOM, engines, device."""
     from diagnet.data.dicom_file import decoders
+    from diagnet.extras import install_command
     from diagnet.run.folder import versions
     from diagnet.training.device import resolve_compute
 
@@ -28,11 +30,11 @@ def doctor(as_json: Json = False) -> None:
     for extra, packages in extras.items():
         print(f"\nextra {extra}")
         for package, installed in packages.items():
-            missing = f"missing. Fix: pip install 'diagnet[{extra}]'"
+            missing = f"missing. Fix: {install_command(extra)}"
             print(f"  {package:<20} {installed or missing}")
     print("\nDICOM, by what decodes it")
     for syntax, decoder in decoders().items():
-        missing = "nothing. Fix: pip install 'diagnet[dicom]'"
+        missing = f"nothing. Fix: {install_command('dicom')}"
         print(f"  {decoder or missing:<20} {syntax}")
     print()
     for name, value in facts.items():
@@ -40,12 +42,22 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _extras() -> dict[str, dict[str, str | None]]:
-    """Packages of each extra and their versions, None where one is missing, as diagnet's own metadata name them."""
+    """Packages of each extra and their versions, None where one is missing, as diagnet's own metadata name them.
+
+    A source tree that is not installed has no metadata, and so no extras.
+    """
     import re
     from importlib.metadata import PackageNotFoundError, requires, version
 
+    from diagnet.extras import DISTRIBUTION
+
     found: dict[str, dict[str, str | None]] = {}
-    for requirement in requires("diagnet") or ():
+    try:
+        requirements = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        print(f"diagnet: {DISTRIBUTION} is not installed here, so its extras are not known", file=sys.stderr)
+        requirements = []
+    for requirement in requirements:
         named = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", requirement)
         if named is None:
             continue

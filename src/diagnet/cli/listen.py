@@ -96,7 +96,6 @@ def listen(
     from diagnet.clinic.queue import Queue
     from diagnet.clinic.worker import Worker, WorkerSettings
     from diagnet.inference.assessment import Policy
-    from diagnet.notice import NOTICE
 
     _check(forward, place, trust)
     destination = _destination(forward, place, trust)
@@ -116,7 +115,7 @@ def listen(
         )
         with Listener(queue, worker.wake, tell, settings, tls).running() as listener:
             worker.start()
-            tell(f"listening on {place.bind}:{listener.port} as {place.ae}. {NOTICE}", "")
+            tell(f"listening on {place.bind}:{listener.port} as {place.ae}. {model.notice}", "")
             stop.wait()
         worker.stop()
     tell("stopped", "")

@@ -10,7 +10,7 @@ import typer
 
 from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet, print_json
-from diagnet.errors import DiagNetError
+from diagnet.errors import DiagNetError, RunFolderError
 
 if TYPE_CHECKING:
     from diagnet.data.marked import Marked
@@ -65,7 +65,6 @@ def predict(
     from diagnet.inference.assessment import Policy, assess
     from diagnet.inference.predictor import load_model
     from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
-    from diagnet.notice import NOTICE
 
     if sum(map(bool, (box, boxes, sr))) > 1:
         raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")
@@ -77,6 +76,8 @@ def predict(
     if n_passed:
         print(f"diagnet: passed over: {n_passed} files in folders (no images)", file=sys.stderr)
     found = _with_marks(found, box, boxes, sr)
+    _require_new(out_sr, "--out-sr")
+    _require_new(out_sc, "--out-sc")
     if (out_sr or out_sc) and len(found) != 1:
         raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint="--out-sr, --out-sc")
     policy = Policy(allow_for_processing=allow_for_processing, force=force, allow_unlike=allow_unlike)
@@ -94,9 +95,10 @@ def predict(
     counts = summary(assessments)
     if as_json:
         objects = [as_object(assessment) for assessment in assessments]
-        print_json({"notice": NOTICE, "run": "" if run is None else str(run), "counts": counts, "assessments": objects})
+        told = "" if run is None else str(run)
+        print_json({"notice": model.notice, "run": told, "counts": counts, "assessments": objects})
     elif out is not None:
-        print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}\n{NOTICE}\nScores: {out}")
+        print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}\n{model.notice}\nScores: {out}")
     elif form is Form.table:
         print(as_table(assessments, model))
     else:
@@ -116,6 +118,12 @@ def run_and_files(paths: Sequence[Path]) -> tuple[Path | None, list[Path]]:
     if len(paths) == 1:
         raise typer.BadParameter(f"must be given, got the run {paths[0]} alone.", param_hint="FILE")
     return paths[0], list(paths[1:])
+
+
+def _require_new(path: Path | None, option: str) -> None:
+    """Refuse to write over a result, before anything is scored."""
+    if path is not None and path.exists():
+        raise RunFolderError(f"`{option}` must be a new file, got one that is there: {path}. Fix: remove it first.")
 
 
 _MANY = 10  # images from which progress is shown
@@ -161,7 +169,9 @@ def _write_dicom(
         from diagnet.clinic.report import write_structured_report
 
         write_structured_report(assessments, found[0].image, out_sr)
+        print(f"Structured report: {out_sr}", file=sys.stderr)
     if out_sc is not None:
         from diagnet.clinic.picture import write_secondary_capture
 
         write_secondary_capture(assessments, found[0].image, out_sc, allow_for_processing=policy.allow_for_processing)
+        print(f"Picture: {out_sc}", file=sys.stderr)

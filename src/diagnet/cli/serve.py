@@ -35,6 +35,9 @@ def serve(
         Path | None,
         typer.Option(help="Folder of reading sessions and the audit log. [default: ~/.local/state/diagnet]"),
     ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Show files by their own names, which may be patients'.")
+    ] = False,
 ) -> None:
     """Open the reader page in a browser: look, mark, understand. Nothing leaves this machine."""
     try:
@@ -51,7 +54,6 @@ def serve(
     from diagnet.config import read_config
     from diagnet.data.marked import find_marked
     from diagnet.inference.predictor import shipped_run
-    from diagnet.notice import NOTICE
 
     settings = server_settings(host, port, token_file)
     run = shipped_run() if run is None else run
@@ -67,6 +69,7 @@ def serve(
         shown=shown,
         labels=None if masses is None else _labels(masses),
         write_report=write_structured_report,
+        keep_names=names,
     )
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what it cannot read
     server = uvicorn.Server(
@@ -85,7 +88,7 @@ def serve(
     )
     listening = _bound(host, port)
     where = f"[{host}]" if ":" in host else host
-    print(f"{NOTICE}\nReader page: http://{where}:{listening.getsockname()[1]}/", flush=True)
+    print(f"{app.state.notice}\nReader page: http://{where}:{listening.getsockname()[1]}/", flush=True)
     if not settings.is_loopback:
         print(
             f"diagnet: warning: {host} can be reached from other machines; they need the token in {token_file}, and"

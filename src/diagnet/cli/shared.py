@@ -49,10 +49,11 @@ def print_json(value: Any) -> None:
 
 def print_run(folder: Path, metrics: Any, as_json: bool) -> None:
     """The last lines: what was found, and where."""
-    from diagnet.notice import NOTICE
+    from diagnet.notice import SYNTHETIC_FLAG, notice_of
 
+    is_synthetic = metrics.get("synthetic", False)
     if as_json:
-        print_json({"out": str(folder), "notice": NOTICE, **metrics})
+        print_json({"out": str(folder), "notice": notice_of(is_synthetic), **metrics})
         return
     mass = metrics["test"]["units"]["mass"]
     print(f"{mass['n']} test masses:")
@@ -63,6 +64,8 @@ def print_run(folder: Path, metrics: Any, as_json: bool) -> None:
             print(f"  {name:<12} {figure['value']:.3f}{interval}")
     for reason, count in metrics.get("left_out", {}).items():
         print(f"left out: {count} ({reason})")
-    print(NOTICE)
+    if is_synthetic:
+        print(SYNTHETIC_FLAG)
+    print(notice_of(is_synthetic))
     report = folder / "report.html"
     print(f"Report: {report}" if report.exists() else f"Results: {folder}")

@@ -51,14 +51,14 @@ def mass_uid(source: str, box: BoxLike) -> UID:
     return stable_uid("mass", source, tuple(map(float, box)))
 
 
-def series_of(uid: UID, number: int) -> dict[str, Any]:
+def series_of(uid: UID, number: int, notice: str = NOTICE) -> dict[str, Any]:
     """What a result says of its series and its maker, as highdicom's arguments; each result is a series of its own."""
     return {
         "sop_instance_uid": uid,
         "instance_number": 1,
         "series_instance_uid": stable_uid("series", uid),
         "series_number": number,
-        "series_description": NOTICE,
+        "series_description": notice,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL_NAME,
         "software_versions": __version__,

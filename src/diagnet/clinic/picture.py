@@ -66,14 +66,14 @@ def write_secondary_capture(
             photometric_interpretation=PhotometricInterpretationValues.RGB,
             bits_allocated=8,
             coordinate_system=CoordinateSystemNames.PATIENT,
-            **series_of(uid, _SERIES_NUMBER),
+            **series_of(uid, _SERIES_NUMBER, assessments[0].notice),
             patient_orientation=("A", "F"),
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
         image.copy_patient_and_study_information(header)
         image.PatientOrientation = []  # empty: type 2C, and what the source says may be no orientation
         image.BurnedInAnnotation = "YES"  # scores and the notice, no identifiers; what the film shows stays
-        image.ImageComments = NOTICE
+        image.ImageComments = assessments[0].notice
         image.Laterality = assessments[0].laterality
         with atomic_path(out) as temporary:
             image.save_as(temporary, enforce_file_format=True)
@@ -98,8 +98,9 @@ def drawn(pixels: Image, assessments: Sequence[Assessment]) -> Picture:
     canvas = PIL.Image.new("RGB", (size[0], size[1] + 2 * bar + text_height * 3 // 2 * len(rows)))
     canvas.paste(breast.convert("RGB"), (0, bar))
     draw = ImageDraw.Draw(canvas)
+    notice = assessments[0].notice if assessments else NOTICE
     for top in (text_height // 2, canvas.height - bar + text_height // 2):
-        draw.text((size[0] / 2, top), NOTICE, font=_fitting(NOTICE, size[0], text_height), fill="white", anchor="ma")
+        draw.text((size[0] / 2, top), notice, font=_fitting(notice, size[0], text_height), fill="white", anchor="ma")
     for number, found in enumerate(assessments, start=1):
         _frame(draw, found.box, scale, bar, number, _COLORS[found.decision], font, size)
         line = rows[number - 1]
@@ -113,7 +114,8 @@ def score_text(found: Assessment) -> str:
     """What stands beside a mass: its decision and score."""
     if found.malignancy is None:
         return found.decision
-    return f"{found.decision}, probability {100 * found.malignancy:.1f} %"
+    stamp = "SYNTHETIC MODEL: " if found.is_synthetic else ""
+    return f"{stamp}{found.decision}, probability {100 * found.malignancy:.1f} %"
 
 
 def _line(number: int, found: Assessment) -> str:

@@ -11,7 +11,6 @@ from diagnet.clinic.picture import score_text
 from diagnet.clinic.report import corners
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.inference.assessment import Assessment
-from diagnet.notice import NOTICE
 from diagnet.version import __version__
 
 _SERIES_NUMBER = 9003
@@ -50,7 +49,7 @@ def write_presentation_state(assessments: Sequence[Assessment], source: Path, ou
             TextObject,
         )
 
-        layer = GraphicLayer(layer_name="DIAGNET", order=1, description=NOTICE)
+        layer = GraphicLayer(layer_name="DIAGNET", order=1, description=assessments[0].notice)
         pixel = AnnotationUnitsValues.PIXEL
         annotation = GraphicAnnotation(
             referenced_images=[header],
@@ -67,7 +66,7 @@ def write_presentation_state(assessments: Sequence[Assessment], source: Path, ou
             ],
             text_objects=[
                 TextObject(
-                    text_value=f"{number}: {score_text(found)}. {NOTICE}",
+                    text_value=f"{number}: {score_text(found)}. {found.notice}",
                     units=pixel,
                     anchor_point=(float(found.box.x0), float(found.box.y1)),
                     anchor_point_visible=False,
@@ -80,10 +79,10 @@ def write_presentation_state(assessments: Sequence[Assessment], source: Path, ou
         )
         state = GrayscaleSoftcopyPresentationState(
             referenced_images=[header],
-            **series_of(uid, _SERIES_NUMBER),
+            **series_of(uid, _SERIES_NUMBER, assessments[0].notice),
             device_serial_number=__version__,
             content_label="DIAGNET",
-            content_description=NOTICE,
+            content_description=assessments[0].notice,
             graphic_annotations=[annotation],
             graphic_layers=[layer],
             presentation_lut_transformation=PresentationLUTTransformation(

@@ -14,7 +14,6 @@ from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.data.box import Box
 from diagnet.inference.assessment import Assessment
-from diagnet.notice import NOTICE
 from diagnet.version import __version__
 
 SCHEME = "99DIAGNET"  # codes of our own: PS3.3, 8.2 asks for the prefix 99
@@ -53,7 +52,7 @@ def write_structured_report(assessments: Sequence[Assessment], source: Path, out
         document = ComprehensiveSR(
             evidence=[header],
             content=_content(assessments, header),
-            **series_of(uid, _SERIES_NUMBER),
+            **series_of(uid, _SERIES_NUMBER, assessments[0].notice),
             is_complete=True,
             coding_schemes=[CodingSchemeIdentificationItem(designator=SCHEME, name="diagnet")],
         )
@@ -93,7 +92,7 @@ def _content(assessments: Sequence[Assessment], header: Dataset) -> Dataset:
         title=codes.DCM.ImagingMeasurementReport,
     )
     root: Dataset = report[0]
-    root.ContentSequence.append(_comment(NOTICE))
+    root.ContentSequence.append(_comment(assessments[0].notice))
     return root
 
 
@@ -117,7 +116,11 @@ def _group(number: int, found: Assessment, header: Dataset) -> Any:
         name=MODEL_NAME,
         version=__version__,
         manufacturer=MANUFACTURER,
-        parameters=[f"model sha256 {found.model_sha256}", f"malignant from {100 * found.threshold:.4g} %", NOTICE],
+        parameters=[
+            f"model sha256 {found.model_sha256}",
+            f"malignant from {100 * found.threshold:.4g} %",
+            found.notice,
+        ],
     )
     side = {"L": codes.SCT.Left, "R": codes.SCT.Right}.get(found.laterality)
     probability = None if found.malignancy is None else 100 * float(found.malignancy)
@@ -146,7 +149,7 @@ def _group(number: int, found: Assessment, header: Dataset) -> Any:
     texts = [f"Reason: {without_path(found.reason, found.image)}"] if found.reason else []
     texts += [f"Note: {flag}" for flag in found.flags]
     texts += [f"Step: {step}" for step in found.steps]
-    texts += [f"Input sha256 {found.input_sha256}", NOTICE]
+    texts += [f"Input sha256 {found.input_sha256}", found.notice]
     group[0].ContentSequence.extend(_comment(text) for text in texts)
     return group
 

@@ -22,7 +22,6 @@ from diagnet.data.box import Box
 from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenError, RefusedInputError, RunFolderError
 from diagnet.inference.assessment import Assessment, Policy, assess
 from diagnet.inference.model import Model
-from diagnet.notice import NOTICE
 from diagnet.run.folder import now, write_json
 from diagnet.version import __version__
 
@@ -233,7 +232,7 @@ class Worker:
 def _record(found: list[Assessment], patient: str, image: str) -> dict[str, Any]:
     """What is kept of a result for research: keyed hashes instead of identifiers."""
     return {
-        "notice": NOTICE,
+        "notice": found[0].notice,
         "diagnet_version": __version__,
         "time": now(),
         "patient": patient,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import PIL.Image
+from PIL import ImageChops
 from PIL.TiffImagePlugin import TiffImageFile
 
 from diagnet.arrays import Image
@@ -18,6 +19,8 @@ from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 BareFiles = Literal["named", "none", "any"]
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
+_TINT = 32  # levels of 255 by which a grey pixel's channels may differ: scans have a tint, JPEG its noise
+_COLORED_SHARE = 0.01  # of the pixels that may be in color, as a mark drawn on a screenshot
 _PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
 
 
@@ -29,8 +32,8 @@ def read_image(path: Path) -> Image:
 def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFiles = "named") -> Mammogram:
     """Read a DICOM, PNG, JPEG or TIFF file of 8 or 16 bits as grey values in [0, 1], see `scaled_over_breast`.
 
-    Color becomes grey, transparency is dropped, orientation marks for photo viewers are ignored. DICOM goes through
-    the display chain of `diagnet.data.dicom.read_mammogram`.
+    What is grey in color channels becomes grey, a color picture is refused, transparency is dropped, orientation marks
+    for photo viewers are ignored. DICOM goes through the display chain of `diagnet.data.dicom.read_mammogram`.
 
     Args:
         path: the file.
@@ -40,7 +43,7 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
 
     Raises:
         DataError: the file is missing, broken, cut short, or of another format.
-        RefusedInputError: it has too many pixels or several pages, or the DICOM policy refuses it.
+        RefusedInputError: it has too many pixels or several pages, is in color, or the DICOM policy refuses it.
         MissingExtraError: a DICOM compression needs the extra `dicom`.
     """
     check_file(path)
@@ -50,6 +53,7 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
             path, allow_for_processing=allow_for_processing, require_preamble=is_strict, is_scaled=True
         )
     with _opened(path) as file:
+        _check_grey(file, path)
         is_deep = file.mode in ("I", "F") or file.mode.startswith("I;16")
         pixels = scaled_over_breast(np.asarray(file if is_deep else file.convert("L")))
         return Mammogram(pixels, (f"decode: {file.format}, mode {file.mode}", SCALED))
@@ -108,6 +112,22 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
             raise DataError(
                 f"`image` must be a whole PNG, JPEG, TIFF or DICOM file, got a broken or other file: {path}."
             ) from error
+
+
+def _check_grey(file: PIL.Image.Image, path: Path) -> None:
+    """Refuse a color picture, which is no mammogram; a tint or a small colored mark is none."""
+    if file.mode in ("1", "L", "LA", "La", "I", "F") or file.mode.startswith("I;16"):
+        return
+    red, green, blue = file.convert("RGB").split()
+    brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    n_colored = sum(ImageChops.difference(brightest, darkest).histogram()[_TINT + 1 :])
+    share = n_colored / (file.width * file.height)
+    if share > _COLORED_SHARE:
+        raise RefusedInputError(
+            f"`image` must be grey, got a picture of which {100 * share:.0f} % is in color in {path}."
+            " Fix: the mammogram itself, saved in grey."
+        )
 
 
 def _check_tiff(file: PIL.Image.Image, path: Path) -> None:

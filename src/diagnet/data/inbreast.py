@@ -3,6 +3,7 @@
 import plistlib
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from pydantic import BaseModel, Field
 
 from diagnet.data.box import Box, BoxLike
 from diagnet.data.dicom import Geometry, read_geometry
-from diagnet.data.mass import CLASSES, Mass, MassSet
+from diagnet.data.mass import CLASSES, SYNTHETIC, Mass, MassSet
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError, DiagNetError
 
 TABLE, IMAGES, OUTLINES = "INbreast.csv", "AllDICOMs", "AllXML"
+PHANTOMS = "SYNTHETIC.txt"  # lies in a release of phantoms alone, `diagnet.data.phantom`
 COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 
 # The token in the middle is the only thing that tells patients apart: the table's identifiers are removed.
@@ -38,7 +40,7 @@ def read_inbreast(
     """Read the masses of an INbreast release.
 
     Every outline named Mass is a mass; its box spans the outline, clipped to the image. Its label comes from the
-    image's BI-RADS category, not from a biopsy: `label_source` is "birads".
+    image's BI-RADS category, not from a biopsy: `label_source` is "birads", or "synthetic" in a release of phantoms.
 
     Args:
         folder: the release (with AllDICOMs, AllXML, INbreast.csv), or the folder that holds it.
@@ -90,6 +92,8 @@ def read_inbreast(
                 left_out["mass with the box of another mass of its image"] += 1
             else:
                 masses[found.image, found.box] = found
+    if (release / PHANTOMS).exists():
+        masses = {key: replace(mass, label_source=SYNTHETIC) for key, mass in masses.items()}
     return MassSet(list(masses.values()), CLASSES, str(folder), dict(+left_out), dict(notes))
 
 

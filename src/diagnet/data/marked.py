@@ -7,11 +7,13 @@ from pathlib import Path
 
 from diagnet.data.box import Box
 from diagnet.data.image import is_dicom
-from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE
+from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE, SIDES
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+WHOSE = ("patient_id", "study", "laterality", "view")
+_STUDY = {"study_id": "study", "exam_id": "study"}  # the second as Mirai's tables call it
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,20 @@ class Marked:
         boxes: in pixels of the file; None for the whole image.
         labels: of each mass, "" where it is not known.
         original_size: (width, height) before somebody stretched the image.
+        patient_id: whose it is, "" where the table does not say, or two of its rows disagree; so the next three.
+        study: the examination.
+        laterality: "L", "R" or "".
+        view: in capitals, such as "CC".
     """
 
     image: Path
     boxes: tuple[Box | None, ...] = (None,)
     labels: tuple[str, ...] = ("",)
     original_size: tuple[float, float] | None = None
+    patient_id: str = ""
+    study: str = ""
+    laterality: str = ""
+    view: str = ""
 
 
 def find_marked(paths: Sequence[Path]) -> tuple[list[Marked], int]:
@@ -58,6 +68,7 @@ def find_marked(paths: Sequence[Path]) -> tuple[list[Marked], int]:
 def read_marked(path: Path) -> list[Marked]:
     """Read a table of boxes: `image` is required; `x0, y0, x1, y1, label, original_width, original_height` are known.
 
+    So are `patient_id, study` (or `study_id`, `exam_id`), `laterality` and `view`, which tell what belongs together.
     Unlike `read_manifest` it needs neither patients nor labels, and says nothing of the images themselves: a bad one
     is told when it is scored. Rows of one image are put together.
 
@@ -65,7 +76,7 @@ def read_marked(path: Path) -> list[Marked]:
         DataError: the table cannot be read, or a cell is no number.
     """
     by_image: dict[Path, list[Row]] = {}
-    for row in read_table(path, ("image",), ("label", *BOX, *ORIGINAL_SIZE), ALIASES):
+    for row in read_table(path, ("image",), ("label", *BOX, *ORIGINAL_SIZE, *WHOSE), ALIASES | _STUDY):
         if not row.cells["image"]:
             raise row.error("image", "name a file", "an empty cell")
         by_image.setdefault(path.parent / row.cells["image"], []).append(row)
@@ -75,6 +86,10 @@ def read_marked(path: Path) -> list[Marked]:
             boxes=tuple(_box(row) for row in rows),
             labels=tuple(row.cells.get("label", "").lower() for row in rows),
             original_size=_original_size(rows[0]),
+            patient_id=_agreed(rows, "patient_id"),
+            study=_agreed(rows, "study"),
+            laterality=SIDES.get(_agreed(rows, "laterality").upper(), ""),
+            view=_agreed(rows, "view").upper(),
         )
         for image, rows in by_image.items()
     ]
@@ -155,6 +170,12 @@ def _same(path: Path) -> str:
 def _box(row: Row) -> Box | None:
     found = row.floats(BOX)
     return None if found is None else Box(*found)
+
+
+def _agreed(rows: Sequence[Row], column: str) -> str:
+    """The text that all rows of an image have in a column, "" where two differ."""
+    texts = {row.cells.get(column, "") for row in rows} - {""}
+    return texts.pop() if len(texts) == 1 else ""
 
 
 def _original_size(row: Row) -> tuple[float, float] | None:

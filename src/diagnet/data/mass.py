@@ -11,6 +11,7 @@ from diagnet.arrays import Image, Labels
 from diagnet.data.box import BoxLike
 
 CLASSES = ("benign", "malignant")  # the index is the label
+SYNTHETIC = "synthetic"  # the `label_source` of phantoms' masses, by which tables, runs and models know them
 
 
 def malignant_class(classes: Sequence[str]) -> int:
@@ -75,6 +76,11 @@ class MassSet:
     def labels(self) -> Labels:
         """Class index of each mass."""
         return np.array([self.classes.index(str(mass.label)) for mass in self.masses], dtype=np.int64)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether some of the masses are phantoms': a model trained on them says nothing about patients."""
+        return any(mass.label_source == SYNTHETIC for mass in self.masses)
 
     @property
     def patients(self) -> list[str]:

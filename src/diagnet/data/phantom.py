@@ -12,6 +12,7 @@ from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, 
 
 from diagnet.arrays import Image, Images, Labels
 from diagnet.atomic import atomic_folder
+from diagnet.data.inbreast import PHANTOMS
 from diagnet.data.lesion import Lesion, make_lesion, make_tissue
 from diagnet.data.mass import CLASSES
 from diagnet.progress import Progress, silent, tracked
@@ -110,6 +111,9 @@ def make_inbreast_release(
                 rows.append([view.laterality, view.table_view, "201001", str(number), acr, view.category])
         rows[2][4] = "    "  # one row of INbreast has no ACR
         lines = [HEADER, *(";".join(["removed", "removed", *row]) for row in rows)]
+        (folder / PHANTOMS).write_text(
+            "Synthetic phantoms, nobody's data; for software tests only.\n", encoding="utf-8"
+        )
         (folder / "INbreast.csv").write_bytes("".join(f"{line}\r\n" for line in lines).encode("ascii"))
     return release
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
 from diagnet.data.box import Box, BoxLike
+from diagnet.data.dicom import read_uid
 from diagnet.data.domain import middle_verdict
-from diagnet.data.image import read_picture
+from diagnet.data.image import is_dicom, read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass
 from diagnet.data.region_facts import PictureFacts, picture_facts
@@ -22,6 +23,7 @@ from diagnet.data.suitability import BoxLimits, check_box, clipped_box
 from diagnet.errors import DiagNetError, RunFolderError, printable
 from diagnet.evaluation.abstention import reason_to_abstain
 from diagnet.inference.model import Model
+from diagnet.notice import SYNTHETIC_FLAG, notice_of
 
 _ROWS = 256
 UNKNOWN_BOX = Box(0.0, 0.0, 0.0, 0.0)  # of a whole image that could not be read
@@ -56,6 +58,8 @@ class Assessment:
         input_sha256: of the displayed pixels and the box; "" where the file could not be read.
         model_sha256: of the weights, the calibration, the limits and the preprocessing.
         is_unlike: the region looks unlike the training masses, so that what its score means is not known.
+        sop_instance_uid: of a DICOM file, by which the archive knows it; else "".
+        is_synthetic: the model was trained on phantoms, so that its score says nothing about a patient.
         latency_ms: from opening the file to this score; several boxes of a file share its reading.
     """
 
@@ -75,6 +79,13 @@ class Assessment:
     model_sha256: str
     latency_ms: float
     is_unlike: bool = False
+    is_synthetic: bool = False
+    sop_instance_uid: str = ""
+
+    @property
+    def notice(self) -> str:
+        """What must stand beside the score."""
+        return notice_of(self.is_synthetic)
 
 
 def assess(
@@ -119,12 +130,13 @@ def assess(
             replace(unscored, box=UNKNOWN_BOX if box is None else Box(*box), reason=printable(error), latency_ms=taken)
             for box in boxes or (None,)
         ]
+    unscored = replace(unscored, sop_instance_uid=_uid(image, policy))
     if not boxes:
         return [
             replace(
                 unscored,
                 reason=printable(f"`box` must be given, got no mass marked on {image}."),
-                flags=picture.warnings,
+                flags=(*unscored.flags, *picture.warnings),
             )
         ]
     pixels, _ = _hashed(picture.pixels), picture.breast  # found now, so that its time is every box's
@@ -140,7 +152,7 @@ def assess(
         start = replace(
             unscored,
             box=marked,
-            flags=picture.warnings,
+            flags=(*unscored.flags, *picture.warnings),
             steps=picture.steps,
             laterality=picture.laterality,
             view=picture.view,
@@ -201,7 +213,7 @@ def _unscored(model: Model, image: Path) -> Assessment:
         threshold=model.threshold,
         decision="refused",
         reason="",
-        flags=(),
+        flags=(SYNTHETIC_FLAG,) if model.is_synthetic else (),
         steps=(),
         laterality="",
         view="",
@@ -209,7 +221,16 @@ def _unscored(model: Model, image: Path) -> Assessment:
         input_sha256="",
         model_sha256=model.sha256,
         latency_ms=0.0,
+        is_synthetic=model.is_synthetic,
     )
+
+
+def _uid(image: Path, policy: Policy) -> str:
+    """SOP Instance UID of a file that was read, "" where it is no DICOM file."""
+    try:
+        return read_uid(image) if policy.force or is_dicom(image) else ""
+    except DiagNetError:
+        return ""
 
 
 def _hashed(pixels: Image) -> "hashlib._Hash":

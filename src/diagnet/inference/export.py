@@ -17,7 +17,6 @@ from diagnet.errors import ExportError
 from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.engines import Ensemble, onnx_model, onnxruntime_engine, require_onnx
 from diagnet.inference.model import Model, load_model
-from diagnet.notice import NOTICE
 from diagnet.run.folder import write_json
 from diagnet.training.scoring import embeddings_and_logits
 from diagnet.version import __version__
@@ -81,7 +80,7 @@ def _graph(model: Model) -> bytes:
     """The ONNX file's content."""
     graph = onnx_model(CalibratedScores(model), model.roi.size, "probabilities")
     facts = {
-        "notice": NOTICE,
+        "notice": model.notice,
         "diagnet_version": __version__,
         "classes": json.dumps(model.classes),
         "threshold": repr(model.threshold),
@@ -110,7 +109,7 @@ def _parity(model: Model, graph: bytes) -> dict[str, Any]:
         rows.append({"images": kind, "batch": len(images), "difference": float(np.abs(found - expected).max())})
     largest = max(row["difference"] for row in rows)
     return {
-        "notice": NOTICE,
+        "notice": model.notice,
         "diagnet_version": __version__,
         "networks": len(model.networks),
         "compared": rows,

@@ -94,6 +94,7 @@ def evaluate_run(
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "run": str(run),
+        "synthetic": model.is_synthetic,
         "source": mass_set.source,
         "sha256": array_hash(images),
         "evaluated": now(),

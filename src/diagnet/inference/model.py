@@ -21,9 +21,11 @@ from diagnet.evaluation.abstention import Abstention
 from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_engine, resolve_engine
 from diagnet.network import Network
+from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
 from diagnet.run.folder import read_record
 
+_ROUNDING = 1e-6  # that grey values may lie outside of [0, 1]
 _BATCH = 32  # images in one pass; larger ones are no faster
 
 
@@ -40,6 +42,7 @@ class Model:
         engine: what runs the networks; it is prepared at the first score.
         abstention: when a mass is not called.
         domains: what the training masses of each network looked like, as far as it is known.
+        is_synthetic: whether it was trained on phantoms: its scores say nothing about patients.
     """
 
     networks: tuple[Network, ...]
@@ -50,6 +53,12 @@ class Model:
     engine: EngineName = "torch"
     abstention: Abstention = Abstention()  # noqa: RUF009 -- frozen, so sharing it is safe
     domains: tuple[Domain, ...] = ()
+    is_synthetic: bool = False
+
+    @property
+    def notice(self) -> str:
+        """What must stand beside each of its scores."""
+        return notice_of(self.is_synthetic)
 
     @property
     def roi(self) -> RoiSettings:
@@ -80,11 +89,16 @@ class Model:
         """What each network says of regions cut with `roi`.
 
         Raises:
-            ValueError: the images are not of the size the networks were trained on.
+            ValueError: the images are not of the size the networks were trained on, or not in [0, 1].
         """
         size = self.roi.size
         if images.shape[1:] != (size, size):
             raise ValueError(f"`images` must be {size} x {size} pixels, got {images.shape[1]} x {images.shape[2]}")
+        if images.size and not (images.min() >= -_ROUNDING and images.max() <= 1 + _ROUNDING):  # NaN is neither
+            raise ValueError(
+                f"`images` must be grey values in [0, 1], got {images.min():g} to {images.max():g}."
+                " Fix: cut them from the file as the model does, with `assess` or `read_rois`."
+            )
         found = np.zeros((len(self.networks), len(images), len(self.classes)))
         for left in range(0, len(images), _BATCH):
             part = slice(left, left + _BATCH)
@@ -104,7 +118,7 @@ class Model:
         """Class probabilities of regions cut with `roi`, in [0, 1]: the mean over the networks.
 
         Raises:
-            ValueError: the images are not of the size the networks were trained on.
+            ValueError: the images are not of the size the networks were trained on, or not in [0, 1].
         """
         return np.asarray(self.chances(self.logits(images), calibrated=calibrated).mean(axis=0))
 
@@ -159,4 +173,5 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
             half_width=float(np.mean([each.half_width for each in limits])), dissent=limits[0].dissent
         ),
         domains=domains,
+        is_synthetic=any(each.get("synthetic", False) for _, each in read),
     )

@@ -11,18 +11,18 @@ from diagnet.data.table import table_text
 from diagnet.errors import printable
 from diagnet.inference.assessment import Assessment
 from diagnet.inference.model import Model
-from diagnet.notice import NOTICE
 
 COLUMNS = (
     "image", "x0", "y0", "x1", "y1", "malignancy", "raw_malignancy", "threshold", "decision", "reason", "flags",
     "laterality", "view", "row_spacing_mm", "column_spacing_mm", "input_sha256", "model_sha256", "latency_ms", "notice",
+    "sop_instance_uid",
 )  # fmt: skip
 METAREPO = ("image_index", "malignant_pred", "malignant_label", "notice")
 
 
 def as_object(assessment: Assessment) -> dict[str, Any]:
     """Return an assessment as a JSON object, with the notice; what is no finite number of a box is null."""
-    found = asdict(assessment) | {"image": str(assessment.image), "notice": NOTICE}
+    found = asdict(assessment) | {"image": str(assessment.image), "notice": assessment.notice}
     return found | {"box": [side if math.isfinite(side) else None for side in assessment.box]}
 
 
@@ -35,7 +35,8 @@ def as_csv(assessments: Sequence[Assessment]) -> str:
             (
                 each.image, *each.box, _number(each.malignancy), _number(each.raw_malignancy), _number(each.threshold),
                 each.decision, each.reason, "; ".join(each.flags), each.laterality, each.view, *spacing,
-                each.input_sha256, each.model_sha256, f"{each.latency_ms:.1f}", NOTICE,
+                each.input_sha256, each.model_sha256, f"{each.latency_ms:.1f}", each.notice,
+                each.sop_instance_uid,
             )
         )  # fmt: skip
     return _csv(COLUMNS, rows)
@@ -53,15 +54,17 @@ def as_metarepo(assessments: Sequence[Assessment], labels: Sequence[str]) -> str
     """
     scores: dict[str, float] = {}
     known: dict[str, set[str]] = {}
+    notices: dict[str, str] = {}
     for each, label in zip(assessments, labels, strict=True):
         if each.malignancy is not None:
             image = str(each.image)
             scores[image] = max(each.malignancy, scores.get(image, 0.0))
             known.setdefault(image, set()).add(label)
+            notices[image] = each.notice
     rows = []
     for image, score in scores.items():
         label = "1" if "malignant" in known[image] else "" if "" in known[image] else "0"
-        rows.append((image, _number(score), label, NOTICE))
+        rows.append((image, _number(score), label, notices[image]))
     return _csv(METAREPO, rows)
 
 
@@ -70,7 +73,7 @@ def as_table(assessments: Sequence[Assessment], model: Model) -> str:
     names = [printable(each.image) for each in assessments]
     boxes = [_shown_box(each.box) for each in assessments]
     wide, wider = max(map(len, ["image", *names])), max(map(len, ["box", *boxes]))
-    lines = [NOTICE, f"{'image':<{wide}}  {'box':<{wider}}  malignancy     raw  decision"]
+    lines = [model.notice, f"{'image':<{wide}}  {'box':<{wider}}  malignancy     raw  decision"]
     for name, box, each in zip(names, boxes, assessments, strict=True):
         scores = [f"{'-' if score is None else f'{score:.3f}'}" for score in (each.malignancy, each.raw_malignancy)]
         lines.append(f"{name:<{wide}}  {box:<{wider}}  {scores[0]:>10}  {scores[1]:>6}  {each.decision}")
@@ -80,7 +83,7 @@ def as_table(assessments: Sequence[Assessment], model: Model) -> str:
     half = model.abstention.half_width
     low, high = max(model.threshold - half, 0.0), min(model.threshold + half, 1.0)
     lines.append(f"malignant from {model.threshold:.3f}; between {low:.3f} and {high:.3f} no call is made")
-    return "\n".join([*lines, NOTICE])
+    return "\n".join([*lines, model.notice])
 
 
 def summary(assessments: Sequence[Assessment]) -> Mapping[str, int]:

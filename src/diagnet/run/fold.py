@@ -148,6 +148,7 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
             "abstention": Abstention(half_width=band_half_width(validation.malignancy, threshold)).model_dump(),
             "domain": _domain(data, split),
             "history": state.history,
+            "synthetic": data.mass_set.is_synthetic,
         }
         if processes.is_first:
             write_weights(weights, state.network, facts)

@@ -196,7 +196,8 @@ def require_text(masses: MassSet) -> None:
 def data_name(record: Mapping[str, Any]) -> str:
     """What a run's data are called, for people: their sources where there are several, else a file; "" in memory."""
     data = record["data"]
-    return ", ".join(data["sources"]) if "sources" in data else Path(data["source"]).name
+    name = ", ".join(data["sources"]) if "sources" in data else Path(data["source"]).name
+    return f"SYNTHETIC phantoms ({name})" if data.get("synthetic") else name
 
 
 def now() -> str:

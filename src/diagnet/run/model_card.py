@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnet.atomic import legible, write_text
-from diagnet.notice import NOTICE
+from diagnet.notice import SYNTHETIC_FLAG, notice_of
 from diagnet.run.folder import data_name
 
 _UNKNOWN = "TODO (diagnet cannot know this)"
@@ -24,7 +24,8 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
     lines = [
         "# Model card",
         "",
-        f"**{NOTICE}**",
+        f"**{notice_of(data.get('synthetic', False))}**",
+        *(["", f"**{SYNTHETIC_FLAG}.**"] if data.get("synthetic") else []),
         "",
         "## Model",
         f"DiagNet, preset `{record['preset']}`, seed {record['seed']}, diagnet {record['versions']['diagnet']}, "

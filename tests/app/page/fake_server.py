@@ -9,8 +9,9 @@ import json
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diagnet.app.exam import exam_of
+from diagnet.clinic.privacy import Pseudonyms
 from diagnet.data.image import read_picture
 from diagnet.data.phantom import make_masses
 from diagnet.errors import DiagNetError
@@ -31,6 +34,7 @@ POLICY = (
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 N_POINTS = 240
+NAMES = Pseudonyms(b"k" * 32)
 
 
 class Refusal(Exception):  # noqa: N818 -- what the page is told, not a fault
@@ -48,6 +52,7 @@ class State:
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)
     max_upload_bytes: int = 64 * 2**20
     token: str | None = None
+    similar_takes_s: float = 0.0
 
     def add(self, path: Path, name: str | None = None, **known: Any) -> dict[str, Any]:
         try:
@@ -68,6 +73,7 @@ class State:
             "flags": list(picture.warnings),
             "steps": list(picture.steps),
             "state": "new",
+            **asdict(exam_of(path, NAMES)),
             **known,
         }
         return self.images[key]
@@ -256,6 +262,7 @@ class Handler(BaseHTTPRequestHandler):
                 found = [assessment(state.images[given["image"]], box) for box in given["boxes"]]
                 self.say({"assessments": found, "notice": NOTICE})
             case ["POST", "similar"]:
+                time.sleep(state.similar_takes_s)
                 self.say(similar(given["box"], given["n"]))
             case ["POST", "saliency"]:
                 self.say(saliency(given["box"]))
@@ -266,7 +273,9 @@ class Handler(BaseHTTPRequestHandler):
             case ["POST", "report"]:
                 raise Refusal(422, "A structured report needs a DICOM file as its source.")
             case ["POST", "reading"]:
-                order = np.random.default_rng(given["seed"]).permutation(list(state.images)).tolist()
+                if any(study["reader"] == given["reader"] for study in state.readings.values()):
+                    raise Refusal(409, "A reader of this code has begun.")
+                order = np.random.default_rng(given.get("seed", 0)).permutation(list(state.images)).tolist()
                 key = f"study{len(state.readings)}"
                 state.readings[key] = {"id": key, "reader": given["reader"], "cases": order, "next": 0, "scores": []}
                 self.say(state.readings[key], 201)

@@ -53,6 +53,7 @@ def take_pictures(browser: Any, url: str, out: Path) -> list[Path]:
     take("two-views")
     page.keyboard.press("2")
     page.click("#start-reading")
+    page.fill("#reader-name", "R1")
     page.click("#begin-reading")
     page.wait_for_selector("#reading-step")
     page.wait_for_selector(".view.filled")

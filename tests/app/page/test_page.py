@@ -117,6 +117,24 @@ def test_a_score_of_another_kind_of_image_has_no_meaning_and_no_auc(page):
     assert "kept no held-out scores" not in said
 
 
+def test_a_model_trained_on_phantoms_is_stamped(page):
+    def synthetic(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"is_synthetic": True, "notice": f"SYNTHETIC - {NOTICE}"})
+
+    page.route("**/v1/model", synthetic)
+    page.reload()
+    page.wait_for_selector("header .notice >> text=SYNTHETIC")
+    assert "SYNTHETIC model" in page.inner_text("#model")
+    page.wait_for_selector(".view.filled")
+    draw_mark(page)
+    said = ask_model(page)
+    assert "SYNTHETIC MODEL" in said
+    assert f"SYNTHETIC - {NOTICE}" in said
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert f"SYNTHETIC - {NOTICE}" in page.locator("#printed").text_content()
+
+
 def test_a_box_is_moved_and_resized_by_mouse_and_keyboard_and_then_scored_anew(page):
     draw_mark(page)
     ask_model(page)
@@ -301,6 +319,10 @@ def test_reader_study_first_without_then_with_the_model_resumable(page, state):
     page.reload()  # in the middle of a case
     page.wait_for_selector(".view.filled")
     page.click("#start-reading")
+    page.fill("#reader-name", "R8")
+    page.click("#resume-reading")
+    page.wait_for_selector("#reading >> text=another reader's code")
+    page.fill("#reader-name", "R7")
     page.click("#resume-reading")
     page.wait_for_selector("#reading-step >> text=2 of 2")
     page.wait_for_selector("#scored")
@@ -320,6 +342,39 @@ def test_reader_study_first_without_then_with_the_model_resumable(page, state):
     assert [s["score"] for s in study["scores"]] == [30, 60, 10, 20, 10, 20]
     assert [s["image"] for s in study["scores"][::2]] == study["cases"]
     assert all(s["seconds"] > 0 for s in study["scores"])
+
+
+def test_each_reader_has_a_code_a_study_and_the_right_to_see_no_mass(page, state):
+    page.click("#start-reading")
+    assert (
+        page.input_value("#reader-name") == page.input_value("#reader-seed") == page.input_value("#reader-known") == ""
+    )
+    page.click("#begin-reading")
+    assert page.locator("#reading[open]").count() == 1  # not without a code
+    page.fill("#reader-name", "R1")
+    page.click("#begin-reading")
+    page.wait_for_selector("#reading-step >> text=1 of 2")
+    page.wait_for_selector(".view.filled")
+    page.keyboard.press("b")
+    page.wait_for_selector(".mark")
+    page.click("#no-mass")
+    page.wait_for_selector("#says >> text=remove it first")
+    page.locator(".mark").focus()
+    page.keyboard.press("Delete")
+    page.click("#no-mass")
+    page.wait_for_selector("text=case 2 of 3")
+    assert "1 of 2" in page.inner_text("#reading-step")
+    page.click("#pause-reading")
+    page.click("#start-reading")
+    page.fill("#reader-name", "R1")
+    page.click("#begin-reading")
+    page.wait_for_selector("#reading >> text=has begun")
+    page.fill("#reader-name", "R2")
+    page.click("#begin-reading")
+    page.wait_for_selector("text=Reader R2 · case 1 of 3")
+    first, second = state.readings.values()
+    assert [(s["no_mass"], s["box"], s["score"]) for s in first["scores"]] == [(True, None, 0)]
+    assert second["scores"] == []
 
 
 def test_downloads_and_paper(page, tmp_path):
@@ -381,6 +436,7 @@ def test_axe_finds_nothing(page):
     found["200 %"] = serious(page)
     page.click("#start-reading")
     found["study begins"] = serious(page)
+    page.fill("#reader-name", "R1")
     page.click("#begin-reading")
     page.wait_for_selector("#reading-step")
     found["study"] = serious(page)

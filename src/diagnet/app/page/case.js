@@ -39,14 +39,20 @@ export class Case {
     this.thumbnail.getContext("2d").putImageData(image, 0, 0);
   }
 
-  /** The other view of the same breast, else the same view of the other breast, else any other image. */
+  /** Whether two images show the same breast in the same study; what is not known is never the same. */
+  pairs({ image: other }) {
+    const { image } = this;
+    return !image.unpaired && !other.unpaired && image.view !== other.view &&
+      ["patient", "study", "laterality", "by_patient_alone"].every((name) => image[name] === other[name]);
+  }
+
+  /** The other view of the same breast in the same study, or null. */
   partner(cases) {
-    const others = cases.filter((other) => other !== this && !other.gone);
-    const { laterality, view } = this.image;
-    return (
-      others.find(({ image }) => laterality && image.laterality === laterality && image.view !== view) ??
-      others.find(({ image }) => view && image.view === view && image.laterality !== laterality) ??
-      others[0] ?? null
-    );
+    return cases.find((other) => other !== this && !other.gone && other.image.state !== "refused" && this.pairs(other)) ?? null;
+  }
+
+  /** Why there is no other view to stand beside this one. */
+  get alone() {
+    return this.image.unpaired ? `No second view: ${this.image.unpaired}.` : "No second view: no other image here is of the same patient, study and side.";
   }
 }

@@ -4,7 +4,11 @@ import { make } from "./elements.js";
 
 const N_SIMILAR = 4;
 
+const failureOf = (error) => (error.name === "AbortError" ? null : { failure: error.message });
+
 export class Model {
+  #asked = new AbortController();
+
   constructor(server) {
     this.server = server;
     this.facts = null;
@@ -28,28 +32,34 @@ export class Model {
     const { name, version, auc, n_training: n } = this.facts;
     const interval = auc?.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`;
     return [
-      `Model ${name} ${version}`,
+      `${this.facts.is_synthetic ? "SYNTHETIC model" : "Model"} ${name} ${version}`,
       auc?.value != null && `AUC ${auc.value.toFixed(2)}${interval}${this.isBlind ? ", not shown to be better than chance" : ""}`,
       n?.benign != null && `trained on ${n.benign + n.malignant} masses`,
     ].filter(Boolean).join(" · ");
   }
 
+  /** Take back what is being asked: nothing that the model says of it arrives any more. */
+  withdraw() {
+    this.#asked.abort();
+    this.#asked = new AbortController();
+  }
+
   async assessment(image, box) {
-    return (await this.server.json("v1/predict", { image, boxes: [box] })).assessments[0];
+    return (await this.server.json("v1/predict", { image, boxes: [box] }, this.#asked.signal)).assessments[0];
   }
 
-  /** Similar cases, or {failure} in one line: a score stands without them. */
+  /** Similar cases, or {failure} in one line: a score stands without them; null where it was taken back. */
   similar(image, box) {
-    return this.server.json("v1/similar", { image, box, n: N_SIMILAR }).catch((error) => ({ failure: error.message }));
+    return this.server.json("v1/similar", { image, box, n: N_SIMILAR }, this.#asked.signal).catch(failureOf);
   }
 
-  /** Saliency, or {failure} in one line. */
+  /** Saliency, or {failure} in one line; null where it was taken back. */
   saliency(image, box) {
-    return this.server.json("v1/saliency", { image, box }).catch((error) => ({ failure: error.message }));
+    return this.server.json("v1/saliency", { image, box }, this.#asked.signal).catch(failureOf);
   }
 
   report(image, boxes, format) {
-    return this.server.blob("v1/report", { image, boxes, format });
+    return this.server.blob("v1/report", { image, boxes, format }, this.#asked.signal);
   }
 
   /** A training mass's region; without --data the server has pictures of synthetic neighbors ("n0", "n1", ...) alone. */
@@ -58,7 +68,7 @@ export class Model {
     if (!this.hasPictures && !name.startsWith("n")) return none();
     const image = make("img", { class: "picture", alt: "", width: 96, height: 96 });
     if (!this.pictures.has(name)) {
-      const asked = this.server.blob(`v1/cases/${encodeURIComponent(name)}/picture`);
+      const asked = this.server.blob(`v1/cases/${encodeURIComponent(name)}/picture`, undefined, this.#asked.signal);
       this.pictures.set(name, asked.then((blob) => URL.createObjectURL(blob)));
     }
     this.pictures.get(name).then((address) => Object.assign(image, { src: address, alt: `Training mass ${name}` }), () => {

@@ -83,12 +83,13 @@ export class Panel {
     const has = assessment.malignancy != null;
     return make("section", { id: "scored", class: `card call ${assessment.decision}`, "aria-label": "Score" },
       make("p", { class: "soft" }, where),
+      model.facts?.is_synthetic && make("p", { class: "synthetic" }, "SYNTHETIC MODEL"),
       make("p", { class: "decision" }, make("span", { class: "symbol", "aria-hidden": "true" }, symbol), ` ${call}`),
       make("p", {}, assessment.reason || meant),
       has && make("p", { class: "malignancy" }, make("b", {}, percent(assessment.malignancy)), " malignancy, calibrated"),
       has && this.#scale(assessment),
       has && make("p", { class: "meaning" }, meaningText(assessment)),
-      make("p", { class: "reminder" }, NOTICE),
+      make("p", { class: "reminder" }, model.facts?.notice ?? NOTICE),
       mark.similar?.disagreement && make("p", { id: "disagreement", class: "disagreement", role: "note" }, make("b", {}, "≠ Model and nearest cases disagree. "), mark.similar.disagreement),
       this.#flags([...(model.isBlind ? ["On masses it had not seen, this model was not shown to be better than chance."] : []), ...(assessment.flags ?? [])]));
   }

@@ -1,12 +1,11 @@
 // What is laid on paper beside the panel: the notice, the model, the view as it is.
 
 import { byId, make } from "./elements.js";
-import { NOTICE } from "./panel.js";
 
 export function layPaper(view) {
   if (!view.mammogram) return;
-  byId("printed").replaceChildren(make("p", { class: "notice" }, NOTICE), make("h1", {}, `DiagNet: ${view.case.title}`),
-    make("p", {}, `${byId("model").textContent} · printed ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC`), picture(view));
+  byId("printed").replaceChildren(make("p", { class: "notice" }, document.querySelector("header .notice").textContent), make("h1", {}, `DiagNet: ${view.case.title}`),
+    make("p", {}, `${byId("model").hidden ? "" : `${byId("model").textContent} · `}printed ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC`), picture(view));
   for (const details of document.querySelectorAll("#panel details")) details.open = true;
 }
 

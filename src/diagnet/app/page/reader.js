@@ -83,6 +83,7 @@ export class Reader {
     byId("connection").className = "connection";
     byId("lost").hidden = true;
     byId("model").textContent = this.model.text;
+    document.querySelector("header .notice").textContent = this.model.facts.notice;
   }
 
   #lost() {
@@ -151,12 +152,14 @@ export class Reader {
       if (view.case !== shown) return; // another one was chosen meanwhile
       view.show(shown, mammogram);
       view.saying("");
+      this.#comparePair();
     } catch (error) {
       if (error instanceof Problem && error.status < 500 && error.status !== 404) shown.image.state = "refused";
       view.saying(error instanceof ServerLost ? "Not loaded: the server cannot be reached. It will be loaded when it is back." : error.message);
     }
     if (view === this.view) this.scorer.veil();
     this.render();
+    if (this.isDouble && view === this.views[0] && view.case === shown) await this.#showPartner();
   }
 
   async #decode(id) {
@@ -178,9 +181,7 @@ export class Reader {
     byId("views").classList.toggle("double", this.isDouble);
     if (this.isDouble) {
       byId("views").append(second.element);
-      const partner = !this.reading && first.case?.partner(this.cases.all);
-      second.saying("No other image is open");
-      if (partner) await this.show(partner, second);
+      await this.#showPartner();
     } else {
       second.element.remove();
       second.show(null, null);
@@ -189,8 +190,28 @@ export class Reader {
     this.render();
   }
 
+  /** Beside view A stands the other view of the same breast in the same study, or nothing and the reason. */
+  async #showPartner() {
+    const [first, second] = this.views;
+    const partner = !this.reading && first.case?.partner(this.cases.all);
+    if (partner) return this.show(partner, second);
+    second.show(null, null);
+    second.saying(this.reading ? "A reader study shows one image at a time." : first.case?.alone ?? "No image is open.");
+  }
+
+  /** An image that was chosen for view B by hand may be another woman's: the view says so. */
+  #comparePair() {
+    const [{ case: first }, second] = this.views;
+    const isOther = first && second.case && first !== second.case && !first.pairs(second.case);
+    second.doubt.textContent = isOther ? "≠ not shown to be the same patient, study and side as view A" : "";
+    if (second.case && !isOther && first?.image.by_patient_alone) this.says("Paired by patient and side: the table of --images tells no study.");
+  }
+
   otherView() {
-    if (this.isDouble) this.views.find((view) => view !== this.view).canvas.focus();
+    if (!this.isDouble) return;
+    const other = this.views.find((view) => view !== this.view);
+    other.canvas.focus();
+    this.activated(other); // an empty one takes no keyboard, and may be filled all the same
   }
 
   useTool(tool) {
@@ -290,6 +311,7 @@ export class Reader {
 
   render() {
     document.body.classList.toggle("reading-on", Boolean(this.reading));
+    byId("model").hidden = this.reading?.showsModel === false;
     byId("start-reading").textContent = this.reading ? "Pause study" : "Reader study";
     for (const view of this.views) view.element.classList.toggle("active", view === this.view);
     this.renderList();

@@ -50,7 +50,8 @@ export class Reading {
   }
 
   get next() {
-    const next = this.cases.findIndex((image) => !this.#given("with", image) && !this.unreadable.has(image));
+    const isRead = (image) => this.#given("with", image) || this.#given("without", image)?.no_mass || this.unreadable.has(image);
+    const next = this.cases.findIndex((image) => !isRead(image));
     return next < 0 ? this.cases.length : next;
   }
 
@@ -78,6 +79,8 @@ export class Reading {
     Object.assign(reader.view.window, { preset: 0, inverted: false }); // every study begins alike
     this.marksBefore = reader.cases.all.map(({ marks }) => marks);
     for (const known of reader.cases.all) known.marks = [];
+    for (const view of reader.views) view.show(null, null); // with boxes, calls and veils that were on it
+    reader.says("");
     await this.show();
   }
 
@@ -86,6 +89,7 @@ export class Reading {
     const { reader } = this;
     const shown = reader.cases.byId(this.image);
     reader.scorer.saliency.on = false;
+    if (!this.showsModel) reader.model.withdraw();
     if (this.image && !shown) reader.warns("The study's next image is not on the server: start it with the same folder.");
     if (shown && this.first && !shown.marks.length) shown.marks = [new Mark([...this.first.box])];
     for (const known of reader.cases.all) known.read = this.cases.slice(0, this.next).includes(known.image.id);
@@ -110,6 +114,8 @@ export class Reading {
     for (const [k, known] of reader.cases.all.entries()) Object.assign(known, { marks: this.marksBefore[k] ?? [], read: false });
     if (reader.view.case) reader.show(reader.view.case);
     else reader.render();
+    const answered = reader.cases.all.flatMap(({ marks }) => marks).filter(({ assessment }) => assessment?.malignancy != null);
+    for (const mark of answered) if (!mark.similar) reader.scorer.askSimilar(mark); // it was taken back
   }
 
   /** Begin to time what is shown now. */
@@ -141,6 +147,7 @@ export class Reading {
       make("div", { class: "row" },
         make("button", { id: "save-score", type: "button", class: "primary", "aria-disabled": String(this.score === null || !mark), onclick: () => this.save() },
           stage === "without" ? "Save, show the model" : "Save, next case"),
+        stage === "without" && make("button", { id: "no-mass", type: "button", onclick: () => this.saveNoMass() }, "No mass, next case"),
         make("button", { id: "pause-reading", type: "button", class: "quiet", onclick: () => this.leave() }, "Pause")));
   }
 
@@ -157,7 +164,18 @@ export class Reading {
     if (this.saving) return;
     if (!mark) return this.reader.says("Mark the mass first: press B, or choose Mark and drag a box round it.");
     if (this.score === null) return this.reader.says("Give a score first, with the slider or as a number.");
-    const entry = { image: this.image, box: mark.whole, stage: this.stage, score: this.score, seconds: Math.round(100 * this.clock.read) / 100 };
+    await this.#keep({ box: mark.whole, stage: this.stage, score: this.score });
+  }
+
+  /** There is nothing for the model to score: the case is read. */
+  async saveNoMass() {
+    if (this.saving) return;
+    if (this.reader.mark) return this.reader.says("A mass is marked: remove it first (Delete), or give it a score.");
+    await this.#keep({ box: null, stage: "without", score: 0, no_mass: true });
+  }
+
+  async #keep(given) {
+    const entry = { image: this.image, ...given, seconds: Math.round(100 * this.clock.read) / 100 };
     this.saving = true;
     try {
       await this.reader.server.json(`v1/reading/${encodeURIComponent(this.id)}/scores`, entry);
@@ -180,30 +198,33 @@ export class Reading {
   }
 }
 
-/** Ask who reads, or which study goes on; calls `begin(answer)` with what the server says of the study. */
+/** Ask who reads, and which study goes on, if one does; calls `begin(answer)` with what the server says of the study. */
 export function openReadingDialog(dialog, server, begin) {
   const problem = make("p", { class: "refusal", role: "alert" });
   const ask = async (path, body) => {
     try {
       const study = await server.json(path, body);
+      if (study.reader !== name.value) throw new Error("This study was begun under another reader's code: begin one of your own.");
       dialog.close();
       begin(study);
     } catch (error) {
       problem.textContent = error.message;
     }
   };
-  const name = make("input", { id: "reader-name", required: true, maxlength: 16, pattern: "[A-Za-z0-9_\\-]+", value: "R1", autocomplete: "off" });
-  const seed = make("input", { id: "reader-seed", type: "number", min: 0, max: 2147483647, value: 0, required: true });
+  const name = make("input", { id: "reader-name", required: true, maxlength: 32, pattern: "[A-Za-z0-9_\\-]+", autocomplete: "off" });
+  const seed = make("input", { id: "reader-seed", type: "number", min: 0, max: 2147483647, placeholder: "drawn", autocomplete: "off" });
   const known = make("input", { id: "reader-known", value: Reading.remembered ?? "", maxlength: 64, autocomplete: "off" });
+  const goOn = () => name.reportValidity() && known.value && ask(`v1/reading/${encodeURIComponent(known.value)}`);
   refill(dialog,
     make("h2", { id: "reading-title" }, "Reader study"),
-    make("p", {}, "Every image of the server's list comes once, in random order. You read it first without the model, then with it. Scores and times are kept by the server; you may stop at any time and go on later."),
-    make("form", { onsubmit: (event) => { event.preventDefault(); ask("v1/reading", { reader: name.value, seed: Number(seed.value) }); } },
-      make("label", {}, "Reader code (no name) ", name), make("label", {}, "Seed of the order ", seed),
+    make("p", {}, "Every image of the server's list comes once, in random order. You read it first without the model, then with it. Scores and times are kept by the server; you may stop at any time and go on later. Each reader has a code and a study of their own."),
+    make("form", { onsubmit: (event) => { event.preventDefault(); ask("v1/reading", { reader: name.value, ...(seed.value && { seed: Number(seed.value) }) }); } },
+      make("label", {}, "Your reader code (no name) ", name), make("label", {}, "Seed of the order ", seed),
       make("button", { id: "begin-reading", class: "primary", type: "submit" }, "Begin")),
-    make("form", { onsubmit: (event) => { event.preventDefault(); if (known.value) ask(`v1/reading/${encodeURIComponent(known.value)}`); } },
-      make("label", {}, "Study to go on with ", known), make("button", { id: "resume-reading", type: "submit" }, "Go on")),
+    make("form", { onsubmit: (event) => { event.preventDefault(); goOn(); } },
+      make("label", {}, "Study to go on with, under your code ", known), make("button", { id: "resume-reading", type: "submit" }, "Go on")),
     problem,
     make("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close"));
   dialog.showModal();
+  name.focus();
 }

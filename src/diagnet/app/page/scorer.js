@@ -30,9 +30,11 @@ export class Scorer {
       const assessment = await this.reader.model.assessment(...place);
       if (mark.version !== version) return;
       Object.assign(mark, { state: "answered", assessment });
+      if (this.reader.reading?.showsModel === false) return;
       this.reader.says("The model has answered: see the findings."); // for ears; the score itself stands beside its notice
     } catch (error) {
       if (mark.version !== version) return;
+      if (error.name === "AbortError") return void (mark.state = "new"); // a reader study began meanwhile
       const waits = error instanceof ServerLost;
       Object.assign(mark, { state: waits ? "waiting" : "failed", failure: waits ? "Not scored yet: the server cannot be reached. It is asked again when the server is back." : error.message });
     }
@@ -40,7 +42,13 @@ export class Scorer {
     this.reader.render();
     if (mark.assessment?.malignancy == null) return;
     if (this.saliency.on) this.#askSaliency(mark);
-    const similar = await this.reader.model.similar(...place);
+    await this.askSimilar(mark);
+  }
+
+  async askSimilar(mark) {
+    if (this.reader.reading?.showsModel === false) return;
+    const { version } = mark;
+    const similar = await this.reader.model.similar(this.reader.cases.of(mark).image.id, mark.whole);
     if (mark.version !== version) return;
     mark.similar = similar;
     this.reader.render();
@@ -88,7 +96,7 @@ export class Scorer {
       const blob = await this.reader.model.report(this.reader.view.case.image.id, scored.map(({ whole }) => whole), format);
       download(blob, `diagnet-${this.reader.view.case.image.name.replace(/\W+/g, "-")}.${format === "sr" ? "dcm" : "json"}`);
     } catch (error) {
-      this.reader.warns(error.message);
+      if (error.name !== "AbortError") this.reader.warns(error.message);
     }
   }
 }

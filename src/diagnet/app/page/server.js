@@ -42,16 +42,16 @@ export class Server extends EventTarget {
     return this.#lost;
   }
 
-  async json(path, body) {
-    return (await this.#answer(path, body)).json();
+  async json(path, body, signal) {
+    return (await this.#answer(path, body, signal)).json();
   }
 
-  async blob(path, body) {
-    return (await this.#answer(path, body)).blob();
+  async blob(path, body, signal) {
+    return (await this.#answer(path, body, signal)).blob();
   }
 
   remove(path) {
-    return this.#answer(path, undefined, "DELETE");
+    return this.#answer(path, undefined, undefined, "DELETE");
   }
 
   /** Displayed grey values of an image: {width, height, pixels: Uint16Array}, row by row. */
@@ -72,12 +72,12 @@ export class Server extends EventTarget {
     }
   }
 
-  async #answer(path, body, method = body === undefined ? "GET" : "POST") {
-    let answer = await this.#ask(path, body, method);
+  async #answer(path, body, signal, method = body === undefined ? "GET" : "POST") {
+    let answer = await this.#ask(path, body, method, signal);
     for (let tries = 0; answer.status === 429 && tries < 3; tries++) {
       const seconds = Math.min(Number(answer.headers.get("Retry-After")) || 1, 10);
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-      answer = await this.#ask(path, body, method);
+      answer = await this.#ask(path, body, method, signal);
     }
     if (answer.ok) return answer;
     const problem = await answer.json().catch(() => ({}));
@@ -85,7 +85,7 @@ export class Server extends EventTarget {
     throw new Problem(answer.status, detail || `The server refused (${answer.status}).`);
   }
 
-  async #ask(path, body, method = "GET") {
+  async #ask(path, body, method = "GET", signal = null) {
     const headers = {};
     if (this.#token) headers.Authorization = `Bearer ${this.#token}`;
     if (method !== "GET") headers["X-DiagNet"] = "1";
@@ -95,8 +95,9 @@ export class Server extends EventTarget {
     }
     let answer;
     try {
-      answer = await fetch(new URL(path, ROOT), { method, headers, body, cache: "no-store", credentials: "omit" });
-    } catch {
+      answer = await fetch(new URL(path, ROOT), { method, headers, body, cache: "no-store", credentials: "omit", signal });
+    } catch (error) {
+      if (signal?.aborted) throw error;
       this.#lose();
       throw new ServerLost();
     }

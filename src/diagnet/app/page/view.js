@@ -22,11 +22,12 @@ export class View {
     [this.scale, this.x, this.y] = [1, 0, 0];
     this.layer = new MarksLayer(this);
     this.title = make("p", { class: "corner title" });
+    this.doubt = make("p", { class: "corner doubt", role: "note" });
     this.facts = make("p", { class: "corner facts" });
     this.bar = make("p", { class: "corner scale-bar" });
     this.empty = make("p", { class: "empty" });
     this.element = make("section", { class: "view", "aria-label": `View ${name}`, "data-tool": "move" },
-      this.layer.svg, this.title, this.facts, this.bar, this.empty);
+      this.layer.svg, this.title, this.doubt, this.facts, this.bar, this.empty);
     this.#makeCanvas(TexturePainter.on);
     listenToPointer(this);
     this.element.addEventListener("focusin", () => listener.activated(this));

@@ -1,7 +1,7 @@
 """The whole report, in the order in which it is read."""
 
 from diagnet.arrays import Images
-from diagnet.notice import NOTICE
+from diagnet.notice import SYNTHETIC_FLAG, notice_of
 from diagnet.run.folder import data_name
 from diagnet.run.report.files import RunFiles
 from diagnet.run.report.making import data, learning, neighbors, settings
@@ -26,11 +26,12 @@ def report_page(run: RunFiles, images: Images) -> str:
     )
     return page(
         "DiagNet report",
-        tag("div", NOTICE, class_="notice", role="note"),
+        tag("div", notice_of(run.is_synthetic), class_="notice", role="note"),
         tag(
             "main",
             tag("h1", "DiagNet: how well are masses told apart?"),
             tag("p", " · ".join(facts), class_="soft"),
+            tag("p", tag("b", SYNTHETIC_FLAG), class_="warning") if run.is_synthetic else None,
             *(tag("p", tag("b", "Warning: "), text, class_="warning") for text in record["warnings"]),
             results(run),
             meaning(run),
@@ -40,4 +41,5 @@ def report_page(run: RunFiles, images: Images) -> str:
             learning(run),
             settings(run),
         ),
+        is_synthetic=run.is_synthetic,
     )

@@ -57,6 +57,11 @@ class RunFiles:
         return list(self.record["data"]["classes"])
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether the run was trained on phantoms."""
+        return bool(self.record["data"].get("synthetic", False))
+
+    @property
     def target(self) -> str:
         """The class a high score speaks for."""
         return "malignant" if "malignant" in self.classes else self.classes[-1]

@@ -85,7 +85,7 @@ def learning(run: RunFiles) -> Html:
         for name, draw, caption in curves
         if any(row.get(name) is not None for row in run.history)
     ]
-    return section("Learning", tag("div", *drawn, class_="figures"), _map(run), reminder())
+    return section("Learning", tag("div", *drawn, class_="figures"), _map(run), reminder(run.is_synthetic))
 
 
 def settings(run: RunFiles) -> Html:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from importlib.resources import files
 
-from diagnet.notice import NOTICE
+from diagnet.notice import NOTICE, notice_of
 
 # Images are data, the style is inside, scripts and everything remote are forbidden to the browser as well.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
@@ -60,9 +60,9 @@ def section(title: str, *content: object) -> Html:
     return tag("section", tag("h2", title), *content)
 
 
-def reminder() -> Html:
+def reminder(is_synthetic: bool) -> Html:
     """Repeat the notice beside scores: the band on top is lost where one section is copied."""
-    return tag("p", NOTICE, class_="reminder")
+    return tag("p", notice_of(is_synthetic), class_="reminder")
 
 
 def number(value: float | None) -> str:
@@ -70,9 +70,10 @@ def number(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
 
 
-def page(title: str, *body: Html) -> str:
+def page(title: str, *body: Html, is_synthetic: bool = False) -> str:
     """Make a whole document."""
     style = files("diagnet.run.report").joinpath("report.css").read_text(encoding="utf-8")
+    style = style.replace(NOTICE, notice_of(is_synthetic))  # on top of each printed page
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

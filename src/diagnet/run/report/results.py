@@ -51,7 +51,7 @@ def results(run: RunFiles) -> Html:
             ),
             class_="cards",
         ),
-        reminder(),
+        reminder(run.is_synthetic),
         tag("p", "The interval of the AUC reaches 0.5: this run does not show more than guessing.", class_="warning")
         if mass["auc"]["low"] is not None and mass["auc"]["low"] <= 0.5
         else None,
@@ -78,7 +78,7 @@ def results(run: RunFiles) -> Html:
             class_="soft",
         ),
         tag("div", *_curves(mass, target, level), _confusion(mass["confusion"], run.classes), class_="figures"),
-        reminder(),
+        reminder(run.is_synthetic),
     )
 
 
@@ -121,7 +121,7 @@ def mistakes(run: RunFiles, images: Images) -> Html:
             " patients: pass this file on as carefully as the images themselves.",
             class_="soft",
         ),
-        reminder(),
+        reminder(run.is_synthetic),
     )
 
 

@@ -17,6 +17,8 @@ from pydicom.uid import (
     BreastTomosynthesisImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalMammographyXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -90,6 +92,65 @@ def test_phantoms_are_alike_in_every_lossless_compression(path: Path, syntax: An
     mammogram = read_mammogram(path)
     assert "JPEG" in mammogram.steps[0] or "RLE" in mammogram.steps[0]
     np.testing.assert_array_equal(mammogram.pixels, plain)
+
+
+@pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize(("n_bits", "high_bit"), [(12, 11), (12, 13), (12, 15), (10, 14), (16, 15)])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+        JPEGLSLossless,
+        JPEG2000Lossless,
+        None,
+    ],
+    ids=lambda uid: "JPEG Lossless" if uid is None else uid.name,
+)
+def test_stored_bits_are_taken_out_of_their_words(
+    path: Path, syntax: Any, n_bits: int, high_bit: int, is_signed: bool
+) -> None:
+    """Whatever stands above them, an overlay or garbage, and wherever in the word they are: PS3.5, 8.1.1."""
+    if syntax in (JPEGLSLossless, JPEG2000Lossless, None):
+        pytest.importorskip("gdcm", reason="the extra `dicom` is not installed: its compressions were not tested")
+    rng = np.random.default_rng(0)
+    values = drawn_breast()[:64, :64].astype(np.int64) % 2**n_bits - is_signed * 2 ** (n_bits - 1)
+    below = high_bit + 1 - n_bits
+    words = (values % 2**n_bits << below) + (rng.integers(0, 2, values.shape) << below + n_bits)
+    words = (words % 2**16).astype(np.uint16).view(np.int16 if is_signed else np.uint16)
+    write_dicom(path, words, ExplicitVRLittleEndian if syntax is None else syntax)
+    if syntax is None:
+        make_jpeg_lossless(path)
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = n_bits, high_bit
+    if syntax == ExplicitVRBigEndian:
+        dataset.PixelData = words.astype(">i2").tobytes()
+    dataset.save_as(path)
+    expected = (values - values.min()) / np.ptp(values)
+    np.testing.assert_allclose(read_mammogram(path).pixels, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_bits", "high_bit"), [(6, 7), (5, 4), (7, 6)])
+def test_stored_bits_of_bytes_are_found_too(path: Path, n_bits: int, high_bit: int) -> None:
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**n_bits
+    words = (values << high_bit + 1 - n_bits) | (0 if high_bit == 7 else 128)
+    found = read(path, words.astype(np.uint8), BitsStored=n_bits, HighBit=high_bit)
+    np.testing.assert_allclose(found, values / values.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"BitsStored": 12, "HighBit": 15}, "`HighBit` must be that of the pixels, got 15 .* bits below bit 4 in"),
+        ({"BitsStored": 12, "HighBit": 10}, "must be at least BitsStored - 1 and below BitsAllocated, got 10 of 12"),
+        ({"BitsStored": 12, "HighBit": 16}, "must be at least BitsStored - 1 and below BitsAllocated, got 16 of 12"),
+    ],
+)
+def test_a_high_bit_that_contradicts_the_pixels_is_refused(path: Path, elements: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(path, RAMP + np.uint16(1), **elements)
 
 
 def test_what_no_permissive_decoder_reads_is_told(path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -27,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from diagnet.data.codestream import codestream_size, rle_size
+from diagnet.data.codestream import codestream_bits, codestream_size, rle_size
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
@@ -99,10 +100,10 @@ def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
 
 
 def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]:
-    """Decode the one frame of a file.
+    """Decode the one frame of a file, and take each stored value out of its word.
 
     Raises:
-        DataError: the pixel data are not as many as the header says, or of no known transfer syntax.
+        DataError: the pixel data are not as many or not where the header says, or of no known transfer syntax.
         MissingExtraError: the compression needs the extra `dicom`.
     """
     syntax: UID = dataset.file_meta.TransferSyntaxUID
@@ -117,11 +118,44 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         )
     _check_length(dataset, syntax, path)
     if not syntax.is_encapsulated:
-        return np.asarray(pixel_array(dataset))
+        return _stored_values(pixel_array(dataset, correct_unused_bits=False), dataset, path)
     plugin = next((name for name in _plugins(syntax) if name in decoder.available_plugins), None)
     if plugin is None:
         raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
-    return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
+    options: dict[str, Any] = {}
+    if plugin == "gdcm":  # it drops what lies above the bits that it is told of
+        options = {"bits_stored": codestream_bits(_frame(dataset)) or dataset.BitsStored}
+    words = pixel_array(dataset, decoding_plugin=plugin, correct_unused_bits=False, **options)
+    return _stored_values(words, dataset, path)
+
+
+def _stored_values(
+    words: Integer[np.ndarray, "height width"], dataset: Dataset, path: Path
+) -> Integer[np.ndarray, "height width"]:
+    """Take BitsStored bits, the highest of them HighBit, out of each word: PS3.5, 8.1.1.
+
+    Bits above may hold an overlay or anything else, and are dropped; pydicom keeps those of JPEG-LS and JPEG 2000, and
+    knows no HighBit. Bits below must be 0: else the pixels are not where the header says.
+    """
+    n_bits, high_bit = int(dataset.BitsStored), int(dataset.HighBit)
+    below = high_bit + 1 - n_bits
+    if below < 0 or high_bit >= int(dataset.BitsAllocated):
+        raise DataError(
+            f"`HighBit` must be at least BitsStored - 1 and below BitsAllocated, got {high_bit} of {n_bits} bits stored"
+            f" in {path}."
+        )
+    if below and np.bitwise_and(words, (1 << below) - 1).any():
+        raise DataError(
+            f"`HighBit` must be that of the pixels, got {high_bit} of {n_bits} bits stored and pixels with bits below"
+            f" bit {below} in {path}."
+        )
+    above = 8 * words.itemsize - 1 - high_bit
+    values = words.astype(words.dtype.newbyteorder("="))
+    if above:
+        np.left_shift(values, above, out=values)
+    if above + below:  # of signed words it repeats the sign
+        np.right_shift(values, above + below, out=values)
+    return values
 
 
 def decoders() -> dict[str, str]:
@@ -163,10 +197,7 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
                 f" got {len(pixel_data)} in {path}."
             )
         return
-    offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
-    frame = get_frame(
-        pixel_data, 0, number_of_frames=1, extended_offsets=None if None in offsets else (offsets[0], offsets[1])
-    )
+    frame = _frame(dataset)
     if syntax == RLELossless:
         if 64 * len(frame) > _SURE_BYTES and rle_size(frame, 2 * n_expected) > 2 * n_expected:
             raise DataError(f"`PixelData` must unpack to {n_expected} bytes, got more in {path}.")
@@ -175,6 +206,12 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
     if size != (columns, rows, 1):
         got = "a frame that does not say its size" if size is None else "{} x {} of {}".format(*size)
         raise DataError(f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {got} in {path}.")
+
+
+def _frame(dataset: Dataset) -> bytes:
+    offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    extended = None if None in offsets else (offsets[0], offsets[1])
+    return get_frame(dataset.PixelData, 0, number_of_frames=1, extended_offsets=extended)
 
 
 def check_file(path: Path) -> None:

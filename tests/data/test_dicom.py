@@ -215,6 +215,33 @@ def test_modality_lut_goes_before_the_window(path: Path) -> None:
     np.testing.assert_allclose(found, read(path, 4095 - RAMP, **WINDOW), atol=1e-6)
 
 
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda uid: uid.name)
+@pytest.mark.parametrize("vr", ["US", "SS"])
+@pytest.mark.parametrize(
+    ("pixels", "elements", "first"),
+    [
+        (RAMP, {"RescaleSlope": 1, "RescaleIntercept": -1000}, -1000),  # unsigned, and below 0 once rescaled
+        (RAMP, {"RescaleSlope": -1, "RescaleIntercept": 100}, -3995),
+        (RAMP.astype(np.int16) - 2000, {}, -2000),
+        (RAMP.astype(np.int16) - 2000, {"RescaleSlope": 1, "RescaleIntercept": 52000}, 50000),  # signed, and above
+        (RAMP + 60000, {}, 60000),
+        (RAMP.astype(np.int16), {"ModalityLUTSequence": lut([40000 + i for i in range(4096)], 0, 16)}, 40000),
+    ],
+)
+def test_a_voi_lut_begins_at_a_value_of_the_modality_output(
+    path: Path, syntax: Any, vr: str, pixels: np.ndarray, elements: dict[str, Any], first: int
+) -> None:
+    """PS3.3, C.11.2.1.1; not PixelRepresentation decides, nor the VR."""
+    pixels = pixels.astype(np.int16 if pixels.dtype.kind == "i" else np.uint16)
+    table = lut([entry * 16 for entry in range(4096)], 0, 16)
+    word = (first + 2**15) % 2**16 - 2**15 if vr == "SS" else first % 2**16
+    table[0].add_new("LUTDescriptor", vr, [4096, word, 16])
+    slope, intercept = elements.get("RescaleSlope", 1), elements.get("RescaleIntercept", 0)
+    entries = pixels.astype(int) * slope + intercept - first * ("ModalityLUTSequence" not in elements)
+    found = read_mammogram(write_dicom(path, pixels, syntax, VOILUTSequence=table, **elements)).pixels
+    np.testing.assert_allclose(found, entries * 16 / 65535, atol=1e-6)
+
+
 def test_signed_values_keep_their_order(path: Path) -> None:
     values = np.array([[-500, 0], [250, 500]], np.int16)
     np.testing.assert_allclose(read(path, values), [[0, 0.5], [0.75, 1]])
@@ -476,10 +503,13 @@ def test_a_huge_header_is_refused_before_anything_is_allocated(path: Path) -> No
         ({"WindowCenter": 100, "WindowWidth": 0}, "`WindowWidth` must be at least 1, got 0 with center 100 in"),
         ({**WINDOW, "VOILUTFunction": "DOE"}, "must be LINEAR, LINEAR_EXACT or SIGMOID, got another value in"),
         ({"RescaleSlope": 0, "RescaleIntercept": 3}, "`RescaleSlope` must be a number other than 0, got 0 with"),
-        ({"BitsStored": None}, "got a broken or truncated file"),
         ({"Rows": 9}, "must hold 8 x 9 pixels of 16 bits, 144 bytes, got 128 in"),
         ({"Rows": 7}, "must hold 8 x 7 pixels of 16 bits, 112 bytes, got 128 in"),
-        ({"Rows": None}, "must be a DICOM file with whole pixel data, got none in"),
+        ({"Columns": 7}, "must hold 7 x 8 pixels of 16 bits, 112 bytes, got 128 in"),
+        (
+            {"Rows": None, "Columns": None, "BitsAllocated": None},
+            "must be a DICOM file with whole pixel data, got none",
+        ),
         ({"PixelData": None}, "must be a DICOM file with whole pixel data, got none in"),
     ],
 )
@@ -529,14 +559,16 @@ def test_nothing_quotes_the_patient(
     canary = "CANARY^JANE"
     names = {"PatientName": canary, "PatientID": canary, "StudyDescription": canary, "Laterality": canary}
     names |= {"PatientOrientation": canary, "PresentationLUTShape": canary, "ViewPosition": canary}
-    write_dicom(path, RAMP, BitsStored=None, **names)
-    with pytest.raises(DataError, match="broken or truncated") as caught:
+    write_dicom(path, RAMP, **names)
+    path.write_bytes(path.read_bytes()[:-90])
+    with pytest.raises(DataError, match="must hold 8 x 8 pixels") as caught:
         read_mammogram(path)
     shown = "".join(traceback.format_exception(caught.value))
-    write_dicom(path, RAMP, PixelSpacing=[111.25, 222.25], **names)
+    write_dicom(path, RAMP, PixelSpacing=[111.25, 222.25], BitsStored=[12, 12], **names)
     path.write_bytes(path.read_bytes().replace(b"111.25", b"CANARY"))
-    with pytest.raises(DataError, match="broken or truncated") as caught:
-        read_geometry(path)
+    assert read_geometry(path).spacing_mm is None
+    with pytest.raises(DataError, match=r"`BitsStored` must be a whole number .* got a malformed one") as caught:
+        read_mammogram(path)
     shown += "".join(traceback.format_exception(caught.value))
     write_dicom(path, RAMP, **names)
     caplog.clear()

@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from diagnet.data.codestream import codestream_bits, codestream_size, rle_size
+from diagnet.data.elements import check_required, leave_out_malformed
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
@@ -37,11 +38,14 @@ _MAX_INFLATED = 256 * 2**20  # bytes that a deflated file may unpack to: more th
 _PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg-openjpeg", "gdcm": "python-gdcm"}
 _SURE_BYTES = 2**30  # what unpacks to no more is not counted first
 
+_SIZE = {"Rows", "Columns", "BitsAllocated"}  # what has none of them is no image
+
 # Reading these alone keeps names and dates out of memory, and makes a header cheap.
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ImageLaterality", "Laterality",
-    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "LossyImageCompression", "PixelSpacing",
-    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "BreastImplantPresent",
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesDescription",
+    "AcquisitionDeviceProcessingDescription", "PresentationIntentType", "ImageLaterality", "Laterality",
+    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "LossyImageCompression", "BurnedInAnnotation",
+    "PixelSpacing", "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "BreastImplantPresent",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
@@ -63,11 +67,15 @@ class _Clamped(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool]:
-    """Parse a file into the elements needed here; tell whether it has the preamble of PS3.10.
+def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool, list[str]]:
+    """Parse a file into the elements needed here.
+
+    Returns:
+        The elements; whether the file has the preamble of PS3.10; and the optional elements that are malformed, which
+        are left out.
 
     Raises:
-        DataError: it is no DICOM image.
+        DataError: it is no DICOM image, or lacks a required element.
         RefusedInputError: it has too many pixels or bytes.
     """
     check_file(path)
@@ -80,14 +88,15 @@ def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bo
         else:
             file.seek(0)
             dataset = dcmread(file, force=True, specific_tags=_TAGS, stop_before_pixels=header_only)
-    if not (dataset.get("Rows") and dataset.get("Columns") and (header_only or dataset.get("PixelData"))):
+    if not (_SIZE.intersection(dataset.dir()) and (header_only or dataset.get("PixelData"))):
         raise DataError(f"`image` must be a DICOM file with whole pixel data, got none in {path}.")
     if "TransferSyntaxUID" not in dataset.file_meta:
         is_implicit, is_little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    check_required(dataset, path, header_only=header_only)
     check_pixel_count(dataset.Columns, dataset.Rows, path)
-    return dataset, has_preamble
+    return dataset, has_preamble, leave_out_malformed(dataset)
 
 
 def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
@@ -118,6 +127,7 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         )
     _check_length(dataset, syntax, path)
     if not syntax.is_encapsulated:
+        dataset.PixelData = dataset.PixelData[: dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8]
         return _stored_values(pixel_array(dataset, correct_unused_bits=False), dataset, path)
     plugin = next((name for name in _plugins(syntax) if name in decoder.available_plugins), None)
     if plugin is None:
@@ -191,7 +201,10 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
         raise DataError(f"`BitsAllocated` must be 8, 16 or 32 and hold BitsStored, got another number in {path}.")
     n_expected, pixel_data = rows * columns * bits // 8, dataset.PixelData
     if not syntax.is_encapsulated:
-        if len(pixel_data) not in (n_expected, n_expected + n_expected % 2):
+        n_excess = len(pixel_data) - n_expected
+        row, column = columns * bits // 8, rows * bits // 8
+        # PS3.5, 8.1.1 allows bytes after the pixels; a whole row or column more is a header that lies.
+        if n_excess < 0 or any(n_excess >= side and n_excess % side <= 1 for side in (row, column)):
             raise DataError(
                 f"`PixelData` must hold {columns} x {rows} pixels of {bits} bits, {n_expected} bytes,"
                 f" got {len(pixel_data)} in {path}."

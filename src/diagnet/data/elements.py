@@ -62,14 +62,14 @@ def check_required(dataset: Dataset, path: Path, *, header_only: bool) -> None:
     """
     for keyword in _SIZE if header_only else (*_SIZE, *_PIXELS):
         try:
-            (number,) = numbers(dataset, keyword) or [None]
-            is_whole = number is None or (number.is_integer() and 0 <= number < 2**16)
+            found = numbers(dataset, keyword)
+            is_usable = len(found) <= 1 and all(number.is_integer() and 0 <= number < 2**16 for number in found)
         except Exception:  # pydicom raises whatever a malformed value makes it meet
-            is_whole = False
-        if not is_whole or number is None:
-            got = "none" if is_whole else "a malformed one"
+            is_usable = False
+        if not is_usable or not found:
+            got = "none" if is_usable else "a malformed one"
             raise DataError(f"`{keyword}` must be a whole number in the header of an image, got {got} in {path}.")
-        dataset.add_new(keyword, "US", int(number))
+        dataset.add_new(keyword, "US", int(found[0]))
     if not header_only and not isinstance(dataset.get("PhotometricInterpretation") or None, str):
         raise DataError(f"`PhotometricInterpretation` must be in the header of an image, got none in {path}.")
 

@@ -124,7 +124,7 @@ def with_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int
 def _parts_below(path: Path, folder: Path) -> tuple[str, ...]:
     """The parts of a path as a table in `folder` has it, as far as they name something."""
     parts = (path.relative_to(folder) if path.is_relative_to(folder) else path).parts
-    return tuple(part for part in parts if part not in (".", "..", path.anchor))
+    return tuple(part for part in parts if part not in (".", "..", path.anchor)) or ("",)
 
 
 def _ends_with(image: Path, parts: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from diagnet.data.breast import find_breast
 from diagnet.data.dicom_file import broken, decoded, read_elements
 from diagnet.data.elements import numbers
 from diagnet.data.lut import displayed_values, modality_values
-from diagnet.data.mammogram import SCALED, Mammogram, scaled_over_breast
+from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.data.view import one_of, side, view, warnings
 from diagnet.errors import DiagNetError, RefusedInputError
@@ -127,7 +127,12 @@ def _displayed(
     return Mammogram(
         pixels=shown,
         steps=tuple(steps),
-        warnings=(*warnings(dataset, intent, has_preamble), *doubts, *(_ignored(name) for name in malformed)),
+        warnings=(
+            *warnings(dataset, intent, has_preamble),
+            *doubts,
+            *([NEGATIVE] if looks_negative(shown) else []),
+            *(_ignored(name) for name in malformed),
+        ),
         spacing_mm=spacing,
         laterality=laterality,
         view=view(dataset),

@@ -14,7 +14,8 @@ def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEn
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     meta.TransferSyntaxUID = syntax
-    dataset = FileDataset(None, {}, preamble=b"\0" * 128, file_meta=meta)
+    order = {"is_little_endian": syntax.is_little_endian}
+    dataset = FileDataset(None, {}, preamble=b"\0" * 128, file_meta=meta, **order)
     bits = pixels.dtype.itemsize * 8
     standard = {
         "SOPClassUID": SecondaryCaptureImageStorage,

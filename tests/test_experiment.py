@@ -340,6 +340,20 @@ def test_evaluating_on_other_masses(run, tmp_path):
     assert len(rows(tmp_path / "other" / "predictions.csv")) == 30
 
 
+def test_a_black_region_is_neither_trained_on_nor_evaluated(run, tmp_path):
+    black = Mass(np.zeros((32, 32), np.float32), None, "benign", "black")
+    other = phantoms(30, seed=9, patient="Q")
+    with_black = replace(other, masses=(black, *other.masses))
+    metrics = evaluate_run(run.folder, with_black, tmp_path / "other", settings=tiny().evaluation)
+    assert metrics["test"]["units"]["mass"]["n"] == 30
+    assert metrics["left_out"] == {"region has one grey value": 1}
+    assert [row["index"] for row in rows(tmp_path / "other" / "predictions.csv")] == [str(k) for k in range(1, 31)]
+    plain = tiny(neighbors={"positive_share": 0, "negative_share": 0}, training={"epochs": 1, "batch_size": 16})
+    run_experiment(plain, with_black, tmp_path / "run", with_report=False)
+    assert read_json(tmp_path / "run" / "run.json")["data"]["left_out"] == {"region has one grey value": 1}
+    assert "black" not in {row["patient_id"] for row in rows(tmp_path / "run" / "split.csv")}
+
+
 def test_masses_the_run_has_seen_are_left_out(run, tmp_path):
     metrics = evaluate_run(run.folder, phantoms(), tmp_path / "same", settings=tiny().evaluation)
     assert metrics["left_out"] == {

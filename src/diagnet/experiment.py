@@ -14,8 +14,7 @@ from diagnet.atomic import write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import read_rois
+from diagnet.data.roi import read_regions
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import across_folds, evaluate, figures_by_source, point_auc
@@ -95,8 +94,8 @@ def run_experiment(
             config = config.model_copy(update={"roi": masses.settings})
         images, data_hash, facts = masses.images, masses.sha256, masses.facts
     else:
-        facts = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
-        images = read_rois(mass_set.masses, config.roi, workers=workers, progress=progress, facts=facts)
+        masses, images, facts = read_regions(mass_set, config.roi, workers=workers, progress=progress)
+        mass_set = masses
         data_hash = array_hash(images)
     surroundings = None
     if config.training.needs_surroundings:

@@ -53,10 +53,12 @@ def report(path, *items):
     ("kind", "data", "box"),
     [
         ("POLYLINE", [10, 20, 30, 20, 30, 50, 10, 50, 10, 20], (10, 20, 30, 50)),
-        ("POLYLINE", [10, 20, 30, 25, 18, 50], (10, 20, 30, 50)),
+        ("POLYLINE", [10, 20, 30, 25, 18, 50, 10, 20], (10, 20, 30, 50)),
+        ("POLYLINE", [10, 20, 30, 20, 10, 50, 30, 50, 10, 20], (10, 20, 30, 50)),  # corners in another order
+        ("POLYLINE", [10, 20, 20, 20, 30, 20, 30, 35, 30, 50, 20, 50, 10, 50, 10, 35], (10, 20, 30, 50)),  # a small gap
         ("CIRCLE", [50, 60, 53, 64], (45, 55, 55, 65)),
         ("ELLIPSE", [10, 50, 30, 50, 20, 40, 20, 60], (10, 40, 30, 60)),
-        ("INTERPOLATED", [10, 20, 30, 20, 30, 50], (10, 20, 30, 50)),
+        ("INTERPOLATED", [10, 20, 30, 20, 30, 50, 10, 20], (10, 20, 30, 50)),
     ],
 )
 def test_a_box_spans_its_outline(tmp_path, kind, data, box):
@@ -91,6 +93,49 @@ def test_images_points_and_repetitions_are_told_apart(tmp_path):
     assert read_marks(path) == {IMAGE: [(1.0, 1.0, 5.0, 5.0)], "1.2.3.5": [(7.0, 7.0, 11.0, 11.0)]}
 
 
+MASS = [488, 384, 611, 384, 611, 509, 488, 509, 488, 384]
+NO_MASSES = {
+    "horizontal caliper": ("POLYLINE", [490, 446, 610, 446]),
+    "slanted caliper": ("POLYLINE", [490, 400, 600, 500]),
+    "there and back": ("POLYLINE", [490, 400, 600, 500, 490, 400]),
+    "angle": ("POLYLINE", [100, 100, 400, 300, 100, 500]),
+    "two lines": ("POLYLINE", [100, 100, 400, 120, 100, 500, 400, 520]),
+    "ruler with ticks": ("POLYLINE", [0, 5, 0, -5, 0, 0, 99, 0, 99, 5, 99, -5, 99, 0, 99, 1]),
+    "arrow": ("POLYLINE", [0, 0, 90, 90, 80, 90, 90, 90, 90, 80]),
+    "curve": ("INTERPOLATED", [0, 0, 30, 40, 90, 90]),
+    "point": ("POINT", [3, 3]),
+    "points": ("MULTIPOINT", [3, 3, 9, 3, 9, 9, 3, 3]),
+    "ellipse without a width": ("ELLIPSE", [10, 50, 30, 50, 20, 50, 20, 50]),
+    "circle without a radius": ("CIRCLE", [50, 60, 50, 60]),
+    "half a point": ("POLYLINE", [1, 2, 3]),
+    "no number": ("POLYLINE", [1, 2, float("nan"), 4, 5, 6, 1, 2]),
+    "no data": ("POLYLINE", []),
+    "another kind": ("SPLINE", MASS),
+}
+
+
+@pytest.mark.parametrize("name", NO_MASSES)
+def test_what_outlines_no_mass_is_passed_over_and_counted(tmp_path, name):
+    kind, data = NO_MASSES[name]
+    measure = item("NUM", outline(kind, data))
+    found = read_marks(report(tmp_path / "sr.dcm", measure, item("NUM", outline("POLYLINE", MASS)), measure))
+    assert found == {IMAGE: [(488.0, 384.0, 611.0, 509.0)]}
+    assert found.n_passed == 2
+
+
+def test_one_bad_item_does_not_lose_the_others(tmp_path):
+    without = item("SCOORD", GraphicType="POLYLINE", GraphicData=MASS)
+    no_uid = outline("POLYLINE", MASS)
+    del no_uid.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    in_space = outline("POLYLINE", MASS)
+    in_space.ValueType = "SCOORD3D"
+    later = outline("POLYLINE", MASS, frame=3)
+    path = report(tmp_path / "sr.dcm", without, no_uid, in_space, later, outline("CIRCLE", [9, 9, 9, 11], uid="1.5"))
+    found = read_marks(path)
+    assert found == {"1.5": [(7.0, 7.0, 11.0, 11.0)]}
+    assert found.n_passed == 4
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 180)] * 2, *[st.integers(1, 60)] * 2), min_size=1, max_size=4, unique=True))
 def test_what_is_written_is_read_again(tmp_path_factory, drawn):
@@ -105,12 +150,14 @@ def test_bad_marks_are_told_in_one_line(tmp_path):
     square = [1, 1, 5, 1, 5, 5, 1, 1]
     with pytest.raises(DataError, match=r"`marks` must hold outlines of masses, got none"):
         read_marks(report(tmp_path / "none.dcm", outline("POINT", [3, 3])))
-    with pytest.raises(DataError, match=r"`marks` must be outlines with an area"):
+    with pytest.raises(DataError, match=r"`marks` must hold outlines of masses, got none"):
         read_marks(report(tmp_path / "flat.dcm", outline("POLYLINE", [1, 1, 5, 1])))
     with pytest.raises(RefusedInputError, match=r"`marks` must be on images of one frame"):
         read_marks(report(tmp_path / "frame.dcm", outline("POLYLINE", square, frame=3)))
-    with pytest.raises(DataError, match=r"got a broken or other file"):
+    with pytest.raises(DataError, match=r"`marks` must hold outlines of masses, got none"):
         read_marks(report(tmp_path / "odd.dcm", outline("POLYLINE", [1, 2, 3])))
+    with pytest.raises(DataError, match=r"must have the points of their shape, got 3 of a CIRCLE"):
+        read_marks(report(tmp_path / "round.dcm", outline("CIRCLE", [1, 2, 3, 4, 5, 6])))
     many = [outline("POLYLINE", square) for _ in range(MAX_MARKS + 1)]
     with pytest.raises(RefusedInputError, match=r"at most 1000 outlines"):
         read_marks(report(tmp_path / "many.dcm", *many))
@@ -164,9 +211,9 @@ def test_annotations_in_pixels_count_and_those_of_the_display_do_not(tmp_path):
     series.ReferencedImageSequence = [named("1.1"), named("1.2")]
     state.ReferencedSeriesSequence = [series]
     state.GraphicAnnotationSequence = [
-        drawn("PIXEL", [10, 20, 30, 20, 30, 50], "1.1"),
+        drawn("PIXEL", [10, 20, 30, 20, 30, 50, 10, 20], "1.1"),
         drawn("DISPLAY", [0, 0, 1, 0, 1, 1], "1.1"),
-        drawn("PIXEL", [1, 2, 8, 2, 8, 9]),  # of all images that the state is of
+        drawn("PIXEL", [1, 2, 8, 2, 8, 9, 1, 2]),  # of all images that the state is of
     ]
     state.save_as(path)
     everywhere = (1.0, 2.0, 8.0, 9.0)

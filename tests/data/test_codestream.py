@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagnet.data.codestream import codestream_size, rle_size
+from diagnet.data.codestream import codestream_bits, codestream_size, rle_size
 
 J2K = b"\xff\x4f\xff\x51" + struct.pack(">HH8IH", 47, 0, 110, 220, 10, 20, 64, 64, 0, 0, 1)
 SOF = struct.pack(">BBHBHHB", 0xFF, 0xC3, 11, 16, 30, 40, 1)
@@ -27,6 +27,12 @@ SOF = struct.pack(">BBHBHHB", 0xFF, 0xC3, 11, 16, 30, 40, 1)
 )
 def test_a_frame_says_its_size(frame: bytes, size: tuple[int, int, int] | None) -> None:
     assert codestream_size(frame) == size
+
+
+def test_a_frame_says_the_bits_of_a_sample() -> None:
+    assert codestream_bits(b"\xff\xd8" + SOF) == 16
+    assert codestream_bits(b"\xff\xd8" + SOF.replace(b"\xc3", b"\xf7")) == 16
+    assert codestream_bits(J2K) is None
 
 
 @given(st.binary(max_size=200))

@@ -17,6 +17,8 @@ from pydicom.uid import (
     BreastTomosynthesisImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalMammographyXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -94,6 +96,65 @@ def test_phantoms_are_alike_in_every_lossless_compression(path: Path, syntax: An
     np.testing.assert_array_equal(mammogram.pixels, plain)
 
 
+@pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize(("n_bits", "high_bit"), [(12, 11), (12, 13), (12, 15), (10, 14), (16, 15)])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+        JPEGLSLossless,
+        JPEG2000Lossless,
+        None,
+    ],
+    ids=lambda uid: "JPEG Lossless" if uid is None else uid.name,
+)
+def test_stored_bits_are_taken_out_of_their_words(
+    path: Path, syntax: Any, n_bits: int, high_bit: int, is_signed: bool
+) -> None:
+    """Whatever stands above them, an overlay or garbage, and wherever in the word they are: PS3.5, 8.1.1."""
+    if syntax in (JPEGLSLossless, JPEG2000Lossless, None):
+        pytest.importorskip("gdcm", reason="the extra `dicom` is not installed: its compressions were not tested")
+    rng = np.random.default_rng(0)
+    values = drawn_breast()[:64, :64].astype(np.int64) % 2**n_bits - is_signed * 2 ** (n_bits - 1)
+    below = high_bit + 1 - n_bits
+    words = (values % 2**n_bits << below) + (rng.integers(0, 2, values.shape) << below + n_bits)
+    words = (words % 2**16).astype(np.uint16).view(np.int16 if is_signed else np.uint16)
+    write_dicom(path, words, ExplicitVRLittleEndian if syntax is None else syntax)
+    if syntax is None:
+        make_jpeg_lossless(path)
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = n_bits, high_bit
+    if syntax == ExplicitVRBigEndian:
+        dataset.PixelData = words.astype(">i2").tobytes()
+    dataset.save_as(path)
+    expected = (values - values.min()) / np.ptp(values)
+    np.testing.assert_allclose(read_mammogram(path).pixels, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_bits", "high_bit"), [(6, 7), (5, 4), (7, 6)])
+def test_stored_bits_of_bytes_are_found_too(path: Path, n_bits: int, high_bit: int) -> None:
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**n_bits
+    words = (values << high_bit + 1 - n_bits) | (0 if high_bit == 7 else 128)
+    found = read(path, words.astype(np.uint8), BitsStored=n_bits, HighBit=high_bit)
+    np.testing.assert_allclose(found, values / values.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"BitsStored": 12, "HighBit": 15}, "`HighBit` must be that of the pixels, got 15 .* bits below bit 4 in"),
+        ({"BitsStored": 12, "HighBit": 10}, "must be at least BitsStored - 1 and below BitsAllocated, got 10 of 12"),
+        ({"BitsStored": 12, "HighBit": 16}, "must be at least BitsStored - 1 and below BitsAllocated, got 16 of 12"),
+    ],
+)
+def test_a_high_bit_that_contradicts_the_pixels_is_refused(path: Path, elements: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(path, RAMP + np.uint16(1), **elements)
+
+
 def test_what_no_permissive_decoder_reads_is_told(path: Path) -> None:
     pytest.importorskip("gdcm", reason="the extra `dicom` is not installed: its compressions were not tested")
     shutil.copy(pydicom.data.get_testdata_file("JPEG-lossy.dcm"), path)
@@ -154,6 +215,33 @@ def test_modality_lut_goes_before_the_window(path: Path) -> None:
     table = list(range(4095, -1, -1))
     found = read(path, ModalityLUTSequence=lut(table, first=0, bits=16), **WINDOW)
     np.testing.assert_allclose(found, read(path, 4095 - RAMP, **WINDOW), atol=1e-6)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda uid: uid.name)
+@pytest.mark.parametrize("vr", ["US", "SS"])
+@pytest.mark.parametrize(
+    ("pixels", "elements", "first"),
+    [
+        (RAMP, {"RescaleSlope": 1, "RescaleIntercept": -1000}, -1000),  # unsigned, and below 0 once rescaled
+        (RAMP, {"RescaleSlope": -1, "RescaleIntercept": 100}, -3995),
+        (RAMP.astype(np.int16) - 2000, {}, -2000),
+        (RAMP.astype(np.int16) - 2000, {"RescaleSlope": 1, "RescaleIntercept": 52000}, 50000),  # signed, and above
+        (RAMP + 60000, {}, 60000),
+        (RAMP.astype(np.int16), {"ModalityLUTSequence": lut([40000 + i for i in range(4096)], 0, 16)}, 40000),
+    ],
+)
+def test_a_voi_lut_begins_at_a_value_of_the_modality_output(
+    path: Path, syntax: Any, vr: str, pixels: np.ndarray, elements: dict[str, Any], first: int
+) -> None:
+    """PS3.3, C.11.2.1.1; not PixelRepresentation decides, nor the VR."""
+    pixels = pixels.astype(np.int16 if pixels.dtype.kind == "i" else np.uint16)
+    table = lut([entry * 16 for entry in range(4096)], 0, 16)
+    word = (first + 2**15) % 2**16 - 2**15 if vr == "SS" else first % 2**16
+    table[0].add_new("LUTDescriptor", vr, [4096, word, 16])
+    slope, intercept = elements.get("RescaleSlope", 1), elements.get("RescaleIntercept", 0)
+    entries = pixels.astype(int) * slope + intercept - first * ("ModalityLUTSequence" not in elements)
+    found = read_mammogram(write_dicom(path, pixels, syntax, VOILUTSequence=table, **elements)).pixels
+    np.testing.assert_allclose(found, entries * 16 / 65535, atol=1e-6)
 
 
 def test_signed_values_keep_their_order(path: Path) -> None:
@@ -417,10 +505,13 @@ def test_a_huge_header_is_refused_before_anything_is_allocated(path: Path) -> No
         ({"WindowCenter": 100, "WindowWidth": 0}, "`WindowWidth` must be at least 1, got 0 with center 100 in"),
         ({**WINDOW, "VOILUTFunction": "DOE"}, "must be LINEAR, LINEAR_EXACT or SIGMOID, got another value in"),
         ({"RescaleSlope": 0, "RescaleIntercept": 3}, "`RescaleSlope` must be a number other than 0, got 0 with"),
-        ({"BitsStored": None}, "got a broken or truncated file"),
         ({"Rows": 9}, "must hold 8 x 9 pixels of 16 bits, 144 bytes, got 128 in"),
         ({"Rows": 7}, "must hold 8 x 7 pixels of 16 bits, 112 bytes, got 128 in"),
-        ({"Rows": None}, "must be a DICOM file with whole pixel data, got none in"),
+        ({"Columns": 7}, "must hold 7 x 8 pixels of 16 bits, 112 bytes, got 128 in"),
+        (
+            {"Rows": None, "Columns": None, "BitsAllocated": None},
+            "must be a DICOM file with whole pixel data, got none",
+        ),
         ({"PixelData": None}, "must be a DICOM file with whole pixel data, got none in"),
     ],
 )
@@ -470,14 +561,16 @@ def test_nothing_quotes_the_patient(
     canary = "CANARY^JANE"
     names = {"PatientName": canary, "PatientID": canary, "StudyDescription": canary, "Laterality": canary}
     names |= {"PatientOrientation": canary, "PresentationLUTShape": canary, "ViewPosition": canary}
-    write_dicom(path, RAMP, BitsStored=None, **names)
-    with pytest.raises(DataError, match="broken or truncated") as caught:
+    write_dicom(path, RAMP, **names)
+    path.write_bytes(path.read_bytes()[:-90])
+    with pytest.raises(DataError, match="must hold 8 x 8 pixels") as caught:
         read_mammogram(path)
     shown = "".join(traceback.format_exception(caught.value))
-    write_dicom(path, RAMP, PixelSpacing=[111.25, 222.25], **names)
+    write_dicom(path, RAMP, PixelSpacing=[111.25, 222.25], BitsStored=[12, 12], **names)
     path.write_bytes(path.read_bytes().replace(b"111.25", b"CANARY"))
-    with pytest.raises(DataError, match="broken or truncated") as caught:
-        read_geometry(path)
+    assert read_geometry(path).spacing_mm is None
+    with pytest.raises(DataError, match=r"`BitsStored` must be a whole number .* got a malformed one") as caught:
+        read_mammogram(path)
     shown += "".join(traceback.format_exception(caught.value))
     write_dicom(path, RAMP, **names)
     caplog.clear()

@@ -8,10 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diagnet.data.image import image_size, read_image
+from diagnet.data.image import image_size, read_image, read_picture
 from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, RefusedInputError
-from dicom_files import write_dicom
+from dicom_files import drawn_breast, write_dicom
 
 DEEP = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
 
@@ -177,3 +177,79 @@ def test_a_deep_tiff_whose_white_is_0_is_refused(tmp_path: Path) -> None:
     upright = read_image(shallow)
     shallow.write_bytes(shallow.read_bytes().replace(black_is_0, black_is_0[:8] + b"\x00\x00"))
     np.testing.assert_allclose(read_image(shallow), 1 - upright, atol=1e-6)  # 8 bits it turns around itself
+
+
+def png16(path: Path, layers: np.ndarray, color: int) -> Path:
+    """Write a PNG of 16 bits and several channels, which Pillow cannot, each row with another filter."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, n_layers = layers.shape
+    rows = np.frombuffer(layers.astype(">u2").tobytes(), np.uint8).reshape(height, -1).astype(int)
+    data = b""
+    for number, row in enumerate(rows):
+        above = rows[number - 1] if number else np.zeros_like(row)
+        left = np.concatenate([np.zeros(2 * n_layers, int), row[: -2 * n_layers]])
+        predicted = (np.zeros_like(row), left, above, (left + above) // 2)[number % 4]
+        data += bytes([number % 4]) + ((row - predicted) % 256).astype(np.uint8).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return path
+
+
+@pytest.mark.parametrize(("color", "n_grey", "has_alpha"), [(4, 1, True), (2, 3, False), (6, 3, True)])
+def test_sixteen_bits_of_several_channels_are_kept(tmp_path: Path, color: int, n_grey: int, has_alpha: bool) -> None:
+    rng = np.random.default_rng(0)
+    grey = np.sort(rng.integers(30000, 30000 + 500, 24 * 24)).reshape(24, 24)  # two values of the high byte
+    alpha = rng.integers(0, 65536, grey.shape)
+    layers = np.stack([grey] * n_grey + [alpha] * has_alpha, axis=-1)
+    expected = (grey - grey.min()) / np.ptp(grey)
+    image = read_image(png16(tmp_path / "image.png", layers, color))
+    np.testing.assert_allclose(image, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("n_layers", [3, 4])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiffs_of_sixteen_bits_and_several_channels_are_kept(
+    tmp_path: Path, order: str, n_layers: int, compression: str | None
+) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="no tifffile: TIFFs of 16 bits and colors were not tested")
+    grey = (np.arange(400) + 30000).reshape(20, 20).astype(np.uint16)
+    layers = np.stack([grey] * n_layers, axis=-1)
+    extra = {"extrasamples": ["unassalpha"]} if n_layers == 4 else {}
+    tifffile.imwrite(
+        tmp_path / "image.tif", layers, byteorder=order, photometric="rgb", compression=compression, **extra
+    )
+    np.testing.assert_allclose(read_image(tmp_path / "image.tif"), np.linspace(0, 1, 400).reshape(20, 20), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">u2", "<i2", ">i2", "<u4", ">u4", "<i4", ">i4", "<f4", ">f4"])
+def test_tiffs_of_any_depth_and_sign_are_not_wrapped(tmp_path: Path, dtype: str) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="no tifffile: TIFFs of all depths were not tested")
+    kind = np.dtype(dtype)
+    low, high = (np.iinfo(kind).min, np.iinfo(kind).max) if kind.kind in "iu" else (-1e6, 3e9)
+    values = np.linspace(low, high, 64).reshape(8, 8).astype(kind)
+    order = ">" if dtype[0] == ">" else "<"
+    tifffile.imwrite(tmp_path / "image.tif", values, byteorder=order, photometric="minisblack")
+    if dtype == ">u4":  # Pillow knows none
+        with pytest.raises(DataError, match="got a broken or other file"):
+            read_image(tmp_path / "image.tif")
+        return
+    np.testing.assert_allclose(read_image(tmp_path / "image.tif"), np.linspace(0, 1, 64).reshape(8, 8), atol=1e-2)
+    assert (np.diff(read_image(tmp_path / "image.tif").ravel()) >= 0).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "dcm"])
+def test_an_inverted_mammogram_is_flagged(tmp_path: Path, suffix: str) -> None:
+    drawn = (drawn_breast() // 16).astype(np.uint8)
+    for pixels, is_negative in ((drawn, False), (255 - drawn, True), (drawn[60:100, 20:60], False)):
+        path = tmp_path / f"image.{suffix}"
+        if suffix == "dcm":
+            write_dicom(path, np.ascontiguousarray(pixels[: len(pixels) // 2 * 2]))
+        else:
+            save(path, np.ascontiguousarray(pixels))
+        flag = "the background is bright: this may be a negative"
+        assert (flag in read_picture(path).warnings) is is_negative

@@ -77,6 +77,47 @@ def test_a_name_that_is_there_twice_says_nothing(folder):
     assert n_unused == 2
 
 
+@pytest.fixture
+def download(tmp_path):
+    """Three patients' images of one name, as archives give them."""
+    paths = [tmp_path / "download" / patient / "s1" / "1-1.dcm" for patient in ("P1", "P2", "P3")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    return paths
+
+
+@pytest.mark.parametrize("place", ["download", "boxes", "."])
+def test_images_of_one_name_keep_apart_wherever_the_table_lies(tmp_path, download, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    path = table(tmp_path / place, "image,x0,y0,x1,y1\nP2/s1/1-1.dcm,1,2,3,4\nP2/s1/1-1.dcm,5,6,7,8\n")
+    found, n_unused = with_boxes([Marked(each) for each in download], path)
+    assert [len(each.boxes) for each in found] == [0, 2, 0]
+    assert n_unused == 0
+
+
+def test_a_bare_name_of_several_images_says_nothing(tmp_path, download):
+    path = table(tmp_path, "image,x0,y0,x1,y1\n1-1.dcm,1,2,3,4\n")
+    found, n_unused = with_boxes([Marked(each) for each in download], path)
+    assert [each.boxes for each in found] == [(), (), ()]
+    assert n_unused == 1
+    found, n_unused = with_boxes([Marked(download[0])], path)  # of one image it does, however many rows there are
+    assert len(found[0].boxes) == 1
+    twice = table(tmp_path, "image,x0,y0,x1,y1\n1-1.dcm,1,2,3,4\n1-1.dcm,5,6,7,8\n")
+    assert len(with_boxes([Marked(download[0])], twice)[0][0].boxes) == 2
+
+
+def test_what_was_found_by_path_is_not_found_again_by_name(tmp_path, download):
+    path = table(tmp_path, "image,x0,y0,x1,y1\ndownload/P1/s1/1-1.dcm,1,2,3,4\n")
+    found, n_unused = with_boxes([Marked(each) for each in download[:2]], path)
+    assert [len(each.boxes) for each in found] == [1, 0]
+    assert n_unused == 0
+    a_link = tmp_path / "elsewhere" / "1-1.dcm"
+    a_link.parent.mkdir()
+    a_link.symlink_to(download[0])
+    assert len(with_boxes([Marked(a_link)], path)[0][0].boxes) == 1
+
+
 def test_boxes_by_uid(folder):
     images = [Marked(folder / "a.png"), Marked(folder / "below" / "b.dcm")]
     found = with_boxes_by_uid(images, {images[1].image: "1.2.3"}, {"1.2.3": [Box(1.0, 2.0, 3.0, 4.0)] * 2, "9": []})

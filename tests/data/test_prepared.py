@@ -69,6 +69,14 @@ def test_what_goes_in_comes_out(mass_set, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
+def test_a_region_of_one_grey_value_is_left_out_and_counted(mass_set, tmp_path):
+    PIL.Image.new("L", (50, 60), 77).save(tmp_path / "source" / "0.png")
+    prepared = write_prepared(mass_set, tmp_path / "out", SETTINGS)
+    assert len(prepared.images) == 4
+    assert prepared.mass_set.left_out == {"label is empty": 2, "region has one grey value": 2}
+    assert (np.ptp(prepared.images, axis=(1, 2)) > 0).all()
+
+
 def test_an_empty_folder_is_filled_and_a_full_one_is_not_touched(mass_set, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import diagnet.data.roi
 from diagnet.data.box import Box
 from diagnet.data.image import read_image, read_picture
-from diagnet.data.mass import Mass
-from diagnet.data.roi import RoiSettings, cut_roi, flipped, padded_box, read_rois, rois_in_turn
+from diagnet.data.mass import Mass, MassSet
+from diagnet.data.roi import RoiSettings, cut_roi, flipped, padded_box, read_regions, read_rois, rois_in_turn
 from diagnet.errors import DataError, DiagNetError
 
 PAPER = RoiSettings()
@@ -154,6 +154,21 @@ def test_a_broken_image_stops_reading_or_is_told(png_masses):
         read_rois(png_masses, TIGHT)
     found = dict(rois_in_turn(png_masses, TIGHT))
     assert [index for index in range(9) if isinstance(found[index], DiagNetError)] == [1, 4, 7]
+
+
+@pytest.mark.parametrize("grey_range", ["region", "image"])
+def test_a_region_of_one_grey_value_is_left_out_and_counted(png_masses, grey_range):
+    flat = np.zeros((40, 40), np.float32)
+    flat[:5] = 0.7
+    settings = RoiSettings(size=16, padding_factor=1, grey_range=grey_range)
+    masses = [png_masses[0], Mass(flat, (5.0, 10.0, 25.0, 30.0), "benign", "p"), png_masses[1]]
+    found, rois, facts = read_regions(MassSet(masses, left_out={"label is empty": 2}), settings)
+    assert found.masses == png_masses[:2]
+    assert found.left_out == {"label is empty": 2, "region has one grey value": 1}
+    assert np.array_equal(rois, read_rois(png_masses[:2], settings))
+    assert len(facts) == 2
+    with pytest.raises(DataError, match="must hold a mass that can be seen, got 1 regions of one grey value each"):
+        read_regions(MassSet(masses[1:2]), settings)
 
 
 def test_flips():

@@ -154,7 +154,10 @@ def _with_marks(
             uids[each.image] = read_uid(each.image)
         except DiagNetError:
             continue  # told when it is scored
-    return with_boxes_by_uid(found, uids, read_marks(sr))
+    marks = read_marks(sr)
+    if marks.n_passed:
+        print(f"diagnet: passed over: {marks.n_passed} marks of {sr} that outline no mass", file=sys.stderr)
+    return with_boxes_by_uid(found, uids, marks)
 
 
 def _write_dicom(

@@ -1,9 +1,11 @@
 """Marks that a reader made: outlines in a structured report or a presentation state -> boxes for each image."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -15,86 +17,122 @@ MAX_MARKS = 1000
 MAX_BYTES = 64_000_000  # a report of marks has a few thousand
 _MAX_DEPTH = 50
 _OUTLINES = ("POLYLINE", "CIRCLE", "ELLIPSE", "INTERPOLATED")  # a point or several have no extent
+_NEARLY_CLOSED = 8  # points from which a line may be closed though its ends are a little apart
+_LEAST_WIDTH = 0.5  # pixels: what is thinner is a line, there and back
 _TAGS = ["SOPClassUID", "Modality", "ContentSequence", "GraphicAnnotationSequence", "ReferencedSeriesSequence"]
 
 
-def read_marks(sr: Path) -> dict[str, list[Box]]:
+class Marks(dict[str, list[Box]]):
+    """SOP Instance UID of an image -> boxes in pixels of it, in the file's order, each once.
+
+    Attributes:
+        n_passed: marks that outline no mass, or cannot be used.
+    """
+
+    n_passed = 0
+
+
+def read_marks(sr: Path) -> Marks:
     """Read the outlined masses of each image.
 
-    Every outline with spatial coordinates of an image counts, whoever drew it: SCOORD items of any report (TID 1500 and
-    others), graphic objects of a presentation state in pixels. A box spans its outline; points are passed over.
+    Every closed outline with an area and spatial coordinates of an image counts, whoever drew it: SCOORD items of any
+    report (TID 1500 and others), graphic objects of a presentation state in pixels. A box spans its outline. Points,
+    lines, angles, arrows, axes, and items that are malformed or on later frames are passed over and counted.
 
     Args:
         sr: the DICOM file.
 
-    Returns:
-        SOP Instance UID of an image -> boxes in pixels of it, in the file's order, each once.
-
     Raises:
         DataError: the file is no DICOM file of marks, is broken, or holds no outline.
-        RefusedInputError: outlines on later frames of an image, or too many of them.
+        RefusedInputError: it is nested too deep, too large, or holds too many outlines; or none but on later frames.
     """
     with silenced():
         try:
-            found = _read(sr)
+            found, error = _read(sr)
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "a broken or other file"
             raise DataError(f"`marks` must be a DICOM report of outlined masses, got {reason}: {sr}.") from None
     if not found:
-        raise DataError(f"`marks` must hold outlines of masses, got none in {sr}.")
+        raise error or DataError(f"`marks` must hold outlines of masses, got none in {sr}.")
     return found
 
 
-def _read(path: Path) -> dict[str, list[Box]]:
+def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
+    """Read marks, and what is wrong with the first one that is."""
     if path.stat().st_size > MAX_BYTES:
         raise RefusedInputError(f"`marks` must have at most {MAX_BYTES // 1_000_000} MB, got more in {path}.")
-    found: dict[str, list[Box]] = {}
-    outlines = _outlines(dcmread(path, force=True, specific_tags=list(_TAGS)), path)
-    for number, (image, box) in enumerate(outlines):
-        if number == MAX_MARKS:
-            raise RefusedInputError(f"`marks` must hold at most {MAX_MARKS} outlines, got more in {path}.")
-        boxes = found.setdefault(image, [])
-        if box not in boxes:
-            boxes.append(box)
-    return found
+    found, first = Marks(), None
+    n_outlines = 0
+    for references, graphic in _drawn(dcmread(path, force=True, specific_tags=list(_TAGS)), path):
+        try:
+            images = [_image(reference, path) for reference in references()]
+            box = _box(graphic, path)
+        except Exception as error:  # pydicom raises whatever a broken item makes it meet; the others stand
+            first = first or (error if isinstance(error, DiagNetError) else None)
+            box, images = None, []
+        if box is None or not images:
+            found.n_passed += 1
+            continue
+        for image in images:
+            n_outlines += 1
+            if n_outlines > MAX_MARKS:
+                raise RefusedInputError(f"`marks` must hold at most {MAX_MARKS} outlines, got more in {path}.")
+            boxes = found.setdefault(image, [])
+            if box not in boxes:
+                boxes.append(box)
+    return found, first
 
 
-def _outlines(dataset: Dataset, path: Path) -> Iterator[tuple[str, Box]]:
-    """Yield each outline's image and box."""
+References = Callable[[], Sequence[Dataset]]  # read late, because what a broken file holds may be anything
+
+
+def _drawn(dataset: Dataset, path: Path) -> Iterator[tuple[References, Dataset]]:
+    """Yield all that was drawn, each with what refers to its images."""
     if "GraphicAnnotationSequence" in dataset:
-        yield from _graphics(dataset, path)
+        yield from _graphics(dataset)
     yield from _coordinates(dataset, path, 0)
 
 
-def _coordinates(item: Dataset, path: Path, depth: int) -> Iterator[tuple[str, Box]]:
+def _coordinates(item: Dataset, path: Path, depth: int) -> Iterator[tuple[References, Dataset]]:
     """Walk a content tree: PS3.3, C.17.3 and C.18.6."""
     if depth > _MAX_DEPTH:
         raise RefusedInputError(f"`marks` must be nested at most {_MAX_DEPTH} deep, got more in {path}.")
-    for child in item.get("ContentSequence") or []:
-        if child.get("ValueType") == "SCOORD" and child.get("GraphicType") in _OUTLINES:
-            box = _box(child.GraphicType, child.GraphicData, path)
-            for selected in child.get("ContentSequence") or []:
-                for image in selected.get("ReferencedSOPSequence") or []:
-                    yield _image(image, path), box
+    for child in _items(item, "ContentSequence"):
+        if child.get("ValueType") in ("SCOORD", "SCOORD3D"):
+            yield partial(_selected, child), child
         else:
             yield from _coordinates(child, path, depth + 1)
 
 
-def _graphics(dataset: Dataset, path: Path) -> Iterator[tuple[str, Box]]:
+def _selected(item: Dataset) -> list[Dataset]:
+    return [
+        image for selected in item.get("ContentSequence") or [] for image in selected.get("ReferencedSOPSequence") or []
+    ]
+
+
+def _graphics(dataset: Dataset) -> Iterator[tuple[References, Dataset]]:
     """Walk a presentation state's annotations: PS3.3, C.10.5; without a reference they belong to all its images."""
     everywhere = [
         image
-        for series in dataset.get("ReferencedSeriesSequence") or []
-        for image in series.get("ReferencedImageSequence") or []
+        for series in _items(dataset, "ReferencedSeriesSequence")
+        for image in _items(series, "ReferencedImageSequence")
     ]
-    for annotation in dataset.GraphicAnnotationSequence:
-        for graphic in annotation.get("GraphicObjectSequence") or []:
-            if graphic.get("GraphicAnnotationUnits") == "PIXEL" and graphic.get("GraphicType") in _OUTLINES:
-                box = _box(graphic.GraphicType, graphic.GraphicData, path)
-                for image in annotation.get("ReferencedImageSequence") or everywhere:
-                    yield _image(image, path), box
+    for annotation in _items(dataset, "GraphicAnnotationSequence"):
+        images = _items(annotation, "ReferencedImageSequence") or everywhere
+        for keyword in ("GraphicObjectSequence", "CompoundGraphicSequence"):
+            for graphic in _items(annotation, keyword):
+                yield partial(list, images), graphic
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence; none where it is absent, or malformed beside others that are not."""
+    try:
+        found = dataset.get(keyword) or []
+        return [item for item in found if isinstance(item, Dataset)]
+    except Exception:  # pydicom raises whatever a broken item makes it meet
+        return []
 
 
 def _image(reference: Dataset, path: Path) -> str:
@@ -104,19 +142,48 @@ def _image(reference: Dataset, path: Path) -> str:
     return str(reference.ReferencedSOPInstanceUID)
 
 
-def _box(graphic_type: str, data: Sequence[float], path: Path) -> Box:
-    """Span an outline; an ellipse is given by the ends of its axes, a circle by its center and a point of it."""
-    points = np.asarray(data, dtype=np.float64).reshape(-1, 2)
-    if graphic_type == "CIRCLE" and len(points) == 2:
+def _box(graphic: Dataset, path: Path) -> Box | None:
+    """Span a closed outline with an area; None where it is something else.
+
+    An ellipse is given by the ends of its axes, a circle by its center and a point of it.
+    """
+    kind = graphic.get("GraphicType")
+    if kind not in _OUTLINES or graphic.get("ValueType") == "SCOORD3D":
+        return None
+    if graphic.get("GraphicAnnotationUnits", "PIXEL") != "PIXEL":
+        return None
+    points = np.asarray(graphic.GraphicData, dtype=np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise DataError(f"`marks` must be at finite places, got others in {path}.")
+    if kind == "CIRCLE" and len(points) == 2:
         radius = float(np.hypot(*(points[1] - points[0])))
-        low, high = points[0] - radius, points[0] + radius
-    elif graphic_type == "ELLIPSE" and len(points) == 4:
-        center = (points[0] + points[1]) / 2
-        reach = np.hypot((points[1] - points[0]) / 2, (points[3] - points[2]) / 2)
-        low, high = center - reach, center + reach
+        low, high, width = points[0] - radius, points[0] + radius, 2 * radius
+    elif kind == "ELLIPSE" and len(points) == 4:
+        axes = np.array([points[1] - points[0], points[3] - points[2]]) / 2
+        center, reach = (points[0] + points[1]) / 2, np.hypot(*axes)
+        low, high, width = center - reach, center + reach, 2 * float(np.hypot(*axes.T).min())
+    elif kind in ("CIRCLE", "ELLIPSE"):
+        raise DataError(f"`marks` must have the points of their shape, got {len(points)} of a {kind} in {path}.")
+    elif not _is_closed(points, is_filled=graphic.get("GraphicFilled") == "Y"):
+        return None
     else:
-        low, high = points.min(axis=0), points.max(axis=0)
-    box = Box(*low.tolist(), *high.tolist())
-    if not (box.is_finite and box.has_area):
-        raise DataError(f"`marks` must be outlines with an area, got one without in {path}.")
-    return box
+        low, high, width = points.min(axis=0), points.max(axis=0), _width(points)
+    if width < _LEAST_WIDTH:
+        return None
+    return Box(*low.tolist(), *high.tolist())
+
+
+def _is_closed(points: Float64[np.ndarray, "point 2"], *, is_filled: bool) -> bool:
+    """Tell whether a line ends where it begins; one of many points may leave a gap as wide as two usual steps of it."""
+    if len(points) < 3:
+        return False
+    step = float(np.median(np.hypot(*np.diff(points, axis=0).T)))
+    gap = float(np.hypot(*(points[-1] - points[0])))
+    return is_filled or gap <= _LEAST_WIDTH or (len(points) >= _NEARLY_CLOSED and gap <= 2 * step)
+
+
+def _width(points: Float64[np.ndarray, "point 2"]) -> float:
+    """How far points reach across the line that they lie along; 0 where they lie on one."""
+    centered = points - points.mean(axis=0)
+    across = np.linalg.svd(centered, full_matrices=False)[2][-1]
+    return float(np.ptp(centered @ across))

@@ -117,7 +117,10 @@ class Worker:
 
     def _read_marks(self, path: Path) -> dict[str, list[Box]]:
         """Read marks in an order of their own; what failed before is tried again, because they were sent again."""
-        marks = {uid: sorted(boxes) for uid, boxes in read_marks(path).items()}
+        found = read_marks(path)
+        if found.n_passed:
+            self.tell(f"passed over {found.n_passed} marks that outline no mass", path.stem)
+        marks = {uid: sorted(boxes) for uid, boxes in found.items()}
         for uid, boxes in marks.items():
             self.queue.forget_failure(self._job(uid, boxes))
         return marks
@@ -147,6 +150,11 @@ class Worker:
                     continue
                 has_failed = True
                 self._fail(job, without_path(str(error), image))
+            except (OSError, RunFolderError, MissingExtraError):  # nothing that this image can help: it waits
+                raise
+            except Exception as error:  # the other images of these marks have theirs
+                has_failed = True
+                self._fail(job, f"unexpected {type(error).__name__}")
             else:
                 self.queue.set_scored(image)
         if is_waiting:

@@ -22,6 +22,11 @@ def codestream_size(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
+def codestream_bits(frame: bytes) -> int | None:
+    """Return the bits of a sample of a JPEG or JPEG-LS frame, which may be more than BitsStored."""
+    return next((frame[place + 2] for marker, place in _segments(frame) if marker in _FRAMES), None)
+
+
 def rle_size(frame: bytes, limit: int) -> int:
     """Bytes that a frame in RLE Lossless unpacks to; counting stops above `limit` (PS3.5, Annex G)."""
     n_segments, *offsets = struct.unpack_from("<16I", frame)

@@ -11,8 +11,9 @@ from pydicom.uid import BreastTomosynthesisImageStorage, DigitalMammographyXRayI
 from diagnet.arrays import Image
 from diagnet.data.breast import find_breast
 from diagnet.data.dicom_file import broken, decoded, read_elements
-from diagnet.data.lut import displayed_values, modality_values, numbers
-from diagnet.data.mammogram import SCALED, Mammogram, scaled_over_breast
+from diagnet.data.elements import numbers
+from diagnet.data.lut import displayed_values, modality_values
+from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.data.view import one_of, side, view, warnings
 from diagnet.errors import DiagNetError, RefusedInputError
@@ -50,9 +51,9 @@ def read_mammogram(
     """
     with quiet():
         try:
-            dataset, has_preamble = read_elements(path)
+            dataset, has_preamble, malformed = read_elements(path)
             _check_preamble(path, has_preamble, require_preamble)
-            return _displayed(dataset, path, has_preamble, allow_for_processing, is_scaled)
+            return _displayed(dataset, path, has_preamble, malformed, allow_for_processing, is_scaled)
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
@@ -68,8 +69,8 @@ def read_geometry(path: Path) -> Geometry:
     """
     with quiet():
         try:
-            dataset, _ = read_elements(path, header_only=True)
-            return Geometry(dataset.Columns, dataset.Rows, _spacing(dataset)[0])
+            dataset, _, malformed = read_elements(path, header_only=True)
+            return Geometry(dataset.Columns, dataset.Rows, _spacing(dataset, malformed)[0])
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
@@ -77,7 +78,12 @@ def read_geometry(path: Path) -> Geometry:
 
 
 def _displayed(
-    dataset: Dataset, path: Path, has_preamble: bool, allow_for_processing: bool, is_scaled: bool
+    dataset: Dataset,
+    path: Path,
+    has_preamble: bool,
+    malformed: list[str],
+    allow_for_processing: bool,
+    is_scaled: bool,
 ) -> Mammogram:
     intent = one_of(("FOR PRESENTATION", "FOR PROCESSING"), dataset, "PresentationIntentType")
     if dataset.get("SOPClassUID") == DigitalMammographyXRayImageStorageForProcessing:
@@ -85,6 +91,8 @@ def _displayed(
     _check_policy(dataset, path, intent, allow_for_processing)
     stored = decoded(dataset, path)
     steps = [f"decode: {dataset.file_meta.TransferSyntaxUID.name}, {dataset.BitsStored} bits stored"]
+    if dataset.HighBit != dataset.BitsStored - 1:
+        steps[0] += f", the highest of them bit {dataset.HighBit}"
     padding = _padding(stored, dataset)
     values, step = modality_values(stored, dataset, path)
     steps.append(f"modality: {step}")
@@ -112,14 +120,19 @@ def _displayed(
     seen = breast if not is_scaled or _has_black(pixels, padding) else find_breast(pixels)
     step, doubts = side(dataset, laterality, seen.chest_wall)
     steps.append(f"side: {step}")
-    spacing, source = _spacing(dataset)
+    spacing, source = _spacing(dataset, malformed)
     steps.append(f"spacing: {source}")
     if is_scaled:
         steps.append(SCALED)
     return Mammogram(
         pixels=shown,
         steps=tuple(steps),
-        warnings=(*warnings(dataset, intent, has_preamble), *doubts),
+        warnings=(
+            *warnings(dataset, intent, has_preamble),
+            *doubts,
+            *([NEGATIVE] if looks_negative(shown) else []),
+            *(_ignored(name) for name in malformed),
+        ),
         spacing_mm=spacing,
         laterality=laterality,
         view=view(dataset),
@@ -137,7 +150,7 @@ def _check_preamble(path: Path, has_preamble: bool, is_required: bool) -> None:
 
 
 def _check_policy(dataset: Dataset, path: Path, intent: str, allow_for_processing: bool) -> None:
-    n_frames = int(dataset.get("NumberOfFrames") or 1)
+    n_frames = int((numbers(dataset, "NumberOfFrames") or [1])[0]) or 1
     if dataset.get("SOPClassUID") == BreastTomosynthesisImageStorage:
         raise RefusedInputError(f"`image` must be one mammogram, got tomosynthesis of {n_frames} frames in {path}.")
     if n_frames != 1:
@@ -157,12 +170,22 @@ def _check_policy(dataset: Dataset, path: Path, intent: str, allow_for_processin
 
 def _padding(stored: Integer[np.ndarray, "height width"], dataset: Dataset) -> Bool[np.ndarray, "height width"] | None:
     """Find the pixels that were never exposed: PS3.3, C.7.5.1.1.2."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
+    ends = [_as_stored(int(end), dataset) for end in numbers(dataset, "PixelPaddingValue")]
+    if not ends:
         return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    lower, upper = sorted((value, value if limit is None else limit))
-    return np.asarray((stored >= lower) & (stored <= upper))
+    ends += [_as_stored(int(end), dataset) for end in numbers(dataset, "PixelPaddingRangeLimit")]
+    return np.asarray((stored >= min(ends)) & (stored <= max(ends)))
+
+
+def _as_stored(value: int, dataset: Dataset) -> int:
+    """Read a value as pixels are read: its VR may be the other one of US and SS, whatever PixelRepresentation says."""
+    for n_bits in (dataset.BitsAllocated, dataset.BitsStored):
+        low, high = (-(2 ** (n_bits - 1)), 2 ** (n_bits - 1)) if dataset.PixelRepresentation == 1 else (0, 2**n_bits)
+        if not low <= value < high:
+            value = (value - low) % 2**n_bits + low
+        if dataset.PixelRepresentation == 0:
+            break
+    return value
 
 
 def _has_black(pixels: Image, padding: Bool[np.ndarray, "height width"] | None) -> bool:
@@ -170,11 +193,17 @@ def _has_black(pixels: Image, padding: Bool[np.ndarray, "height width"] | None) 
     return bool((pixels.min() if padding is None else pixels.min(where=~padding, initial=1)) == 0)
 
 
-def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
+def _ignored(keyword: str) -> str:
+    return f"{keyword} is malformed and was ignored"
+
+
+def _spacing(dataset: Dataset, malformed: list[str]) -> tuple[tuple[float, float] | None, str]:
     """Return the (row, column) size of a pixel in millimetres, and which element said so."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):  # in the breast's plane before the detector's
+        if keyword in malformed:
+            return None, f"unknown, {_ignored(keyword)}"
         sizes = numbers(dataset, keyword)
-        if len(sizes) == 2 and np.isfinite(sizes).all() and min(sizes) > 0:
+        if sizes:
             return (sizes[0], sizes[1]), f"{sizes[0]:g} x {sizes[1]:g} mm, {keyword}"
     return None, "unknown"
 

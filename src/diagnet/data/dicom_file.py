@@ -4,6 +4,7 @@ import io
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -27,7 +28,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from diagnet.data.codestream import codestream_size, rle_size
+from diagnet.data.codestream import codestream_bits, codestream_size, rle_size
+from diagnet.data.elements import check_required, leave_out_malformed
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
@@ -36,11 +38,14 @@ _MAX_INFLATED = 256 * 2**20  # bytes that a deflated file may unpack to: more th
 _PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg-openjpeg", "gdcm": "python-gdcm"}
 _SURE_BYTES = 2**30  # what unpacks to no more is not counted first
 
+_SIZE = {"Rows", "Columns", "BitsAllocated"}  # what has none of them is no image
+
 # Reading these alone keeps names and dates out of memory, and makes a header cheap.
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ImageLaterality", "Laterality",
-    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "LossyImageCompression", "PixelSpacing",
-    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "BreastImplantPresent",
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesDescription",
+    "AcquisitionDeviceProcessingDescription", "PresentationIntentType", "ImageLaterality", "Laterality",
+    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "LossyImageCompression", "BurnedInAnnotation",
+    "PixelSpacing", "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "BreastImplantPresent",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
@@ -62,11 +67,15 @@ class _Clamped(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool]:
-    """Parse a file into the elements needed here; tell whether it has the preamble of PS3.10.
+def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool, list[str]]:
+    """Parse a file into the elements needed here.
+
+    Returns:
+        The elements; whether the file has the preamble of PS3.10; and the optional elements that are malformed, which
+        are left out.
 
     Raises:
-        DataError: it is no DICOM image.
+        DataError: it is no DICOM image, or lacks a required element.
         RefusedInputError: it has too many pixels or bytes.
     """
     check_file(path)
@@ -79,14 +88,15 @@ def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bo
         else:
             file.seek(0)
             dataset = dcmread(file, force=True, specific_tags=_TAGS, stop_before_pixels=header_only)
-    if not (dataset.get("Rows") and dataset.get("Columns") and (header_only or dataset.get("PixelData"))):
+    if not (_SIZE.intersection(dataset.dir()) and (header_only or dataset.get("PixelData"))):
         raise DataError(f"`image` must be a DICOM file with whole pixel data, got none in {path}.")
     if "TransferSyntaxUID" not in dataset.file_meta:
         is_implicit, is_little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    check_required(dataset, path, header_only=header_only)
     check_pixel_count(dataset.Columns, dataset.Rows, path)
-    return dataset, has_preamble
+    return dataset, has_preamble, leave_out_malformed(dataset)
 
 
 def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
@@ -99,10 +109,10 @@ def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
 
 
 def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]:
-    """Decode the one frame of a file.
+    """Decode the one frame of a file, and take each stored value out of its word.
 
     Raises:
-        DataError: the pixel data are not as many as the header says, or of no known transfer syntax.
+        DataError: the pixel data are not as many or not where the header says, or of no known transfer syntax.
         MissingExtraError: the compression needs the extra `dicom`.
     """
     syntax: UID = dataset.file_meta.TransferSyntaxUID
@@ -117,11 +127,45 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         )
     _check_length(dataset, syntax, path)
     if not syntax.is_encapsulated:
-        return np.asarray(pixel_array(dataset))
+        dataset.PixelData = dataset.PixelData[: dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8]
+        return _stored_values(pixel_array(dataset, correct_unused_bits=False), dataset, path)
     plugin = next((name for name in _plugins(syntax) if name in decoder.available_plugins), None)
     if plugin is None:
         raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
-    return np.asarray(pixel_array(dataset, decoding_plugin=plugin))
+    options: dict[str, Any] = {}
+    if plugin == "gdcm":  # it drops what lies above the bits that it is told of
+        options = {"bits_stored": codestream_bits(_frame(dataset)) or dataset.BitsStored}
+    words = pixel_array(dataset, decoding_plugin=plugin, correct_unused_bits=False, **options)
+    return _stored_values(words, dataset, path)
+
+
+def _stored_values(
+    words: Integer[np.ndarray, "height width"], dataset: Dataset, path: Path
+) -> Integer[np.ndarray, "height width"]:
+    """Take BitsStored bits, the highest of them HighBit, out of each word: PS3.5, 8.1.1.
+
+    Bits above may hold an overlay or anything else, and are dropped; pydicom keeps those of JPEG-LS and JPEG 2000, and
+    knows no HighBit. Bits below must be 0: else the pixels are not where the header says.
+    """
+    n_bits, high_bit = int(dataset.BitsStored), int(dataset.HighBit)
+    below = high_bit + 1 - n_bits
+    if below < 0 or high_bit >= int(dataset.BitsAllocated):
+        raise DataError(
+            f"`HighBit` must be at least BitsStored - 1 and below BitsAllocated, got {high_bit} of {n_bits} bits stored"
+            f" in {path}."
+        )
+    if below and np.bitwise_and(words, (1 << below) - 1).any():
+        raise DataError(
+            f"`HighBit` must be that of the pixels, got {high_bit} of {n_bits} bits stored and pixels with bits below"
+            f" bit {below} in {path}."
+        )
+    above = 8 * words.itemsize - 1 - high_bit
+    values = words.astype(words.dtype.newbyteorder("="))
+    if above:
+        np.left_shift(values, above, out=values)
+    if above + below:  # of signed words it repeats the sign
+        np.right_shift(values, above + below, out=values)
+    return values
 
 
 def decoders() -> dict[str, str]:
@@ -157,16 +201,16 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
         raise DataError(f"`BitsAllocated` must be 8, 16 or 32 and hold BitsStored, got another number in {path}.")
     n_expected, pixel_data = rows * columns * bits // 8, dataset.PixelData
     if not syntax.is_encapsulated:
-        if len(pixel_data) not in (n_expected, n_expected + n_expected % 2):
+        n_excess = len(pixel_data) - n_expected
+        row, column = columns * bits // 8, rows * bits // 8
+        # PS3.5, 8.1.1 allows bytes after the pixels; a whole row or column more is a header that lies.
+        if n_excess < 0 or any(n_excess >= side and n_excess % side <= 1 for side in (row, column)):
             raise DataError(
                 f"`PixelData` must hold {columns} x {rows} pixels of {bits} bits, {n_expected} bytes,"
                 f" got {len(pixel_data)} in {path}."
             )
         return
-    offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
-    frame = get_frame(
-        pixel_data, 0, number_of_frames=1, extended_offsets=None if None in offsets else (offsets[0], offsets[1])
-    )
+    frame = _frame(dataset)
     if syntax == RLELossless:
         if 64 * len(frame) > _SURE_BYTES and rle_size(frame, 2 * n_expected) > 2 * n_expected:
             raise DataError(f"`PixelData` must unpack to {n_expected} bytes, got more in {path}.")
@@ -175,6 +219,12 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
     if size != (columns, rows, 1):
         got = "a frame that does not say its size" if size is None else "{} x {} of {}".format(*size)
         raise DataError(f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {got} in {path}.")
+
+
+def _frame(dataset: Dataset) -> bytes:
+    offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    extended = None if None in offsets else (offsets[0], offsets[1])
+    return get_frame(dataset.PixelData, 0, number_of_frames=1, extended_offsets=extended)
 
 
 def check_file(path: Path) -> None:

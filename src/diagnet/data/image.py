@@ -1,19 +1,21 @@
 """One image file -> grey values in [0, 1], whatever its format; and its size without decoding it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
+from jaxtyping import Shaped
 from PIL import ImageChops
 from PIL.TiffImagePlugin import TiffImageFile
 
 from diagnet.arrays import Image
 from diagnet.data.dicom import read_geometry, read_mammogram
 from diagnet.data.dicom_file import check_file, check_pixel_count
-from diagnet.data.mammogram import SCALED, Mammogram, scaled_over_breast
+from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
@@ -21,7 +23,16 @@ BareFiles = Literal["named", "none", "any"]
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
 _TINT = 32  # levels of 255 by which a grey pixel's channels may differ: scans have a tint, JPEG its noise
 _COLORED_SHARE = 0.01  # of the pixels that may be in color, as a mark drawn on a screenshot
-_PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
+_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF's tags
+_UNSIGNED, _SIGNED = 1, 2  # of SampleFormat
+# Pillow keeps the high byte of 16 bits where there are several channels. In the other order of bytes it gives the low.
+_GREY_ALPHA = "LA;16B"
+_LOW_BYTES = {
+    f"{channels};16{order}": f"{channels};16{other}"
+    for channels in ("RGB", "RGBX", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+} | {_GREY_ALPHA: "RGBA"}
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow makes color grey
 
 
 def read_image(path: Path) -> Image:
@@ -30,7 +41,7 @@ def read_image(path: Path) -> Image:
 
 
 def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFiles = "named") -> Mammogram:
-    """Read a DICOM, PNG, JPEG or TIFF file of 8 or 16 bits as grey values in [0, 1], see `scaled_over_breast`.
+    """Read a DICOM, PNG, JPEG or TIFF file as grey values in [0, 1], see `scaled_over_breast`.
 
     What is grey in color channels becomes grey, a color picture is refused, transparency is dropped, orientation marks
     for photo viewers are ignored. DICOM goes through the display chain of `diagnet.data.dicom.read_mammogram`.
@@ -53,10 +64,40 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
             path, allow_for_processing=allow_for_processing, require_preamble=is_strict, is_scaled=True
         )
     with _opened(path) as file:
+        values = _grey(file, path)  # first: what is asked of a file already read has no tiles
         _check_grey(file, path)
-        is_deep = file.mode in ("I", "F") or file.mode.startswith("I;16")
-        pixels = scaled_over_breast(np.asarray(file if is_deep else file.convert("L")))
-        return Mammogram(pixels, (f"decode: {file.format}, mode {file.mode}", SCALED))
+        pixels = scaled_over_breast(values)
+        step = f"decode: {file.format}, mode {file.mode}"
+        return Mammogram(pixels, (step, SCALED), (NEGATIVE,) if looks_negative(pixels) else ())
+
+
+def _grey(file: PIL.Image.Image, path: Path) -> Shaped[np.ndarray, "height width"]:
+    """Grey values as they are stored: signs and all bits, which Pillow does not keep of every kind of file."""
+    tiff = file.tag_v2 if isinstance(file, TiffImageFile) else {}
+    bits, kind = (tiff.get(tag, (default,))[0] for tag, default in ((_BITS, 8), (_SAMPLE_FORMAT, _UNSIGNED)))
+    if file.mode in ("I", "F") or file.mode.startswith("I;16"):
+        values = np.asarray(file)
+        if values.dtype == np.int32 and (bits, kind) == (32, _UNSIGNED):
+            values = values.view(np.uint32)
+        return values.astype(np.float64) - float(values.min()) if values.dtype.itemsize > 2 else values
+    if file.mode == "L" and kind == _SIGNED:
+        return np.asarray(file).view(np.int8)
+    tiles: Any = getattr(file, "tile", ())
+    rawmodes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in tiles}
+    rawmode = rawmodes.pop() if len(rawmodes) == 1 else ""
+    if rawmode not in _LOW_BYTES:
+        return np.asarray(file.convert("L"))
+    with PIL.Image.open(path, formats=("PNG", "TIFF")) as again:
+        low = _LOW_BYTES[rawmode]
+        tiles = again.tile
+        again.tile = [
+            tile._replace(args=low if isinstance(tile.args, str) else (low, *tile.args[1:])) for tile in tiles
+        ]
+        lower = np.asarray(again)
+    if rawmode == _GREY_ALPHA:  # two bytes of grey and two of alpha, as four channels
+        return np.asarray(lower[..., 0] * np.uint16(256) + lower[..., 1])
+    channels = np.asarray(file)[..., :3] * np.float32(256) + lower[..., :3]
+    return np.asarray(channels @ _LUMA)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -6,9 +6,9 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float32, Integer, Shaped
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
 from diagnet.arrays import Image
+from diagnet.data.elements import numbers
 from diagnet.errors import DataError
 
 # pydicom's own functions are right but for LUTs of 8-bit output with more than 256 entries, whose index wraps, and
@@ -22,7 +22,8 @@ def modality_values(
 ) -> tuple[Float32[np.ndarray, "height width"], str]:
     """Apply the modality LUT, else the rescale: C.11.1. Return the values and what was done."""
     if dataset.get("ModalityLUTSequence"):
-        table, first, _ = _lookup_table(dataset.ModalityLUTSequence[0], dataset, path)
+        is_signed = dataset.PixelRepresentation == 1
+        table, first, _ = _lookup_table(dataset.ModalityLUTSequence[0], dataset, is_signed, path)
         return _looked_up(stored, table, first), "LUT"
     values = stored.astype(np.float32)
     slopes, intercepts = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
@@ -52,7 +53,7 @@ def displayed_values(
     """
     if dataset.get("VOILUTSequence"):
         tables = dataset.VOILUTSequence
-        table, first, bits = _lookup_table(tables[0], dataset, path)
+        table, first, bits = _lookup_table(tables[0], dataset, _has_signed_output(dataset), path)
         return np.clip(_looked_up(values, table, first) / np.float32(2**bits - 1), 0, 1), f"LUT 1 of {len(tables)}"
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     if centers and widths:
@@ -63,14 +64,6 @@ def displayed_values(
     lowest, highest = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
     pixels = _clipped((values - np.float32(lowest)) / np.float32(highest - lowest or 1))
     return pixels, f"none, whole range {lowest:g} to {highest:g}"
-
-
-def numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """Return an element's numbers, none when it is absent or empty."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return []
-    return [float(number) for number in (value if isinstance(value, list | MultiValue) else [value])]
 
 
 def _windowed(
@@ -91,9 +84,26 @@ def _windowed(
     return _clipped((values - np.float32(center)) / np.float32(width) + np.float32(0.5))
 
 
-def _lookup_table(item: Dataset, dataset: Dataset, path: Path) -> tuple[Float32[np.ndarray, "entry"], int, int]:
-    """Return a table's entries, the value that the first one stands for, and the bits of an entry: C.11.1.1."""
-    n_entries, first, bits = item.LUTDescriptor
+def _has_signed_output(dataset: Dataset) -> bool:
+    """Tell whether the modality step can give values below 0: then VOI LUTs begin at a signed value, C.11.2.1.1."""
+    if dataset.get("ModalityLUTSequence"):
+        return False
+    n_bits, is_signed = int(dataset.BitsStored), int(dataset.PixelRepresentation == 1)
+    ends = -is_signed * 2.0 ** (n_bits - 1), 2.0 ** (n_bits - is_signed) - 1
+    slopes, intercepts = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
+    slope, intercept = (slopes[0], intercepts[0]) if slopes and intercepts else (1.0, 0.0)
+    return min(slope * end + intercept for end in ends) < 0
+
+
+def _lookup_table(
+    item: Dataset, dataset: Dataset, is_signed: bool, path: Path
+) -> tuple[Float32[np.ndarray, "entry"], int, int]:
+    """Return a table's entries, the value that the first one stands for, and the bits of an entry: C.11.1.1.
+
+    The VR of the descriptor follows PixelRepresentation, or whoever wrote the file; the words alone are taken from it.
+    """
+    n_entries, first, bits = (int(number) % 2**16 for number in item.LUTDescriptor)
+    first -= 2**16 * (is_signed and first >= 2**15)
     n_entries = n_entries or 2**16
     data = item.LUTData
     if isinstance(data, bytes):  # OW: 16-bit words, or packed 8-bit entries
@@ -102,7 +112,7 @@ def _lookup_table(item: Dataset, dataset: Dataset, path: Path) -> tuple[Float32[
     table = np.atleast_1d(np.asarray(data, dtype=np.float32))[:n_entries]
     if not len(table) or not 1 <= bits <= 16:
         raise DataError(f"`LUTData` must hold entries of 1 to 16 bits, got {len(table)} of {bits} bits in {path}.")
-    return table, int(first), int(bits)
+    return table, first, bits
 
 
 def _looked_up(

@@ -10,6 +10,8 @@ from diagnet.data.breast import Breast, find_breast
 
 # A mammogram's air is one and the same darkest value, in half of its pixels; a crop's darkest value is rare.
 MIN_BACKGROUND_SHARE = 0.05
+_NEARLY_WHITE, _NEGATIVE_SHARE, _NEGATIVE_RIM = 0.9, 0.25, 0.1
+NEGATIVE = "the background is bright: this may be a negative"
 SCALED = "intensity: scaled over the breast"  # the step of `scaled_over_breast`
 
 
@@ -68,3 +70,13 @@ def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
     values -= np.float32(lowest)
     values /= np.float32(highest - lowest)
     return np.clip(values, 0, 1, out=values)
+
+
+def looks_negative(pixels: Image) -> bool:
+    """Tell whether the background is bright, as in an inverted mammogram: a quarter of it nearly white, and its rim.
+
+    Of 150 mammograms of CBIS-DDSM at most 7 % of the pixels are that bright, of their negatives 30 % or more.
+    """
+    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    bright, dark = float((pixels >= _NEARLY_WHITE).mean()), float((pixels <= 1 - _NEARLY_WHITE).mean())
+    return bright >= _NEGATIVE_SHARE and bright > dark and float((rim >= _NEARLY_WHITE).mean()) >= _NEGATIVE_RIM

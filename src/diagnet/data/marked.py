@@ -1,6 +1,7 @@
 """What is to be scored: files, folders and tables of boxes -> images with their marked masses."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,7 +97,11 @@ def read_marked(path: Path) -> list[Marked]:
 
 
 def with_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int]:
-    """Give images the boxes of a table: by path, else by a name that is there once.
+    """Give images the boxes of a table: by path, else by the end of a path, else by name.
+
+    A table may lie elsewhere than its images, so that its paths are but the ends of theirs. Such an end counts where it
+    is that of one image, and a name where one image and one image of the table have it; what was found by a path is not
+    looked for again by a name.
 
     Returns:
         The images, those without a row with no box at all; and how many images of the table were not asked for.
@@ -105,20 +110,40 @@ def with_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int
         DataError: the table cannot be used.
     """
     images, rows = list(images), read_marked(table)
+    own: dict[int, Marked] = {}
     by_path = {_same(row.image): row for row in rows}
-    by_name: dict[str, list[Marked]] = {}
-    for row in rows:
-        by_name.setdefault(row.image.name, []).append(row)
-    found, used = [], set()
-    for each in images:
-        named = by_name.get(each.image.name, [])
-        own = by_path.get(_same(each.image)) or (named[0] if len(named) == 1 else None)
-        if own is None:
-            found.append(Marked(each.image, (), ()))
-        else:
-            used.add(own.image)
-            found.append(replace(own, image=each.image))
+    for index, each in enumerate(images):
+        if (row := by_path.get(_same(each.image))) is not None:
+            own[index] = row
+    used = {row.image for row in own.values()}
+    n_named = Counter(row.image.name for row in rows)
+    with_name: dict[str, set[int]] = {}
+    for index, each in enumerate(images):
+        for name in (each.image.name, Path(_same(each.image)).name):
+            with_name.setdefault(name, set()).add(index)
+    for by_name in (False, True):
+        for row in rows:
+            parts = (row.image.name,) if by_name else _parts_below(row.image, table.parent)
+            places = [index for index in with_name.get(parts[-1], ()) if _ends_with(images[index].image, parts)]
+            is_sure = len(places) == 1 and (n_named[row.image.name] == 1 if by_name else len(parts) > 1)
+            if is_sure and places[0] not in own and row.image not in used:
+                own[places[0]] = row
+                used.add(row.image)
+    found = [
+        replace(own[index], image=each.image) if index in own else Marked(each.image, (), ())
+        for index, each in enumerate(images)
+    ]
     return found, len(rows) - len(used)
+
+
+def _parts_below(path: Path, folder: Path) -> tuple[str, ...]:
+    """The parts of a path as a table in `folder` has it, as far as they name something."""
+    parts = (path.relative_to(folder) if path.is_relative_to(folder) else path).parts
+    return tuple(part for part in parts if part not in (".", "..", path.anchor)) or ("",)
+
+
+def _ends_with(image: Path, parts: tuple[str, ...]) -> bool:
+    return any(path.parts[-len(parts) :] == parts for path in (image.absolute(), Path(_same(image))))
 
 
 def parsed_box(text: str) -> Box:

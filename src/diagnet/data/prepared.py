@@ -15,7 +15,7 @@ from diagnet.data.manifest import manifest_text, read_manifest, write_manifest
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import RoiSettings, rois_in_turn
+from diagnet.data.roi import ONE_GREY, RoiSettings, rois_in_turn
 from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError, RefusedInputError, RunFolderError
 from diagnet.progress import Progress, silent
@@ -58,7 +58,7 @@ def write_prepared(
 ) -> Prepared:
     """Cut the regions of all masses and write them as a folder, whole or not at all.
 
-    Masses whose image cannot be read, or is refused, are left out and counted.
+    Masses whose image cannot be read, or is refused, or whose region has one grey value, are left out and counted.
 
     Args:
         mass_set: the masses, with images as files.
@@ -78,12 +78,15 @@ def write_prepared(
         rois = np.empty((n_masses, settings.size, settings.size), dtype=np.float32)
         facts = np.empty((n_masses, len(RegionFacts._fields)))
         broken: dict[int, DataError | RefusedInputError] = {}
+        flat: set[int] = set()
         for index, roi in rois_in_turn(mass_set.masses, settings, workers=workers, progress=progress, facts=facts):
             if isinstance(roi, DataError | RefusedInputError):
                 broken[index] = roi
+            elif np.ptp(roi) == 0:
+                flat.add(index)
             else:
                 rois[index] = roi
-        kept = [index for index in range(n_masses) if index not in broken]
+        kept = [index for index in range(n_masses) if index not in broken and index not in flat]
         if not kept:
             first = f" The first: {next(iter(broken.values()))}" if broken else ""
             raise DataError(f"`masses` must hold a mass whose image can be read, got none of {n_masses}.{first}")
@@ -92,6 +95,7 @@ def write_prepared(
             "image was refused" if isinstance(error, RefusedInputError) else "image cannot be read"
             for error in broken.values()
         )
+        left_out += Counter({ONE_GREY: len(flat)})
         kept_set = replace(mass_set, masses=[mass_set.masses[index] for index in kept], left_out=dict(left_out))
         around, boxes = read_surroundings(kept_set.masses, settings, workers=workers, progress=progress)
         arrays: dict[str, np.ndarray] = {ARRAY: rois[kept], FACTS: facts[kept], SURROUNDINGS: around, BOXES: boxes}

@@ -16,10 +16,12 @@ from diagnet.data.box import Box
 from diagnet.data.grey_range import GreyRange, find_foreign, scaled_over_region
 from diagnet.data.image import read_picture
 from diagnet.data.mammogram import Mammogram
-from diagnet.data.mass import Mass
+from diagnet.data.mass import Mass, MassSet
 from diagnet.data.region_facts import PictureFacts, RegionFacts, picture_facts, region_facts
 from diagnet.errors import DataError, RefusedInputError
 from diagnet.progress import Progress, silent, tracked
+
+ONE_GREY = "region has one grey value"  # why a mass is left out
 
 
 class RoiSettings(BaseModel, frozen=True, extra="forbid"):
@@ -171,6 +173,28 @@ def read_rois(
             raise roi
         rois[index] = roi
     return rois
+
+
+def read_regions(
+    mass_set: MassSet, settings: RoiSettings, *, workers: int | None = None, progress: Progress = silent
+) -> tuple[MassSet, Float32[np.ndarray, "mass size size"], Float64[np.ndarray, "mass fact"]]:
+    """Read the regions of all masses and their `RegionFacts`; those of one grey value are left out and counted.
+
+    Raises:
+        DataError: see `read_rois`; or every region has one grey value.
+        RefusedInputError: see `read_rois`.
+        MissingExtraError: see `read_rois`.
+    """
+    facts = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
+    rois = read_rois(mass_set.masses, settings, workers=workers, progress=progress, facts=facts)
+    is_kept = np.ptp(rois, axis=(1, 2)) > 0
+    if is_kept.all():
+        return mass_set, rois, facts
+    if not is_kept.any():
+        raise DataError(f"`masses` must hold a mass that can be seen, got {len(rois)} regions of one grey value each.")
+    masses = [mass for mass, keep in zip(mass_set.masses, is_kept, strict=True) if keep]
+    left_out = dict(mass_set.left_out) | {ONE_GREY: mass_set.left_out.get(ONE_GREY, 0) + int((~is_kept).sum())}
+    return replace(mass_set, masses=masses, left_out=left_out), rois[is_kept], facts[is_kept]
 
 
 def rois_in_turn(

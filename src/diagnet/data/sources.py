@@ -9,8 +9,7 @@ import numpy as np
 
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of, read_data
-from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.roi import RoiSettings, read_regions
 from diagnet.data.surroundings import read_surroundings
 from diagnet.errors import DataError
 from diagnet.progress import Progress, silent
@@ -76,8 +75,7 @@ def read_sources(
 
 def _cut(masses: MassSet, settings: RoiSettings, *, workers: int | None, progress: Progress) -> Prepared:
     """What a prepared folder of these masses would hold, in memory."""
-    facts = np.empty((len(masses.masses), len(RegionFacts._fields)))
-    images = read_rois(masses.masses, settings, workers=workers, progress=progress, facts=facts)
+    masses, images, facts = read_regions(masses, settings, workers=workers, progress=progress)
     around = read_surroundings(masses.masses, settings, workers=workers, progress=progress)
     return Prepared(images, masses, settings, "", facts, around)
 

@@ -1,11 +1,13 @@
 """What a DICOM header says of the picture: its view, its side, and what a reader of a score should know."""
 
+import re
 from collections.abc import Collection
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import HTJ2K, JPEG2000, JPEG2000MC, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
-from diagnet.data.lut import numbers
+from diagnet.data.elements import numbers
 
 _MAGNIFIED = 1.3  # contact views reach about 1.1, magnification views begin at about 1.5
 
@@ -21,6 +23,15 @@ _VIEW_MODIFIERS = {
     "399163009": "magnification", "R-102D6": "magnification",
     "399055006": "spot compression", "R-102D7": "spot compression",
 }  # fmt: skip
+
+
+_TEXTS = ("SeriesDescription", "AcquisitionDeviceProcessingDescription")
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)  # whatever LossyImageCompression says
+_PERHAPS_LOSSY = (JPEG2000, JPEG2000MC, HTJ2K)  # they may be reversible
+# How files say that a picture was computed from tomosynthesis: PS3.3, C.8.11.7.1.4 (GENERATED_2D); makers' names.
+_GENERATED = re.compile(
+    r"GENERATED[ _-]?2D|TOMO|\b[CS][ _-]?VIEW|V[ _-]?PREVIEW|(INSIGHT|INTELLIGENT|SYNTH\w*)[ _-]?2D|2D[ _-]?SYNTH", re.I
+)
 
 
 def view(dataset: Dataset) -> str:
@@ -65,8 +76,15 @@ def warnings(dataset: Dataset, intent: str, has_preamble: bool) -> list[str]:
         found.append("raw data FOR PROCESSING")
     if not one_of(("MG",), dataset, "Modality"):
         found.append("Modality is not MG: this may be no mammogram")
-    if one_of(("01",), dataset, "LossyImageCompression"):
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if one_of(("01",), dataset, "LossyImageCompression") or syntax in _LOSSY:
         found.append("the pixels went through lossy compression")
+    elif syntax in _PERHAPS_LOSSY:
+        found.append("the pixels may have gone through lossy compression")
+    if _is_generated(dataset):
+        found.append("a picture computed from tomosynthesis: models are trained on exposed ones")
+    if one_of(("YES",), dataset, "BurnedInAnnotation"):
+        found.append("text is burned into the picture")
     for code in dataset.get("ViewCodeSequence") or []:
         for modifier in code.get("ViewModifierCodeSequence") or []:
             if modifier.get("CodeValue") in _VIEW_MODIFIERS:
@@ -79,6 +97,13 @@ def warnings(dataset: Dataset, intent: str, has_preamble: bool) -> list[str]:
     if one_of(("YES",), dataset, "BreastImplantPresent"):
         found.append("breast implant")
     return found
+
+
+def _is_generated(dataset: Dataset) -> bool:
+    values = dataset.get("ImageType") or ""
+    kinds = "\\".join(map(str, values)) if isinstance(values, MultiValue) else str(values)
+    texts = (str(dataset.get(keyword) or "") for keyword in _TEXTS)
+    return any(_GENERATED.search(text) for text in (kinds, *texts))
 
 
 def one_of(known: Collection[str], dataset: Dataset, *keywords: str) -> str:

@@ -20,7 +20,7 @@ from diagnet.data.mass import Mass
 from diagnet.data.region_facts import PictureFacts, picture_facts
 from diagnet.data.roi import cut_and_measured
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box
-from diagnet.errors import DiagNetError, RunFolderError, printable
+from diagnet.errors import DiagNetError, RefusedInputError, RunFolderError, printable
 from diagnet.evaluation.abstention import reason_to_abstain
 from diagnet.inference.model import Model
 from diagnet.notice import SYNTHETIC_FLAG, notice_of
@@ -180,6 +180,8 @@ def _scored(
     doubts = check_box(box, picture, model.roi, policy.box)
     mass = Mass(start.image, box, None, "", spacing_mm=picture.spacing_mm, original_size=original_size)
     region, facts = cut_and_measured(picture.pixels, mass, model.roi, around)
+    if np.ptp(region) == 0:
+        raise RefusedInputError("`box` must mark a mass, got a region of one and the same grey.")
     verdict = middle_verdict(model.domains, facts)
     if verdict.is_far and not policy.allow_unlike:
         return replace(start, reason=f"far from the training masses: {verdict.reason}", is_unlike=True)

@@ -9,7 +9,7 @@ import numpy as np
 from diagnet.atomic import require_empty
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import read_rois
+from diagnet.data.roi import ONE_GREY, read_rois
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import EvaluationSettings, evaluate
 from diagnet.evaluation.predictions import Predictions
@@ -77,7 +77,12 @@ def evaluate_run(
     else:
         wanted = [mass for mass, keep in zip(mass_set.masses, kept, strict=True) if keep]
         images = read_rois(wanted, model.roi, workers=workers, progress=progress)
-    index = np.flatnonzero(kept)
+    is_flat = np.ptp(images, axis=(1, 2)) == 0
+    if is_flat.all():
+        raise DataError(f"`DATA` must hold a mass that can be seen, got {len(images)} regions of one grey value each")
+    images, is_kept = images[~is_flat], kept.copy()
+    is_kept[kept] = ~is_flat
+    index = np.flatnonzero(is_kept)
     names = mass_set.image_names
     progress("evaluate", 0, 1)
     predictions = Predictions(
@@ -91,6 +96,8 @@ def evaluate_run(
     left_out = dict(mass_set.left_out)
     if not kept.all():
         left_out["patient was in the run's training or validation part"] = int((~kept).sum())
+    if is_flat.any():
+        left_out[ONE_GREY] = left_out.get(ONE_GREY, 0) + int(is_flat.sum())
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "run": str(run),

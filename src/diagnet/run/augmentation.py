@@ -16,7 +16,7 @@ from diagnet.atomic import atomic_path, write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import RoiSettings, flipped, read_rois
+from diagnet.data.roi import RoiSettings, flipped, read_regions
 from diagnet.data.surroundings import read_surroundings
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
@@ -153,7 +153,7 @@ def write_augmentation(
     if isinstance(masses, Prepared):
         images = masses.images
     else:
-        images = read_rois(masses.masses, config.roi, workers=workers, progress=progress)
+        mass_set, images, _ = read_regions(masses, config.roi, workers=workers, progress=progress)
     binding = {"settings": config.to_toml(), "data": array_hash(images)}
     claim(out, binding, resume=resume)
     write_record(out, {"status": "running", "binding": binding})

@@ -15,7 +15,7 @@ from diagnet.arrays import Images
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, read_data
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.roi import RoiSettings, read_regions
 from diagnet.data.splits import make_folds
 from diagnet.errors import SettingsError
 from diagnet.run.augmentation import surroundings_of
@@ -150,10 +150,12 @@ def _data(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> tuple[MassS
         if found.settings != roi:
             raise SettingsError(f"`roi` must be the prepared folder's, {found.settings}, got {roi}")
         return found.mass_set, found.images
-    return found, read_rois(found.masses, roi, workers=os.cpu_count())
+    return read_regions(found, roi, workers=os.cpu_count())[:2]
 
 
 @lru_cache(maxsize=1)
 def _surroundings(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> Surroundings | None:
     """What lies around the masses, read once in each process."""
-    return surroundings_of(read_data(path, classes), roi, workers=os.cpu_count())
+    found = read_data(path, classes)
+    kept = found if isinstance(found, Prepared) else _data(path, classes, roi)[0]
+    return surroundings_of(kept, roi, workers=os.cpu_count())

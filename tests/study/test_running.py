@@ -160,7 +160,7 @@ def test_fewer_masses_are_seen_as_often_in_all(manifest, monkeypatch):
     monkeypatch.setitem(METHODS, "network", fit)
     base = Config.from_preset("small", {"roi": {"size": 32}, "training": {"epochs": 7}})
     for n in (None, 10):
-        run_job(Job(Arm("a", "", n_train=n, as_many_images=True), 0, 0), manifest, base, 3)
+        run_job(Job(Arm("a", "", n_train=n, as_many_images=True), 0, 0), (manifest,), base, 3)
     assert seen[0] == (40, 7)
     assert seen[1][0] < 15
     assert seen[1][1] == round(7 * 40 / seen[1][0])

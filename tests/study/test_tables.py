@@ -209,7 +209,7 @@ def test_every_table_of_a_study_is_written_from_its_rows(manifest, tmp_path):
         Arm("border", "", PLAIN, "border"),
         Arm("permuted", "", PLAIN, "permuted"),
     )
-    study = Study("all", arms, manifest, Config.from_preset("small", TINY), folds=2, repeats=1)
+    study = Study("all", arms, (manifest,), Config.from_preset("small", TINY), folds=2, repeats=1)
     out, masses = tmp_path / "all", read_manifest(manifest)
     claim_study(study, masses, out, joins=False)
     assert run_study(study, out, workers=1) == 14
@@ -229,7 +229,7 @@ def test_every_table_of_a_study_is_written_from_its_rows(manifest, tmp_path):
     # A study from before an arm could be perturbed is joined.
     record = out / "study.json"
     record.write_text(record.read_text().replace('"perturbed": false', '"n_train": null'))
-    claim_study(Study("all", arms[:1], manifest, study.base, 2, 1), masses, out, joins=True)
+    claim_study(Study("all", arms[:1], (manifest,), study.base, 2, 1), masses, out, joins=True)
 
 
 def test_regions_cut_otherwise_are_refused(manifest, tmp_path):
@@ -238,7 +238,7 @@ def test_regions_cut_otherwise_are_refused(manifest, tmp_path):
     write_prepared(masses, tmp_path / "data", config.roi)
     other = Arm("wide", "", {"roi": {"padding_factor": 2.0}})
     with pytest.raises(SettingsError, match="`roi` must be the prepared folder's"):
-        run_job(Job(other, 0, 0), tmp_path / "data", config, 2)
+        run_job(Job(other, 0, 0), (tmp_path / "data",), config, 2)
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
@@ -282,7 +282,7 @@ def test_the_evidence_is_of_the_preset_as_it_ships_but_for_the_grey_range():
 def test_study_and_rows_of_any_text_are_read_back(tmp_path_factory, text, classes):
     out = tmp_path_factory.mktemp("study")
     base = Config.from_preset("small", {**TINY, "classes": classes, "tracking": {"mlflow": text}})
-    study = Study("own", (Arm("own", text),), Path(text.replace("\0", "")), base, 2, 1)
+    study = Study("own", (Arm("own", text),), (Path(text.replace("\0", "")),), base, 2, 1)
     masses = MassSet([Mass(Path("a"), None, classes[0], text)], tuple(classes))
     claim_study(study, masses, out / "study", joins=False)
     claim_study(study, masses, out / "study", joins=True)  # the same study

@@ -78,7 +78,7 @@ def test_a_warm_start_is_an_arm(manifest, mammograms):
     arm = Arm("warm", "warm", PLAIN, "warm-start", unlabelled=beside.name)
     base = Config.from_preset("small", TINY)
     warm, again, cold = (
-        run_job(Job(each, 0, 0), manifest, base, 2).scores for each in (arm, arm, Arm("plain", "plain", PLAIN))
+        run_job(Job(each, 0, 0), (manifest,), base, 2).scores for each in (arm, arm, Arm("plain", "plain", PLAIN))
     )
     np.testing.assert_array_equal(warm, again)
     assert warm.shape == cold.shape

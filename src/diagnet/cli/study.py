@@ -1,5 +1,6 @@
 """Verbs that run and compare many trainings: study."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diagnet.cli.options import grouped
-from diagnet.cli.shared import Assignments, ConfigFile, Data, Json, Preset, Quiet, Workers, print_json, read_data
+from diagnet.cli.shared import Assignments, ConfigFile, Data, Json, Preset, Quiet, Workers, print_json
 
 if TYPE_CHECKING:
     from diagnet.config import Config
@@ -22,18 +23,20 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Option(help="Folder of the study's rows and tables.", show_default=False)]
 Folds = Annotated[int, typer.Option(help="Patient folds, the same for every repeat.", min=2)]
 Repeats = Annotated[int, typer.Option(help="Seeds of each arm on each fold.", min=1)]
+Sources = Annotated[
+    list[Path], typer.Option(help="The study's data; once for each source, in the study's order.", show_default=False)
+]
+Tests = Annotated[list[str] | None, typer.Option(help="NAME=TABLE: a manifest every run scores; may be given again.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")]
 Interrupted = "diagnet: interrupted. Fix: --resume keeps the runs done so far"
 
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
-    """What all studies of arms are asked for: on what, how often, which share of it."""
+    """What all studies of arms are asked for: where, on how many folds, which share of it."""
 
-    data: Data
     out: Folder
     folds: Folds = 5
-    repeats: Repeats = 3
     shard: Annotated[str, typer.Option(help="i/n: run the i-th of n shares of the runs, from 0.")] = "0/1"
     resume: Resume = False
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers see DATA.")] = None
@@ -55,8 +58,8 @@ class RunOptions:
 def _verb(name: str, what: str) -> None:
     """Add a verb that runs one of the studies there are."""
 
-    def run(asked: StudyOptions, how: RunOptions) -> None:
-        _run(name, asked, how)
+    def run(*, data: Data, asked: StudyOptions, repeats: Repeats = 3, how: RunOptions) -> None:
+        _run(name, _OnData([data]), asked, repeats, how)
 
     example = f"Example: diagnet study {name} data/inbreast --out studies/{name}"
     app.command(name, help=what, epilog=example)(grouped(run))
@@ -76,14 +79,36 @@ _verb("shortcuts", "What shuffled labels, and a mass's border, brightness or siz
 @app.command(epilog="Example: diagnet study designs data/inbreast --arms designs.toml --out studies/designs")
 @grouped
 def designs(
+    *,
+    data: Data,
     asked: StudyOptions,
     arms: Annotated[
         Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
     ],
+    repeats: Repeats = 3,
     how: RunOptions,
 ) -> None:
     """Arms of your own."""
-    _run("designs", asked, how, arms)
+    _run("designs", _OnData([data]), asked, repeats, how, arms)
+
+
+@app.command(
+    epilog="Example: diagnet study transfer crops.csv mammograms.csv --out studies/transfer --test other=o.csv"
+)
+@grouped
+def transfer(
+    *,
+    data: Annotated[list[Path], typer.Argument(help="Manifests (.csv), one a source.")],
+    asked: StudyOptions,
+    test: Tests = None,
+    distinct_patients: Annotated[
+        bool, typer.Option("--distinct-patients", help="Patients of one name in two tables are two patients.")
+    ] = False,
+    repeats: Repeats = 1,
+    how: RunOptions,
+) -> None:
+    """Trained on each source and on all, tested on each, with tight and loose boxes."""
+    _run("transfer", _OnData(data, test or (), distinct_patients), asked, repeats, how)
 
 
 @app.command(epilog="Example: diagnet study search data/inbreast --trials 30 --out studies/search")
@@ -110,8 +135,8 @@ def search(
 
     base = _settings(how, out, resume=resume)
     searched = searching.SPACE if space is None else searching.read_space(space)
-    study = Study("search", (), data.absolute(), base, folds, repeats)
-    mass_set = _mass_set(data, base)
+    study = Study("search", (), (data.absolute(),), base, folds, repeats)
+    mass_set = _mass_set([data], base)
     claim_study(study, mass_set, out, joins=resume)
     if not how.quiet:
         print(f"{trials} trials in each of {folds} folds, {trials * folds * repeats} runs in all", file=sys.stderr)
@@ -127,13 +152,21 @@ def search(
 @app.command(epilog="Example: diagnet study tables studies/ablation --data data/inbreast")
 def tables(
     out: Annotated[Path, typer.Argument(help="Folder of a study.")],
-    data: Annotated[Path, typer.Option(help="The study's data.", show_default=False)],
+    data: Sources,
+    test: Tests = None,
     as_json: Json = False,
 ) -> None:
     """Write a study's tables and pictures again from its rows."""
     from diagnet.config import read_config
+    from diagnet.data.sources import source_names
+    from diagnet.run.folder import read_json
+    from diagnet.study.scores import RECORD
+    from diagnet.study.transfer import parse_tests, read_tests
 
-    _print_tables(out, _mass_set(data, read_config()), as_json=as_json)
+    config, names = read_config(), source_names(data)
+    mass_set = _mass_set(data, config, distinct_patients=read_json(out / RECORD).get("distinct_patients", False))
+    tests = read_tests(parse_tests(test or (), names), mass_set, config.classes)
+    _print_tables(out, mass_set, names, tests, as_json=as_json)
 
 
 @app.command(
@@ -141,17 +174,19 @@ def tables(
 )
 def compare(
     arms: Annotated[list[Path], typer.Argument(help="Folders of arms; the others are compared with the first.")],
-    data: Annotated[Path, typer.Option(help="The studies' data.", show_default=False)],
+    data: Sources,
     out: Annotated[Path | None, typer.Option(help="CSV file to write the figures to.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
     from diagnet.config import read_config
-    from diagnet.run.folder import write_table
+    from diagnet.run.folder import read_json, write_table
     from diagnet.study.differences import compare_arms
+    from diagnet.study.scores import RECORD
     from diagnet.study.tables import as_table
 
-    found = compare_arms(arms, _mass_set(data, read_config()))
+    distinct = read_json(arms[0].parent / RECORD).get("distinct_patients", False)
+    found = compare_arms(arms, _mass_set(data, read_config(), distinct_patients=distinct))
     if out is not None:
         write_table(out, *as_table(found))
     if as_json:
@@ -172,26 +207,54 @@ def _settings(how: RunOptions, out: Path, *, resume: bool) -> "Config":
     return read_config(how.config_file, how.preset, how.assignments or ())
 
 
-def _mass_set(data: Path, config: Any) -> Any:
+def _mass_set(data: Sequence[Path], config: Any, *, distinct_patients: bool = False) -> Any:
     from diagnet.data.prepared import mass_set_of
+    from diagnet.data.sources import read_sources
 
-    return mass_set_of(read_data(data, config))
+    return mass_set_of(read_sources(data, config.classes, config.roi, distinct_patients=distinct_patients))
 
 
-def _run(name: str, asked: StudyOptions, how: RunOptions, arms: Path | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class _OnData:
+    """What a study is on: sources, further tables, and whether one name is one patient."""
+
+    data: Sequence[Path]
+    tests: Sequence[str] = ()
+    distinct_patients: bool = False
+
+
+def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOptions, arms: Path | None = None) -> None:
     """Run a study's share of jobs, then write and print its tables as far as they go."""
     import sys
 
     from diagnet.cli.terminal import shown_progress
+    from diagnet.data.sources import source_names
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
+    from diagnet.study.transfer import manifest_of, parse_tests, read_tests, transfer_arms
 
     share = parse_shard(asked.shard)
     base = _settings(how, asked.out, resume=asked.resume)
-    known = STUDIES[name] if arms is None else read_arms(arms, base)
-    study = Study(name, chosen_arms(known, asked.only), asked.data.absolute(), base, asked.folds, asked.repeats)
-    mass_set = _mass_set(asked.data, base)
-    claim_study(study, mass_set, asked.out, joins=asked.resume or share[1] > 1)
+    names = source_names(on.data)
+    if name == "transfer":
+        known = transfer_arms(names)
+        for path in on.data:
+            manifest_of(path, base.classes, "DATA")
+    else:
+        known = STUDIES[name] if arms is None else read_arms(arms, base)
+    study = Study(
+        name,
+        chosen_arms(known, asked.only),
+        tuple(path.absolute() for path in on.data),
+        base,
+        asked.folds,
+        repeats,
+        parse_tests(on.tests, names),
+        on.distinct_patients,
+    )
+    mass_set = _mass_set(study.data, base, distinct_patients=on.distinct_patients)
+    tests = read_tests(study.tests, mass_set, base.classes)
+    claim_study(study, mass_set, asked.out, joins=asked.resume or share[1] > 1, tests=tests)
     if not how.quiet:
         print(_announced(study, asked, how), file=sys.stderr)
     try:
@@ -200,7 +263,7 @@ def _run(name: str, asked: StudyOptions, how: RunOptions, arms: Path | None = No
     except KeyboardInterrupt:
         print(Interrupted, file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_tables(asked.out, mass_set, as_json=how.as_json)
+    _print_tables(asked.out, mass_set, names, tests, as_json=how.as_json)
 
 
 def _announced(study: "Study", asked: StudyOptions, how: RunOptions) -> str:
@@ -214,13 +277,26 @@ def _announced(study: "Study", asked: StudyOptions, how: RunOptions) -> str:
     )
 
 
-def _print_tables(out: Path, mass_set: Any, *, as_json: bool) -> None:
+def _print_tables(
+    out: Path, mass_set: Any, names: Sequence[str] = (), tests: Mapping[str, Any] | None = None, *, as_json: bool
+) -> None:
     """Write a study's tables and print the main ones."""
+    from diagnet.run.folder import read_json
+    from diagnet.study.scores import RECORD
     from diagnet.study.tables import write_tables
+    from diagnet.study.transfer import write_transfer
 
+    moved: dict[str, Any] = {}
+    if any(arm.get("margins") for arm in read_json(out / RECORD)["arms"].values()):
+        moved["transfer"], moved["transfer_differences"] = write_transfer(out, mass_set, names, tests or {})
     figures, minus = write_tables(out, mass_set)
     if as_json:
-        print_json({"out": str(out), "arms": figures, "differences": minus})
+        print_json({"out": str(out), "arms": figures, "differences": minus, **moved})
+        return
+    if moved:
+        _print_transfer(moved["transfer"])
+        _print_differences(moved["transfer_differences"])
+        print(f"Tables: {out}")
         return
     for row in figures:
         together = _of_mean_score(row["auc_of_mean_score"])
@@ -234,14 +310,28 @@ def _chance(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
+def _print_transfer(rows: Any) -> None:
+    """A line for each arm and what it was tested on; a column for each margin."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        told = f"x{row['margin']:g} {_told(row['auc'])}"
+        lines.setdefault((row["arm"], row["tested_on"]), [f"{row['jobs']}/{row['of']} runs"]).append(told)
+    for (arm, tested_on), (jobs, *aucs) in sorted(lines.items()):
+        print(f"{arm} on {tested_on}: AUC {'; '.join(aucs)}  {jobs}")
+
+
 def _print_differences(found: Any) -> None:
     for row in found:
         p = "" if row["p_holm"] is None else f"  p {_chance(row['p_holm'])} (Holm, bootstrap)"
         p += "" if row["delong_p_holm"] is None else f", {_chance(row['delong_p_holm'])} (DeLong)"
         print(
-            f"{row['arm']} minus {row['against']}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs"
+            f"{row['arm']} minus {row['against']}{_where(row)}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs"
             f"{_of_mean_score(row['of_mean_score'], sign='+')}"
         )
+
+
+def _where(row: Any) -> str:
+    return f" on {row['tested_on']} x{row['margin']:g}" if "tested_on" in row else ""
 
 
 def _of_mean_score(interval: Any, sign: str = "") -> str:

@@ -48,6 +48,8 @@ class Arm:
         perturbed: score the test masses once more for each perturbation.
         unlabelled: a manifest of mammograms beside the study's data, for a warm start; images of patients who are
             tested or held out are not looked at.
+        sources: names of the sources it is trained on, of those of the study; None: all. It is tested on all.
+        margins: padding factors the test masses are cut with too and scored; training keeps `roi.padding_factor`.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Arm:
     holdout: bool = False
     perturbed: bool = False
     unlabelled: str | None = None
+    sources: tuple[str, ...] | None = None
+    margins: tuple[float, ...] = ()
 
     def config(self, base: Config) -> Config:
         """The study's settings with this arm's changes."""

@@ -143,7 +143,7 @@ def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Sc
 
     same_masses: dict[tuple[Any, ...], list[Scores]] = {}
     for arm in arms:
-        seen = tuple(described[arm.name].get(key) for key in ("n_train", "as_many_images", "holdout"))
+        seen = tuple(str(described[arm.name].get(k)) for k in ("n_train", "as_many_images", "holdout", "sources"))
         same_masses.setdefault(seen, []).append(arm)
     pairs = []
     for group in same_masses.values():

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from diagnet.arrays import Images
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
-from diagnet.data.prepared import Prepared, read_data
-from diagnet.data.roi import RoiSettings, read_regions
+from diagnet.data.prepared import Prepared
+from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.sources import read_sources
 from diagnet.data.splits import make_folds
 from diagnet.errors import SettingsError
 from diagnet.run.augmentation import surroundings_of
@@ -46,8 +47,9 @@ class Rows:
     """What a job leaves behind.
 
     Attributes:
-        parts: of each score: "test", "validation", or "test@" and the name of a perturbation.
-        index: mass of each score.
+        parts: of each score: "test", "validation", or "test@" and the name of a perturbation or a margin ("x1.6");
+            of further masses their name instead of "test".
+        index: mass of each score, among the study's, or among the further ones.
         scores: log-odds of malignancy, not calibrated.
         seconds: the job took, reading the images not counted.
     """
@@ -58,7 +60,15 @@ class Rows:
     seconds: float
 
 
-def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
+def run_job(
+    job: Job,
+    data: tuple[Path, ...],
+    base: Config,
+    n_folds: int,
+    *,
+    tests: Sequence[tuple[str, Path]] = (),
+    distinct_patients: bool = False,
+) -> Rows:
     """Train an arm on all patients outside a fold and score the fold.
 
     Everything fitted is fitted on those patients. The result depends on the data, the settings, the fold and the
@@ -66,14 +76,17 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
 
     Args:
         job: what to run.
-        data: a manifest or a prepared folder, readable where this runs.
+        data: manifests or prepared folders, readable where this runs.
         base: the study's settings.
         n_folds: outer folds, the same for every repeat.
+        tests: name and manifest of further masses, scored at the arm's margins.
+        distinct_patients: patients of one name in two of `data` are two patients.
     """
     torch.set_num_threads(1)
     config = job.arm.config(base)
-    mass_set, images = _data(data, config.classes, config.roi)
-    around = _surroundings(data, config.classes, config.roi) if config.training.needs_surroundings else None
+    read = (data, config.classes, config.roi, distinct_patients)
+    mass_set, images = _data(*read)
+    around = _surroundings(*read) if config.training.needs_surroundings else None
     own, held_out, test = parts(mass_set, job, n_folds)
     if job.arm.as_many_images:
         n_all = len(mass_set.labels) - len(test) - len(held_out)
@@ -86,7 +99,7 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
     if job.arm.unlabelled is not None:
         unseen = [mass_set.masses[k].patient_id for k in np.concatenate([test, held_out])]
         rng = np.random.default_rng([job.repeat, job.fold, 4])
-        manifest = data.parent / job.arm.unlabelled
+        manifest = data[0].parent / job.arm.unlabelled
         seen = replace(seen, unlabelled=read_patches(manifest, unseen, mass_set.patients, config, rng=rng))
     score = METHODS[job.arm.method](seen, config, job.fold, job.repeat)
     index = np.concatenate([test, held_out])
@@ -100,7 +113,21 @@ def run_job(job: Job, data: Path, base: Config, n_folds: int) -> Rows:
             changed = [score(replace(tested, images=images)) for images in looks]
             scores, index = np.concatenate([scores, np.mean(changed, axis=0)]), np.concatenate([index, test])
             names += [f"test@{name}"] * len(test)
+    for margin in job.arm.margins:
+        roi = config.roi.model_copy(update={"padding_factor": margin})
+        for name, paths in (("test", data), *((name, (path,)) for name, path in tests)):
+            others, cut = _data(paths, config.classes, roi, distinct_patients)
+            rows = test if name == "test" else np.arange(len(others.labels))
+            numbers = others.patient_numbers
+            scored = score(Cases(cut, tuple(others.masses), others.labels, numbers).part(rows))
+            scores, index = np.concatenate([scores, scored]), np.concatenate([index, rows])
+            names += [margin_part(name, margin)] * len(rows)
     return Rows(names, index, scores, seconds)
+
+
+def margin_part(name: str, margin: float) -> str:
+    """Part of the rows with the scores of masses cut with a margin: of the test masses ("test"), or further ones."""
+    return f"{name}@x{margin:g}"
 
 
 def parts(
@@ -110,6 +137,11 @@ def parts(
     labels, patients, names = mass_set.labels, np.asarray(mass_set.patients), mass_set.image_names
     test = folds_of(mass_set, n_folds)[job.fold]
     own = np.setdiff1d(np.arange(len(labels)), test)
+    if job.arm.sources is not None:
+        own = own[np.isin([mass_set.masses[k].source for k in own], job.arm.sources)]
+        if len(own) == 0:
+            known = ", ".join(mass_set.sources) or "one source without a name"
+            raise SettingsError(f"`sources` must name sources of the study, {known}, got {', '.join(job.arm.sources)}")
     held_out = own[:0]
     if job.arm.holdout:
         inner = make_folds(
@@ -142,20 +174,24 @@ def _drawn(
     return np.asarray(own[place <= last])
 
 
-@lru_cache(maxsize=2)
-def _data(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> tuple[MassSet, Images]:
+@lru_cache(maxsize=16)  # of a study of transfer: two grey ranges, four margins, two tables
+def _data(
+    paths: tuple[Path, ...], classes: tuple[str, ...], roi: RoiSettings, distinct_patients: bool
+) -> tuple[MassSet, Images]:
     """Masses and their regions, read once in each process."""
-    found = read_data(path, classes)
+    found = read_sources(paths, classes, roi, distinct_patients=distinct_patients)
     if isinstance(found, Prepared):
         if found.settings != roi:
             raise SettingsError(f"`roi` must be the prepared folder's, {found.settings}, got {roi}")
         return found.mass_set, found.images
-    return read_regions(found, roi, workers=os.cpu_count())[:2]
+    # None is left out, even one of a single grey value: rows name masses by their place in the table.
+    return found, read_rois(found.masses, roi, workers=os.cpu_count())
 
 
 @lru_cache(maxsize=1)
-def _surroundings(path: Path, classes: tuple[str, ...], roi: RoiSettings) -> Surroundings | None:
+def _surroundings(
+    paths: tuple[Path, ...], classes: tuple[str, ...], roi: RoiSettings, distinct_patients: bool
+) -> Surroundings | None:
     """What lies around the masses, read once in each process."""
-    found = read_data(path, classes)
-    kept = found if isinstance(found, Prepared) else _data(path, classes, roi)[0]
-    return surroundings_of(kept, roi, workers=os.cpu_count())
+    found = read_sources(paths, classes, roi, distinct_patients=distinct_patients)
+    return surroundings_of(found, roi, workers=os.cpu_count())

@@ -40,6 +40,46 @@ def write_pictures(out: Path, figures: Sequence[Any], n_train: Mapping[str, int]
                     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
+def write_transfer_picture(out: Path, rows: Sequence[Any]) -> None:
+    """Draw `transfer.svg`: AUC of each arm on what it was tested on, with each margin (`TransferRow`).
+
+    A cell holds the AUC and half the width of its interval. Nothing is drawn where there is nothing to draw, or no
+    matplotlib (extra `report`).
+    """
+    found = {(row["arm"], row["tested_on"], row["margin"]): row["auc"] for row in rows if row["auc"]["value"]}
+    if find_spec("matplotlib") is None or not found:
+        return
+    import matplotlib as mpl
+
+    from diagnet.run.report.figures import STYLE
+
+    arms = list(dict.fromkeys(arm for arm, _, _ in found))
+    kinds = list(dict.fromkeys(kind for _, kind, _ in found))
+    columns = [(kind, margin) for kind in kinds for margin in sorted({m for _, k, m in found if k == kind})]
+    table = np.array([[found.get((arm, *at), {"value": np.nan})["value"] for at in columns] for arm in arms], float)
+    with mpl.rc_context({**STYLE, "figure.facecolor": "white"}):
+        figure, axes = _axes("", "", (0.75 * len(columns) + 3.6, 0.5 * len(arms) + 1.5))
+        shown = axes.imshow(table, cmap="cividis", aspect="auto")
+        low, high = shown.get_clim()
+        for (row, column), value in np.ndenumerate(table):
+            if not np.isnan(value):
+                auc = found[(arms[row], *columns[column])]
+                told = f"{value:.3f}" + ("" if auc["low"] is None else f"\n±{(auc['high'] - auc['low']) / 2:.3f}")
+                color = "black" if value > (low + high) / 2 else "white"
+                axes.text(column, row, told, ha="center", va="center", fontsize=8, color=color)
+        axes.set_xticks(range(len(columns)), [f"x {margin:g}" for _, margin in columns])
+        axes.set_yticks(range(len(arms)), arms)
+        for kind in kinds:
+            places = [place for place, at in enumerate(columns) if at[0] == kind]
+            axes.text(float(np.mean(places)), -0.7, f"tested on {kind}", ha="center", va="bottom")
+            axes.axvline(places[-1] + 0.5, color="white", linewidth=4)
+        axes.set_xlabel("Padding factor of the test masses")
+        axes.grid(visible=False)
+        figure.colorbar(shown, label="AUC")
+        with atomic_path(out / "transfer.svg") as path:
+            figure.savefig(path, format="svg", metadata={"Date": None})
+
+
 def _heat_map(figures: Sequence[Any]) -> "Figure | None":
     """Fig. 3a: AUC over attracting and repelling neighbors."""
     found = {(int(at[1]), int(at[2])): row["auc"] for row in figures if (at := re.fullmatch(_CELL, row["arm"]))}

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
+from diagnet.data.sources import source_names
 from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
 from diagnet.progress import Progress, silent
 from diagnet.run.folder import git_revision, read_json, versions, write_json, write_table
@@ -33,18 +34,22 @@ class Study:
     Attributes:
         name: of the study.
         arms: what is compared.
-        data: a manifest or a prepared folder.
+        data: manifests and prepared folders, read as one set of masses.
         base: settings all arms share.
         folds: outer folds.
         repeats: seeds.
+        tests: name and manifest of further masses, scored whole by every job of an arm that has margins.
+        distinct_patients: patients of one name in two of `data` are two patients.
     """
 
     name: str
     arms: Sequence[Arm]
-    data: Path
+    data: tuple[Path, ...]
     base: Config
     folds: int = 5
     repeats: int = 3
+    tests: tuple[tuple[str, Path], ...] = ()
+    distinct_patients: bool = False
 
     def jobs(self) -> list[Job]:
         """All jobs; a whole repeat of every arm before the next, so that an unfinished study is a balanced one."""
@@ -53,7 +58,9 @@ class Study:
         ]
 
 
-def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> None:
+def claim_study(
+    study: Study, masses: MassSet, out: Path, *, joins: bool, tests: Mapping[str, MassSet] | None = None
+) -> None:
     """Begin a study's folder, or join the one that is there.
 
     Args:
@@ -61,6 +68,7 @@ def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> Non
         masses: its data.
         out: the folder.
         joins: a study may be there already (`--resume`, or a shard); arms may be added to it.
+        tests: further masses by name, those of `study.tests`.
 
     Raises:
         RunFolderError: another study is there, or an arm of the same name with other settings.
@@ -72,6 +80,7 @@ def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> Non
             "folds": study.folds,
             "data": identity(masses),
             "settings": study.base.model_dump(mode="json"),
+            **_of_sources(study, tests or {}),
         }
         arms = {arm.name: _described(arm) for arm in study.arms}
         before = read_json(record) if record.exists() else None
@@ -81,10 +90,11 @@ def claim_study(study: Study, masses: MassSet, out: Path, *, joins: bool) -> Non
             if not joins:
                 raise RunFolderError(f"`--out` must be a new folder, got a study in {out}. Fix: add --resume to go on")
             known = Config.stored(before["settings"]).model_dump(mode="json")
-            for key, value in {**before, "settings": known}.items():
-                if key in own and own[key] != value:
+            stored = {**before, "settings": known}
+            for key in dict.fromkeys([*own, *_OF_SOURCES]):
+                if own.get(key) != stored.get(key):
                     raise RunFolderError(f"`--out` must keep the {key} the study in {out} began with, got others")
-            defaults = {each.name: each.default for each in fields(Arm) if each.default is not MISSING}
+            defaults = _json({each.name: each.default for each in fields(Arm) if each.default is not MISSING})
             for name, described in arms.items():
                 if {**defaults, **before["arms"].get(name, described)} != described:
                     raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
@@ -145,7 +155,17 @@ def run_study(
                     if job.path(out).exists():
                         lock.release()
                         continue
-                    held[executor.submit(run_job, job, study.data, study.base, study.folds)] = job, lock
+                    held[
+                        executor.submit(
+                            run_job,
+                            job,
+                            study.data,
+                            study.base,
+                            study.folds,
+                            tests=study.tests,
+                            distinct_patients=study.distinct_patients,
+                        )
+                    ] = job, lock
                 finished = wait(held, return_when=FIRST_COMPLETED).done if held else set()
                 for future in finished:
                     job, lock = held.pop(future)
@@ -241,4 +261,22 @@ def _executor(workers: int | None, scheduler: str | None) -> Iterator[tuple[Exec
 
 def _described(arm: Arm) -> dict[str, Any]:
     """What is kept about an arm, and tells it from another of its name."""
-    return dict(json.loads(json.dumps(asdict(arm))))
+    return _json(asdict(arm))
+
+
+_OF_SOURCES = ("sources", "tests", "distinct_patients")  # keys of a record, where there are any
+
+
+def _of_sources(study: Study, tests: Mapping[str, MassSet]) -> dict[str, Any]:
+    """What is kept about sources and further tests; nothing for a study of one source without them."""
+    found: dict[str, Any] = {}
+    if len(study.data) > 1 or tests:
+        found["sources"] = source_names(study.data)
+        found["tests"] = {name: identity(test) for name, test in tests.items()}
+        found["distinct_patients"] = study.distinct_patients
+    return found
+
+
+def _json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they come back from a file."""
+    return dict(json.loads(json.dumps(values)))

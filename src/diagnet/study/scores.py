@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,11 +95,27 @@ def read_scores(folder: Path, n_masses: int, repeats: int, part: str = "test") -
     Raises:
         DataError: a file is not a job's.
     """
-    values, jobs = np.full((repeats, n_masses), np.nan), read_jobs(folder, repeats)
-    for (_, repeat), rows in jobs.items():
+    return scores_of(folder.name, read_jobs(folder, repeats), n_masses, repeats, part)
+
+
+def scores_of(
+    name: str, jobs: Mapping[tuple[int, int], list[Row]], n_masses: int, repeats: int, part: str, n_folds: int = 0
+) -> Scores:
+    """Scores of one part of an arm's rows.
+
+    Args:
+        name: of the arm.
+        jobs: its rows by (fold, repeat).
+        n_masses: that may be scored.
+        repeats: of the study.
+        part: of the rows.
+        n_folds: of the study, where every job scores all of the masses: each job is then a repeat of its own.
+    """
+    values = np.full((repeats * max(n_folds, 1), n_masses), np.nan)
+    for (fold, repeat), rows in jobs.items():
         index, scores = part_of(rows, part)
-        values[repeat, index] = scores
-    return Scores(folder.name, values, np.array([float(rows[0]["seconds"] or "nan") for rows in jobs.values()]))
+        values[repeat * n_folds + fold if n_folds else repeat, index] = scores
+    return Scores(name, values, np.array([float(rows[0]["seconds"] or "nan") for rows in jobs.values()]))
 
 
 def seconds_of(folder: Path, repeats: int) -> list[float]:

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,7 @@ def _run_trial(study: Study, masses: MassSet, out: Path, space: Mapping[str, Ran
     told = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in drawn.items()}
     what = ", ".join(f"{name} {value}" for name, value in told.items())
     arm = Arm(f"fold{fold}-trial{trial.number}", what, _nested(drawn), holdout=True)
-    claim_study(Study(study.name, [arm], study.data, study.base, study.folds, study.repeats), masses, out, joins=True)
+    claim_study(replace(study, arms=[arm]), masses, out, joins=True)
     truth, merits = truth_of(masses, study.folds), []
     for repeat in range(study.repeats):
         job = Job(arm, fold, repeat)

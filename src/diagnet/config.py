@@ -26,7 +26,7 @@ from diagnet.training.tracking import TrackingSettings
 # that help most (reading 13). `paper` follows the letter where the paper speaks.
 # `lite0` begins with what ImageNet has taught, so it is trained for few epochs; `best` is five of them, on patient
 # folds.
-_LITE0: dict[str, dict[str, Any]] = {
+LITE0: dict[str, dict[str, Any]] = {
     "roi": {"size": 128},
     "neighbors": {"positive_share": 0.0, "negative_share": 0.0},
     "graph": {"space": "embedding", "skip_relatives": True},
@@ -48,8 +48,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "neighbors": {"positive_share": 1.0, "negative_share": 0.0},
         "graph": {"space": "embedding", "skip_relatives": True},
     },
-    "lite0": _LITE0,
-    "best": {**_LITE0, "evaluation": {"folds": 5}},
+    "lite0": LITE0,
+    "best": {**LITE0, "evaluation": {"folds": 5}},
     "paper": {
         "roi": {"size": 224, "grey_range": "image"},
         "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False},

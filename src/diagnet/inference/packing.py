@@ -28,6 +28,7 @@ from diagnet.run.tables import PREDICTIONS
 from diagnet.training.scoring import embeddings_and_logits
 
 _TOLERANCE = 1e-3  # of a probability, between half and full precision
+_MOST_COMPARED = 256  # masses
 
 
 def pack(
@@ -74,11 +75,12 @@ def pack(
     halved = _halved(merged)
     progress("pack", 0, 1)
     embedded, logits = embeddings_and_logits(halved, images)
-    full = embeddings_and_logits(merged, images)[1]
+    compared = np.unique(np.linspace(0, len(images) - 1, _MOST_COMPARED).round().astype(np.int64))
+    full = embeddings_and_logits(merged, images, rows=compared)[1]
     column = model.classes.index("malignant")
     temperature = float(np.mean(model.temperatures))
-    chances, of_full = (_chance(each, temperature, column) for each in (logits, full))
-    of_networks = model.probabilities(images)[:, column]
+    chances, of_full = (_chance(each, temperature, column) for each in (logits[compared], full))
+    of_networks = model.probabilities(images[compared])[:, column]
     moved = float(np.abs(chances - of_full).max())
     if moved > _TOLERANCE:
         raise RunFolderError(f"half precision must keep probabilities to {_TOLERANCE:g}, got {moved:.2g} in {run}")

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Bool
 
-from diagnet.config import merged
+from diagnet.config import LITE0, merged
 from diagnet.data.mass import MassSet, malignant_class
 from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.sources import merged as one_set
@@ -79,9 +79,20 @@ def transfer_arms(names: Sequence[str]) -> tuple[Arm, ...]:
         for method, what, changes in (("plain", "plain cross-entropy", PLAIN), ("diagnet", "the preset", {}))
         for grey_range in ("region", "image")
     ]
-    # ---- Further arms, one for each kind of network or setting, go here. Each is compared with the plain arm of the
-    # same sources and grey range: Arm(f"lite0-{name}", "...", {"network": {"preset": "lite0"}}, sources=sources,
-    # margins=MARGINS) for name, sources in trained_on.items().
+    arms += [
+        Arm(
+            f"{name}-{method}-region",
+            f"{what}, trained on {name}",
+            merged(LITE0, {"network": {"trainable": trainable}}),
+            sources=sources,
+            margins=MARGINS,
+        )
+        for name, sources in trained_on.items()
+        for method, what, trainable in (
+            ("frozen", "ImageNet features and a logistic regression", "none"),
+            ("lite0", "the preset lite0", "last"),
+        )
+    ]
     return tuple(arms)
 
 

@@ -202,13 +202,13 @@ def test_a_test_must_have_a_name_of_its_own(text):
 
 def test_arms_are_made_from_the_names_of_sources():
     arms = {arm.name: arm for arm in transfer_arms(["crops", "mam mograms"])}
-    assert len(arms) == 3 * 2 * 2
+    assert len(arms) == 3 * (2 * 2 + 2)
     assert arms["mam-mograms-plain-region"].sources == ("mam mograms",)
     assert arms["both-diagnet-image"].sources is None
     assert {arm.margins for arm in arms.values()} == {MARGINS}
     assert "all-plain-image" in {arm.name for arm in transfer_arms(["a", "b", "c"])}
     assert "together-plain-image" in {arm.name for arm in transfer_arms(["both", "b"])}
-    assert len(transfer_arms(["alone"])) == 4
+    assert len(transfer_arms(["alone"])) == 6
     with pytest.raises(SettingsError, match="must have names that differ"):
         transfer_arms(["a b", "a-b"])
     assert "transfer" not in STUDIES
@@ -230,6 +230,11 @@ def test_each_arm_is_compared_with_plain_of_its_own_sources():
             f"{name}-diagnet-{grey}": f"{name}-plain-{grey}"
             for name in ("a", "b", "both")
             for grey in ("region", "image")
+        },
+        **{
+            f"{name}-{method}-region": f"{name}-plain-region"
+            for name in ("a", "b", "both")
+            for method in ("frozen", "lite0")
         },
         "more": "a-plain-region",
     }

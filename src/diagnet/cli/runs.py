@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from diagnet.cli.shared import (
     print_run,
     read_data,
 )
+
+if TYPE_CHECKING:
+    from diagnet.data.mass import Mass
 
 
 class Engine(StrEnum):
@@ -67,6 +70,20 @@ def demo(
         print("\n".join(describe(found)))
         print("These masses are synthetic: the figures say that the parts work together, nothing about patients.")
     print_run(run.folder, run.metrics, as_json)
+    if not as_json and not quiet:
+        print(f"The shipped model, on the first of these masses: {_shipped_score(found.masses[0])}")
+
+
+def _shipped_score(mass: "Mass") -> str:
+    """What the model that comes with diagnet says of a mass, in one line."""
+    from diagnet.inference.assessment import Policy
+    from diagnet.inference.predictor import load_model
+
+    (found,) = load_model(engine="torch").predict(mass.image, [mass.box], Policy(allow_unlike=True))
+    if found.malignancy is None:
+        return found.reason
+    flags = f" ({'; '.join(found.flags)})" if found.flags else ""
+    return f"{found.decision}, malignancy {found.malignancy:.2f}{flags}"
 
 
 _DEMO_SETTINGS = ("training.epochs=40", "training.batch_size=24")

@@ -1,13 +1,14 @@
 """Text is written letter for letter, or refused before anything is written."""
 
+import errno
 import re
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diagnet.atomic import as_utf8, legible, write_text
-from diagnet.errors import DataError
+from diagnet.atomic import as_utf8, atomic_path, legible, write_text
+from diagnet.errors import DataError, RunFolderError
 
 
 @settings(deadline=None)  # it writes files
@@ -39,3 +40,14 @@ def test_what_is_no_text_is_told_without_the_text_and_nothing_is_written(tmp_pat
 @given(st.text(), st.characters(categories=["Cs"]))
 def test_what_people_read_has_a_question_mark_instead(text, half):
     assert legible(text + half) == f"{text}?"
+
+
+def test_a_full_disk_is_one_line_though_a_library_raises_its_own_error_from_it(tmp_path):
+    """As pydicom does."""
+    error = OSError("With tag (7FE0,0010) got exception")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(RunFolderError, match="must be writable, got: No space left"),
+        atomic_path(tmp_path / "a.dcm"),
+    ):
+        raise error

@@ -35,9 +35,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        reason = _no_room(error)
+        if reason is None:
             raise
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, reason) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -63,9 +64,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.rmdir()  # empty; not every system lets a rename replace it
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        reason = _no_room(error)
+        if reason is None:
             raise
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, reason) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -112,6 +114,15 @@ def require_empty(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"`--out` must be a new or an empty folder, got {folder}. Fix: choose another folder.")
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """Return what the system said of the disk; pydicom raises an OSError of its own from it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error
+        error = error.__cause__
+    return None
 
 
 def _flush(path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,3 +99,32 @@ def test_one_pixel_in_twenty_is_background_and_fewer_are_not(n_dark: int, is_bac
     scaled = scaled_over_breast(image.reshape(10, 10)).ravel()
     assert not scaled[:n_dark].any()
     assert scaled[n_dark] == pytest.approx(0 if is_background else image[n_dark] / 3000)
+
+
+@pytest.mark.parametrize("place", [(5, 120, 1, 1), (5, 100, 30, 20), (140, 90, 15, 30)])  # row, column, height, width
+@pytest.mark.parametrize("offset", [0, 300])
+@pytest.mark.parametrize("suffix", ["png", "dcm"])
+def test_what_is_white_off_the_breast_moves_no_grey_value(
+    tmp_path: Path, place: tuple[int, int, int, int], offset: int, suffix: str
+) -> None:
+    drawn = drawn_breast() + np.uint16(offset)
+    row, column, height, width = place
+    marked = drawn.copy()
+    marked[row : row + height, column : column + width] = 65535
+    found = []
+    for pixels in (drawn, marked):
+        path = tmp_path / f"image.{suffix}"
+        if suffix == "dcm":
+            write_dicom(path, pixels)
+        else:
+            PIL.Image.fromarray(pixels).save(path)
+        found.append(read_picture(path).pixels)
+    is_marked = marked == 65535
+    np.testing.assert_allclose(found[1][~is_marked], found[0][~is_marked], atol=1e-5)
+    assert (found[1][is_marked] == 1).all()
+
+
+def test_what_is_white_on_the_breast_keeps_its_place_in_the_range() -> None:
+    clip = drawn_breast()
+    clip[80:84, 40:44] = 65535
+    assert scaled_over_breast(clip)[80, 60] == pytest.approx(clip[80, 60] / 65535, abs=0.02)

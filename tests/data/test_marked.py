@@ -6,6 +6,7 @@ from PIL import Image
 from diagnet.data.box import Box
 from diagnet.data.marked import Marked, find_marked, parsed_box, read_marked, with_boxes, with_boxes_by_uid
 from diagnet.errors import DataError
+from diagnet.notice import NOTICE
 from dicom_files import drawn_breast, write_dicom
 
 
@@ -75,6 +76,28 @@ def test_a_name_that_is_there_twice_says_nothing(folder):
     found, n_unused = with_boxes([Marked(folder / "below" / "b.dcm")], path)
     assert found[0].boxes == ()
     assert n_unused == 2
+
+
+def test_linked_folders_are_followed_once(folder):
+    (folder / "study").mkdir()
+    (folder / "study" / "link").symlink_to(folder / "below", target_is_directory=True)
+    (folder / "study" / "up").symlink_to(folder, target_is_directory=True)
+    found, _ = find_marked([folder / "study"])
+    assert sorted(each.image.name for each in found) == ["IM0001", "a.png", "b.dcm"]
+
+
+@pytest.mark.parametrize(
+    "sop_class", ["1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.11.1"]
+)
+def test_directories_reports_and_our_own_pictures_are_passed_over(tmp_path, sop_class):
+    write_dicom(tmp_path / "a.dcm", drawn_breast())
+    write_dicom(tmp_path / "b.dcm", drawn_breast(), SOPClassUID=sop_class, PixelData=None)
+    write_dicom(tmp_path / "DICOMDIR", drawn_breast(), SOPClassUID=sop_class, PixelData=None)
+    write_dicom(tmp_path / "own.dcm", drawn_breast(), ImageComments=NOTICE)
+    (tmp_path / "broken.dcm").write_bytes(b"broken")
+    found, n_passed = find_marked([tmp_path])
+    assert [each.image.name for each in found] == ["a.dcm", "broken.dcm"]
+    assert n_passed == 3
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import BreastTomosynthesisImageStorage, DigitalMammographyXRayImageStorageForProcessing
+from pydicom.uid import UID, BreastTomosynthesisImageStorage, DigitalMammographyXRayImageStorageForProcessing
 
 from diagnet.arrays import Image
 from diagnet.data.breast import find_breast
@@ -17,6 +18,9 @@ from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, 
 from diagnet.data.quiet import quiet
 from diagnet.data.view import one_of, side, view, warnings
 from diagnet.errors import DiagNetError, RefusedInputError
+from diagnet.notice import NOTICE
+
+_OTHERS = ("Media Storage Directory", " SR ", "Presentation State", "Key Object", "Encapsulated", "Segmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +225,15 @@ def read_uid(path: Path) -> str:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
             raise broken(path, error) from None  # its text may quote a patient's data
+
+
+def is_known_other(path: Path) -> bool:
+    """Tell a DICOM file that is no mammogram by its SOP class: a directory, report, state, or a picture of our own."""
+    with quiet():
+        try:
+            header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageComments"])
+            sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")))
+            own = str(header.get("ImageComments", "")) == NOTICE  # clinic/picture.py writes it
+        except Exception:  # whatever a broken file makes pydicom meet is told when it is scored
+            return False
+    return own or any(word in sop_class.name for word in _OTHERS)

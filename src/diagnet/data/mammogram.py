@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
+from scipy import ndimage
 
 from diagnet.arrays import Image
 from diagnet.data.breast import Breast, find_breast
 
 # A mammogram's air is one and the same darkest value, in half of its pixels; a crop's darkest value is rare.
 MIN_BACKGROUND_SHARE = 0.05
+_FAR_BRIGHTER = 1.6  # times
+_WORTH_A_LOOK, _SURELY_BREAST, _EVERY = 2.5, 0.9, 7  # times; a quantile of what is no background; of its pixels one in
 _NEARLY_WHITE, _NEGATIVE_SHARE, _NEGATIVE_RIM = 0.9, 0.25, 0.1
 NEGATIVE = "the background is bright: this may be a negative"
 SCALED = "intensity: scaled over the breast"  # the step of `scaled_over_breast`
@@ -51,7 +54,8 @@ def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
     """Scale grey values so that the breast's darkest is 0 and its brightest 1 (reading 16).
 
     The background, where there is one, is 0 and has no part in the range: the pixels of the darkest value, if they
-    are at least one in twenty. A constant image is all 0.
+    are at least one in twenty. Nor has what lies off the breast and is
+    far brighter than all of it, which becomes 1. A constant image is all 0.
 
     Raises:
         ValueError: a value is not a finite number.
@@ -67,9 +71,28 @@ def scaled_over_breast(pixels: Shaped[np.ndarray, "height width"]) -> Image:
         lowest = float(values.min(where=~is_background, initial=np.inf))
         if lowest == highest:  # two values, as in a mask
             return np.asarray(~is_background, dtype=np.float32)
+        highest = _brightest_of_breast(values, is_background, lowest, highest)
     values -= np.float32(lowest)
     values /= np.float32(highest - lowest)
     return np.clip(values, 0, 1, out=values)
+
+
+def _brightest_of_breast(
+    values: Image, is_background: Bool[np.ndarray, "height width"], lowest: float, highest: float
+) -> float:
+    """Return the brightest value, but for what is off the breast and far brighter than all of it.
+
+    A label of 16 bits on a picture of 12 is that; a label as white as a film can be is not, so that the pictures which
+    networks were trained on keep their grey values.
+    """
+    level = float(np.quantile(values[~is_background][::_EVERY], _SURELY_BREAST))
+    if level <= lowest or highest - lowest <= _WORTH_A_LOOK * (level - lowest):
+        return highest
+    breast = find_breast(np.clip((values - np.float32(lowest)) / np.float32(level - lowest), 0, 1))
+    mask = ndimage.binary_dilation(breast.mask).repeat(breast.per_px, 0).repeat(breast.per_px, 1)
+    inside = mask[: values.shape[0], : values.shape[1]]
+    brightest = float(values.max(where=inside, initial=lowest))
+    return brightest if highest - lowest > _FAR_BRIGHTER * (brightest - lowest) > 0 else highest
 
 
 def looks_negative(pixels: Image) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diagnet.data.box import Box
+from diagnet.data.dicom import is_known_other
 from diagnet.data.image import is_dicom
 from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE, SIDES
 from diagnet.data.table import Row, read_table
@@ -170,22 +171,28 @@ def with_boxes_by_uid(
 
 
 def _images_below(folder: Path) -> tuple[list[Path], int]:
-    found, n_others = [], 0
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith("."):
+    """Find images at any depth, through linked folders too, each folder once."""
+    found, n_others, seen = [], 0, set()
+    for name, below, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:  # a link to where we have been
+            below.clear()
             continue
-        if _is_image(path):
-            found.append(path)
-        else:
-            n_others += 1
-    return found, n_others
+        seen.add(real)
+        paths = [Path(name, file) for file in files if not file.startswith(".")]
+        is_found = {path: _is_image(path) for path in paths if path.is_file()}
+        found += [path for path, is_image in is_found.items() if is_image]
+        n_others += list(is_found.values()).count(False)
+    return sorted(found), n_others
 
 
 def _is_image(path: Path) -> bool:
     try:
-        return path.suffix.lower() in SUFFIXES or is_dicom(path)
+        if path.suffix.lower() in SUFFIXES and path.suffix.lower() not in (".dcm", ".dicom"):
+            return True
+        return is_dicom(path) and not is_known_other(path)
     except DataError:
-        return False
+        return path.suffix.lower() in SUFFIXES  # told when it is scored
 
 
 def _same(path: Path) -> str:

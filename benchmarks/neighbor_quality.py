@@ -8,12 +8,17 @@ an original and its descendants are never on both sides: an RBF support vector m
 components, one on 100 whitened components, one on the radial power spectrum. Positive neighbors should be hard to
 tell (AUC at most 0.65 for the best judge), negative ones easy (at least 0.90, the whitened judge at least 0.80).
 
+What the search adds: at least 90 % of the neighbors differ from every seed that their search started from
+(`differs_from_every_seed`); their objective (Eqs. 1-2) beats the best start's, both judged by a discriminator of
+originals and fresh seeds that the search never saw; and under it P of negative neighbors falls with the budget.
+
 Generators under one interface: `pixel` (the letter), `subspace` (the default: principal components), `low_frequency`
 (a fixed cosine basis), `seeds_only` (the subspace's noisy seeds without a search) and `gradient` (the subspace, with
 projected gradient steps on the same objective and budget instead of RACOS).
 """
 
 import argparse
+import itertools
 import json
 import time
 from dataclasses import dataclass, replace
@@ -30,8 +35,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
+from diagnet.discriminator import probability
 from diagnet.distance import cosine_distance
-from diagnet.neighbor_search import NeighborSearch, rules_for
+from diagnet.neighbor_search import Judge, NeighborSearch, fresh_seeds, point_of, rules_for
 from diagnet.neighbors import NeighborSettings
 from diagnet.racos import Candidate
 from diagnet.search_space import ComponentSpace, component_space, pixel_space
@@ -40,6 +46,7 @@ MOVES = {1: 1.0, -1: 2.25}  # as in diagnet.neighbors, in units of rho
 CLASSES = ("benign", "malignant")
 SIGNS = {"positive": 1, "negative": -1}
 N_DRAWS = 500
+BUDGETS = (10, 50, 200)
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,11 @@ class GradientSearch(NeighborSearch):
     """The same objective and budget, by projected gradient steps from every seed in turn."""
 
     def _try_candidates(self, rng):
-        n, space, budget = self._n_kept, self._space, self._settings.budget
-        self._discriminator.forget(n)
-        parents = [int(parent) for parent in rng.permutation(self._n_originals)[: self._settings.n_seeds]]
-        points = [space.seed(parent, rng) for parent in parents]
-        origins, broken = [], []
+        space, judge, budget = self._space, self._judge, self._settings.budget
+        n = judge.n_points
+        parents, starts = self._starts(rng)
+        points = list(starts)
+        origins, ranking = [], []
         searched = np.arange(space.lower.size)
         whole = np.empty(0, dtype=np.int64)
         for t in range(budget):
@@ -115,34 +122,73 @@ class GradientSearch(NeighborSearch):
             parent, z = parents[turn], points[turn]
             origins.append(parent)
             self._place(t, parent, Candidate(None, whole, z))
-            broken.append(self._rules.broken_by(*self._nearest_of_row(n + t)))
-            row = self._kernel_row(n + t)
-            self._discriminator.decision_value(row)
-            strengths = row * self._discriminator._duals[: n + t]
-            x = self._tried[t]
-            pull = strengths @ np.concatenate([self._columns[:, :n].T, self._tried[:t]]) - strengths.sum() * x
+            broken = self._rules.broken_by(*self._nearest_of_candidate(t))
+            row = judge._kernel(self._seen.rows[t, :n], self._seen.squares[t])
+            ranking.append(self._ranking(probability(judge.discriminator.decision_value(row)), broken))
+            strengths = row * judge.discriminator._duals[:n]
+            pull = judge.columns[:, :n] @ strengths - strengths.sum() * self._tried[t]
             unit = np.sqrt(float(space.vectors[parent] @ space.vectors[parent]))
             slope = self._sign * (pull * space.weights)[searched] * space.steps * unit
             length = float(np.linalg.norm(slope))
             if length > 0:  # a step of a few percent of the box's diagonal, shorter towards the end
                 size = 0.05 * np.sqrt(z.size) * (1 - t / budget)
                 points[turn] = np.clip(z + size * slope / length, -1, 1)
-            self._learn(n + t)
-        values = self._discriminator.decision_values_without_own()[n - self._n_originals :]
-        return origins, broken, [float(value) for value in values]
+        return origins, ranking
 
 
-def generate(name, images, sign, n_wanted, seed):
-    """Find neighbors of one class and sign with a generator; return images, parents, probabilities, seconds, rho."""
+def watched(kind):
+    """A kind of search that remembers its start seeds and how each of them, and the winner, keeps the rules."""
+
+    class Watched(kind):
+        def _starts(self, rng):
+            parents, seeds = super()._starts(rng)
+            images = [self._space.image(i, point_of(self._space, i, z)) for i, z in zip(parents, seeds, strict=True)]
+            self.starts += [(image, self._rules.broken_by(*self._nearest(image))) for image in images]
+            return parents, seeds
+
+        def keep(self, image):
+            self.winner = (image, self._rules.broken_by(*self._nearest(image)))
+            super().keep(image)
+
+        def find(self, rng):
+            self.starts = []
+            return super().find(rng)
+
+    return Watched
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generator made, and how each neighbor fares beside the seeds its search started from.
+
+    `winner` and `best_start` are objectives (lower is better) under a judge of originals and fresh seeds, which the
+    search has not seen; the best start is chosen by this judge, among the seeds that keep the rules if any does.
+    """
+
+    images: np.ndarray
+    parents: np.ndarray
+    probability: np.ndarray
+    differs: np.ndarray
+    winner: np.ndarray
+    best_start: np.ndarray
+    seconds: float
+    rho: float
+    settings: NeighborSettings
+
+
+def generate(name, images, sign, n_wanted, seed, budget=None):
+    """Find neighbors of one class and sign with a generator."""
     side = images.shape[1]
     flat = np.ascontiguousarray(images.reshape(len(images), -1))
     rng = np.random.default_rng(seed)
     dots = flat.astype(np.float64) @ flat.astype(np.float64).T
     unit = dots / np.sqrt(np.outer(dots.diagonal(), dots.diagonal()))
     rho = float((1 - unit[np.triu_indices(len(unit), 1)]).min())
-    settings = NeighborSettings()
+    settings = NeighborSettings(budget=budget or NeighborSettings().budget)
     if name == "pixel":
-        settings = NeighborSettings(search_space="pixel", enforce_rules=False, no_copies=False)
+        settings = settings.model_copy(
+            update={"search_space": "pixel", "enforce_rules": False, "no_copies": False, "start_originals": 10}
+        )
         space = pixel_space(flat, rho, "cosine", rng=rng)
     elif name == "low_frequency":
         space = low_frequency_space(flat, sign, MOVES[sign] * rho, side, settings.n_components, rng)
@@ -151,14 +197,34 @@ def generate(name, images, sign, n_wanted, seed):
         space = component_space(flat, dots, sign, MOVES[sign] * rho, "cosine", n_components=n, rng=rng)
     if name == "seeds_only":
         settings = NeighborSettings(budget=settings.n_seeds)
-    kind = GradientSearch if name == "gradient" else NeighborSearch
-    start = time.perf_counter()
-    search = kind(space, dots, sign, rho, n_wanted, settings)
-    found = [search.find(rng) for _ in range(n_wanted)]
-    took = time.perf_counter() - start
-    made = np.stack([one.image for one in found]).reshape(-1, side, side)
-    parents = np.array([one.parent for one in found])
-    return made, parents, np.array([one.probability for one in found]), took / n_wanted, rho, settings
+    seeds = fresh_seeds(space, 4, rng=np.random.default_rng([seed, 1]))
+    judge = Judge(space, dots, settings.kernel, len(seeds))
+    judge.learn(seeds)
+    search = watched(GradientSearch if name == "gradient" else NeighborSearch)(
+        space, dots, sign, rho, n_wanted, settings, rng=rng
+    )
+    found, differs, objectives, took = [], [], [], 0.0
+    for i in range(n_wanted):
+        start = time.perf_counter()
+        found.append(search.find(np.random.default_rng([seed, 2, i])))  # the same seeds whatever the budget
+        took += time.perf_counter() - start
+        starts = search.starts if search.winner[1] > 0 else [one for one in search.starts if one[1] == 0]
+        ranks = [
+            search._ranking(judge.probability(space.vector(image)), broken)
+            for image, broken in (search.winner, *starts)
+        ]
+        objectives.append((ranks[0], min(ranks[1:], default=np.nan)))
+        differs.append(not any(np.array_equal(found[-1].image, image) for image, _ in search.starts))
+    return Generated(
+        np.stack([one.image for one in found]).reshape(-1, side, side),
+        np.array([one.parent for one in found]),
+        np.array([judge.probability(space.vector(one.image)) for one in found]),
+        np.array(differs),
+        *np.array(objectives).T,
+        took / n_wanted,
+        rho,
+        settings,
+    )
 
 
 def power(images):
@@ -215,10 +281,27 @@ def interval_median(values, rng):
     return {"median": float(np.median(values)), "interval_95": quantiles(draws, (0.025, 0.975))}
 
 
+def interval_mean(values, rng):
+    draws = values[rng.integers(len(values), size=(N_DRAWS, len(values)))].mean(axis=1)
+    return {"mean": float(values.mean()), "interval_95": quantiles(draws, (0.025, 0.975))}
+
+
+def searching_longer(originals, sign, n_wanted, seed):
+    """Mean P under the judge of fresh seeds for each budget, and its change, paired by the searches' seeds."""
+    rng = np.random.default_rng(3)
+    chances = {t: generate("subspace", originals, sign, n_wanted, seed, budget=t).probability for t in BUDGETS}
+    figures = {f"P_{t}": interval_mean(values, rng) for t, values in chances.items()}
+    for few, many in itertools.pairwise(BUDGETS):
+        figures[f"P_{many}_minus_{few}"] = interval_mean(chances[many] - chances[few], rng)
+    return figures
+
+
 def measured(name, originals, sign, n_wanted, seed):
     """All figures of one generator, class and sign."""
     rng = np.random.default_rng(1)
-    made, parents, chances, took, rho, settings = generate(name, originals, sign, n_wanted, seed)
+    one = generate(name, originals, sign, n_wanted, seed)
+    made, parents, rho, settings = one.images, one.parents, one.rho, one.settings
+    gains = (one.best_start - one.winner)[np.isfinite(one.best_start)]  # of those whose search had a valid start
     flat, known = made.reshape(len(made), -1), originals.reshape(len(originals), -1)
     nearest = cosine_distance(flat, known).min(axis=1)
     of_sign = cosine_distance(flat, flat)
@@ -229,7 +312,10 @@ def measured(name, originals, sign, n_wanted, seed):
     ratio = np.exp(np.median(power(made), axis=0) - np.median(power(originals), axis=0))
     return {
         "judges": judged(originals, made, parents, rng),
-        "probability_median": float(np.median(chances)),
+        "probability_median": float(np.median(one.probability)),  # by a judge of fresh seeds
+        "differs_from_every_seed": float(one.differs.mean()),
+        "objective_winner_against_best_start": interval_mean(gains, rng)  # how much better the winner's is
+        | {"n": len(gains), "share_better": float((gains > 0).mean())},
         "nearest_original_over_rho": interval_median(nearest / rho, rng),
         "spacing_violation_rate": float((of_sign.min(axis=1) < letter.spacing).mean()),  # r1 or r2
         "reach_violation_rate": float((nearest > letter.reach).mean()),  # r3
@@ -240,7 +326,7 @@ def measured(name, originals, sign, n_wanted, seed):
         "privacy_nearest_original_over_originals_own": float(np.median(nearest) / np.median(between.min(axis=1))),
         "n_neighbors": len(made),
         "n_parents": len(set(parents.tolist())),
-        "seconds_per_neighbor": took,
+        "seconds_per_neighbor": one.seconds,
         "nearest": nearest / rho,
     }
 
@@ -276,6 +362,9 @@ def main():
                     "median_difference": float(np.median(far) - np.median(near)),
                     "interval_95": quantiles(gaps, (0.025, 0.975)),
                 }
+                if name == "subspace":
+                    for kind, sign in SIGNS.items():
+                        both[kind]["searching_longer"] = searching_longer(originals, sign, n_wanted, arguments.seed)
                 part[title] = both
             part["meets"] = {
                 "positives_hard": all(part[c]["positive"]["judges"]["best"] <= 0.65 for c in CLASSES),
@@ -288,7 +377,21 @@ def main():
                     for kind in SIGNS
                     for rule in ("spacing_violation_rate", "reach_violation_rate")
                 ),
+                "differ_from_every_seed": all(
+                    part[c][kind]["differs_from_every_seed"] >= 0.9 for c in CLASSES for kind in SIGNS
+                ),
+                "winner_beats_best_start": all(
+                    part[c][kind]["objective_winner_against_best_start"]["interval_95"][0] > 0
+                    for c in CLASSES
+                    for kind in SIGNS
+                ),
             }
+            if name == "subspace":
+                part["meets"]["negatives_less_probable_with_budget"] = all(
+                    part[c]["negative"]["searching_longer"][f"P_{many}_minus_{few}"]["interval_95"][1] < 0
+                    for c in CLASSES
+                    for few, many in itertools.pairwise(BUDGETS)
+                )
     if arguments.json:
         print(json.dumps(figures, indent=1))
     else:
@@ -312,6 +415,8 @@ def show(figures):
                     "moved": f"{one['pixels_moved']:.2f}",
                     "spectrum x": f"{one['spectrum_factor']:.1f}",
                     "P": f"{one['probability_median']:.2f}",
+                    "new": f"{one['differs_from_every_seed']:.2f}",
+                    "gain": f"{one['objective_winner_against_best_start']['mean']:.3f}",
                     "s": f"{one['seconds_per_neighbor']:.3f}",
                 }
                 told = " | ".join(f"{column} {value}" for column, value in columns.items())

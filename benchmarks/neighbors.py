@@ -25,6 +25,7 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from zoopt import Dimension, Objective, Opt, Parameter, Solution
 
+from diagnet.config import Config
 from diagnet.neighbor_search import NeighborSearch
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.racos import minimize
@@ -57,6 +58,11 @@ def with_flips(images):
     return np.concatenate([images[:, ::v, ::h] for v in (1, -1) for h in (1, -1)])
 
 
+def letter(budget):
+    """Settings of the preset `paper`."""
+    return NeighborSettings(**Config.from_preset("paper").neighbors.model_dump() | {"budget": budget})
+
+
 def make_search(originals, mode, sign=1, kept=0):
     """Return the search of one class with `kept` noisy copies as neighbors found so far."""
     flat = np.ascontiguousarray(originals.reshape(len(originals), -1))
@@ -65,12 +71,18 @@ def make_search(originals, mode, sign=1, kept=0):
     unit = dots / np.sqrt(np.outer(dots.diagonal(), dots.diagonal()))
     rho = float((1 - unit[np.triu_indices(len(unit), 1)]).min())
     letter = mode == "pixel"
-    settings = NeighborSettings(search_space=mode, enforce_rules=not letter, no_copies=not letter, budget=BUDGET)
+    settings = NeighborSettings(
+        search_space=mode,
+        enforce_rules=not letter,
+        no_copies=not letter,
+        start_originals=10 if letter else 1,
+        budget=BUDGET,
+    )
     if letter:
         space = pixel_space(flat, rho, "cosine", rng=rng)
     else:
         space = component_space(flat, dots, sign, rho, "cosine", n_components=settings.n_components, rng=rng)
-    search = NeighborSearch(space, dots, sign, rho, kept + 64, settings)
+    search = NeighborSearch(space, dots, sign, rho, kept + 64, settings, rng=rng)
     for image in noisy(flat[:kept], rng):
         search.keep(image)
     return search
@@ -164,7 +176,13 @@ def paper_augmentation(folder, quick):
     result = {"paper_augmentation_originals": len(images), "paper_augmentation_budget": budget}
     for mode in ("subspace", "pixel"):
         letter = mode == "pixel"
-        settings = NeighborSettings(search_space=mode, enforce_rules=not letter, no_copies=not letter, budget=budget)
+        settings = NeighborSettings(
+            search_space=mode,
+            enforce_rules=not letter,
+            no_copies=not letter,
+            start_originals=10 if letter else 1,
+            budget=budget,
+        )
         suffix = "_pixel" if letter else ""
         digests = []
         for workers in (2, 1):

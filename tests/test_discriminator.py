@@ -82,35 +82,6 @@ def test_nothing_to_tell_apart_yet():
     assert float(probability(0.0)) == 0.5
 
 
-def test_forgetting_leads_back():
-    rng = np.random.default_rng(2)
-    points = rng.normal(size=(50, 5))
-    kernel = rbf(points, points, 0.2)
-    discriminator = grown(kernel, 30, tolerance=1e-7)
-    before = grown(kernel[:40, :40], 30, tolerance=1e-7)
-    discriminator.forget(40)
-    assert discriminator.n_points == 40
-    for row in kernel[:, :40]:
-        assert discriminator.decision_value(row) == pytest.approx(before.decision_value(row), abs=1e-4)
-    discriminator.forget(30)
-    assert discriminator.decision_value(kernel[0, :30]) == 0.0
-
-
-def test_a_point_is_scored_without_its_own_term():
-    """A copy of an original looks like one; trained on itself it would be at the margin on the other side."""
-    rng = np.random.default_rng(3)
-    originals = rng.normal(size=(30, 40))
-    points = np.concatenate([originals, originals[:5] + 1e-3, originals[5:10] + 4.0])
-    kernel = rbf(points, points, 1 / 40)
-    discriminator = grown(kernel, 30)
-    trained = [discriminator.decision_value(row) for row in kernel[30:]]
-    unseen = discriminator.decision_values_without_own()
-    assert unseen.shape == (10,)
-    assert (unseen >= np.array(trained) - 1e-12).all()
-    assert unseen[:5].min() > 0
-    assert unseen[5:].max() < unseen[:5].min()
-
-
 @given(st.floats(-700, 700))
 def test_probability_is_the_sigmoid(value):
     assert float(probability(value)) == pytest.approx(P(value))

@@ -52,7 +52,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "best": {**LITE0, "evaluation": {"folds": 5}},
     "paper": {
         "roi": {"size": 224, "grey_range": "image"},
-        "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False},
+        "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False, "start_originals": 10},
         "network": {"preset": "paper"},
         "training": {
             "batch_size": 4,  # with all graph neighbors in the pass up to 24 images, about 7 GB
@@ -70,6 +70,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 # What settings that came later stood for before there was a choice: read where a run or study does not have them.
 _BEFORE: dict[str, dict[str, Any]] = {
+    "neighbors": {"start_originals": 10},
     "roi": {"grey_range": "image"},
     "training": {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "contrast": 0.0, "sharpness": 0.0, "noise": 0.0},
 }

@@ -20,7 +20,10 @@ class Discriminator:
 
     Args:
         kernel: kernel matrix of the originals.
-        capacity: how many generated points there may be at one time.
+        capacity: how many generated points there will be at most.
+        n_pool: the first generated points, which weigh `1 - late_share` of all as soon as there are later ones; by
+            default all weigh alike.
+        late_share: what the later ones weigh together, in (0, 1).
         cost: C.
         tolerance: largest violation of the optimality conditions, in units of the decision value.
     """
@@ -30,6 +33,8 @@ class Discriminator:
         kernel: Float64[np.ndarray, "original original"],
         capacity: int,
         *,
+        n_pool: int = 0,
+        late_share: float = 0.5,
         cost: float = 1.0,
         tolerance: float = 1e-3,
     ) -> None:
@@ -42,6 +47,7 @@ class Discriminator:
         self._bounds = np.full(size, np.inf)  # C w, those of the last solution
         self._bias, self._is_fitted = 0.0, True
         self._cost, self._tolerance = cost, tolerance
+        self._n_pool, self._late_share = n_pool, late_share
 
     @property
     def n_points(self) -> int:
@@ -62,10 +68,6 @@ class Discriminator:
         self._duals[n], self._bounds[n] = 0.0, np.inf
         self._n_points, self._is_fitted = n + 1, False
 
-    def forget(self, n_points: int) -> None:
-        """Go back to the first `n_points` points."""
-        self._n_points, self._is_fitted = n_points, False
-
     def decision_value(self, row: Float64[np.ndarray, "point"]) -> float:
         """Return the signed distance of a point, > 0 on the originals' side.
 
@@ -76,18 +78,6 @@ class Discriminator:
         """
         self._fit()
         return float(row @ self._duals[: self._n_points]) + self._bias
-
-    def decision_values_without_own(self) -> Float64[np.ndarray, "generated"]:
-        """Return the signed distance of each generated point less what it says of itself.
-
-        A point in its own discriminator's training set is always told apart; without its own term it is scored as
-        one that the others have not seen.
-        """
-        self._fit()
-        n, originals = self._n_points, self._n_originals
-        generated = slice(originals, n)
-        values = self._kernel[generated, :n] @ self._duals[:n] + self._bias
-        return values - self._duals[generated] * self._kernel.diagonal()[generated]
 
     def _fit(self) -> None:
         if self._is_fitted:
@@ -101,6 +91,10 @@ class Discriminator:
         is_bounded = np.abs(duals) >= bounds
         bounds[:originals] = self._cost * n / (2 * originals)
         bounds[originals:] = self._cost * n / (2 * (n - originals))
+        late = originals + self._n_pool
+        if originals < late < n:
+            bounds[originals:late] *= (1 - self._late_share) * (n - originals) / self._n_pool
+            bounds[late:] *= self._late_share * (n - originals) / (n - late)
         duals[is_bounded] = (signs * bounds)[is_bounded]  # most points move with their bounds
         _make_feasible(duals, bounds, originals)
         self._bias = _solve(self._kernel[:n, :n], signs, bounds, duals, self._tolerance)

@@ -53,7 +53,7 @@ class Neighbors:
         labels: the class each was made from.
         kinds: +1 positive, -1 negative.
         parents: index of the original each came from.
-        probability: P of belonging to the originals, as its discriminator sees it without having seen it before.
+        probability: P of belonging to the originals, by a discriminator of originals and seeds that no search saw.
         nearest_original: distance from the nearest original of the class.
         nearest_of_sign: distance from the nearest other neighbor of class and sign; infinite where there is none.
         positive_spacing: whether r1 holds; True where it does not apply.
@@ -282,7 +282,7 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
                 n_components=settings.n_components,
                 rng=rngs[-1],
             )
-        search = NeighborSearch(space, task.dots, task.sign, task.closest_pair, task.wanted, settings)
+        search = NeighborSearch(space, task.dots, task.sign, task.closest_pair, task.wanted, settings, rng=rngs[-1])
         for image in known:
             search.keep(image)
         return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]

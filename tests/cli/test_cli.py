@@ -144,6 +144,17 @@ def test_every_verb_has_help_with_an_example(in_process):
         assert f"Example: diagnet {verb}" in in_process(verb, "--help").stdout
 
 
+def test_resume_without_a_run_says_that_it_starts_afresh(tmp_path, in_process):
+    (tmp_path / "bad.csv").write_text("image\n")  # nothing needs to be trained to see it
+    out = tmp_path / "run"
+    said = f"diagnet: --resume: there is no run in {out}, so it starts afresh\n"
+    assert said in in_process("train", tmp_path / "bad.csv", "--out", out, "--resume").stderr
+    assert said not in in_process("train", tmp_path / "bad.csv", "--out", out).stderr
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    assert said not in in_process("train", tmp_path / "bad.csv", "--out", out, "--resume").stderr
+
+
 def test_the_version(in_process):
     done = in_process("--version")
     assert (done.returncode, done.stdout) == (0, f"diagnet {__version__}\n")

@@ -1,3 +1,4 @@
+import re
 import tomllib
 
 import pytest
@@ -95,3 +96,19 @@ def test_a_bad_file_is_told(tmp_path):
         read_config(tmp_path / "bad.toml")
     with pytest.raises(SettingsError, match="`preset` must be one of small, paper, got 'large'"):
         read_config(None, "large")
+
+
+@pytest.mark.parametrize(
+    ("typed", "fix"),
+    [
+        ("training.epoch=1", "did you mean `training.epochs`?"),
+        ("traning.epochs=1", "did you mean `training`?"),
+        ("sede=1", "did you mean `seed`?"),
+        ("nothing_like_it=1", "see docs/cli.md"),
+    ],
+)
+def test_a_setting_that_is_nearly_one_is_named(typed, fix):
+    with pytest.raises(
+        SettingsError, match=rf"must be an existing setting, got an unknown name\. Fix: {re.escape(fix)}"
+    ):
+        read_config(None, None, [typed])

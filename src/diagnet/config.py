@@ -1,5 +1,6 @@
 """Every setting of an experiment in one object; TOML in and out; presets `small` and `paper`."""
 
+import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -253,11 +254,23 @@ def _toml_letter(letter: str) -> str:
     return f"\\U{ord(letter):08x}" if letter > "\uffff" or letter == "\x7f" else json.dumps(letter)[1:-1]
 
 
+def _names() -> list[str]:
+    """Every setting, as `--set` spells it."""
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    return [
+        f"{section}.{name}" if name else section
+        for section, kind in sections.items()
+        for name in (kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else [""])
+    ]
+
+
 def one_line(error: ValidationError) -> str:
     """What pydantic found first, in our words."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"`{name}` must be an existing setting, got an unknown name. Fix: see docs/cli.md or run.toml of a run"
+        near = difflib.get_close_matches(name, _names() if "." in name else [*Config.model_fields], 1)
+        fix = f"did you mean `{near[0]}`?" if near else "see docs/cli.md or config.toml of a run"
+        return f"`{name}` must be an existing setting, got an unknown name. Fix: {fix}"
     message = first["msg"].removeprefix("Value error, ")
     return f"`{name}` must be valid: {message[:1].lower()}{message[1:]}, got {first['input']!r}"

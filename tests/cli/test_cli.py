@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diagnet.cli import main
+from diagnet.version import __version__
 
 QUICK = [
     *("--set", "roi.size=32", "--set", "training.epochs=2", "--set", "neighbors.budget=10"),
@@ -141,6 +142,23 @@ def test_every_verb_has_help_with_an_example(in_process):
     for verb in ("demo", "prepare", "augment", "train", "evaluate", "predict", "export", "doctor"):
         assert verb in listed
         assert f"Example: diagnet {verb}" in in_process(verb, "--help").stdout
+
+
+def test_resume_without_a_run_says_that_it_starts_afresh(tmp_path, in_process):
+    (tmp_path / "bad.csv").write_text("image\n")  # nothing needs to be trained to see it
+    out = tmp_path / "run"
+    said = f"diagnet: --resume: there is no run in {out}, so it starts afresh\n"
+    assert said in in_process("train", tmp_path / "bad.csv", "--out", out, "--resume").stderr
+    assert said not in in_process("train", tmp_path / "bad.csv", "--out", out).stderr
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    assert said not in in_process("train", tmp_path / "bad.csv", "--out", out, "--resume").stderr
+
+
+def test_the_version(in_process):
+    done = in_process("--version")
+    assert (done.returncode, done.stdout) == (0, f"diagnet {__version__}\n")
+    assert "--version" in in_process("--help").stdout
 
 
 def test_help_takes_little_longer_than_importing_typer():

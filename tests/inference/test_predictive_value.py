@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from diagnet.errors import RunFolderError
-from diagnet.inference.predictive_value import HeldOut, read_held_out
+from diagnet.evaluation.bootstrap import Interval
+from diagnet.inference.predictive_value import HeldOut, Meaning, read_held_out
 from diagnet.run.tables import ScoredMass, write_predictions
 
 
@@ -22,8 +23,13 @@ def test_the_nearest_scores_count():
     assert found.low_score <= 0.9 <= found.high_score
     assert found.share["value"] == 1
     assert 0.9 < found.share["low"] < 1  # the exact bound of 100 of 100
-    assert "Of 100 held-out masses scored most like this" in found.text
-    assert "100 were malignant (95 % interval" in found.text
+    assert found.text.startswith(
+        "Of 100 masses with scores like this one (75 to 100 %), 100 were malignant: 100 %, 95 % in"
+    )
+    interval = Interval(value=11 / 39, low=0.15, high=0.43)
+    assert Meaning(39, 11, interval, 0.02, 0.38).text == (
+        "Of 39 masses with scores like this one (2 to 38 %), 11 were malignant: 28 %, 95 % interval 15 to 43 %."
+    )
     middle = held_out(400).meaning(0.5)
     assert middle.n_malignant == pytest.approx(50, abs=1)
     assert middle.share["low"] == pytest.approx(0.4, abs=0.05)

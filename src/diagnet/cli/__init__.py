@@ -3,11 +3,21 @@
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
 from diagnet.cli import doctor, listen, masses, predict, runs, serve, study
 from diagnet.errors import DiagNetError
+from diagnet.version import __version__
+
+
+def _print_version(is_asked: bool) -> bool:
+    if is_asked:
+        print(f"diagnet {__version__}")
+        raise typer.Exit
+    return is_asked
+
 
 app = typer.Typer(
     name="diagnet",
@@ -32,6 +42,15 @@ app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET
 )
 app.add_typer(study.app, name="study")
 app.command(epilog="Example: diagnet doctor")(doctor.doctor)
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -36,10 +36,11 @@ class Meaning:
     def text(self) -> str:
         """One sentence."""
         low, high = self.share["low"], self.share["high"]
-        doubt = "" if low is None or high is None else f" (95 % interval {100 * low:.0f} to {100 * high:.0f} of 100)"
+        doubt = "" if low is None or high is None else f", 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
         return (
-            f"Of {self.n_like} held-out masses scored most like this, {self.low_score:.2f} to {self.high_score:.2f},"
-            f" {self.n_malignant} were malignant{doubt}."
+            f"Of {self.n_like} masses with scores like this one ({100 * self.low_score:.0f} to"
+            f" {100 * self.high_score:.0f} %), {self.n_malignant} were malignant:"
+            f" {100 * self.n_malignant / self.n_like:.0f} %{doubt}."
         )
 
 

@@ -116,8 +116,9 @@ def assessment(image: dict[str, Any], box: list[float]) -> dict[str, Any]:
             "share": {"value": value, "low": max(value - 0.12, 0), "high": min(value + 0.12, 1)},
             "low_score": 0.2,
             "high_score": 0.8,
-            "text": f"Of 60 held-out masses scored like this, {n_malignant} were malignant "
-            f"(95 % interval {max(value - 0.12, 0):.0%} to {min(value + 0.12, 1):.0%}).",
+            "text": f"Of 60 masses with scores like this one (20 to 80 %), {n_malignant} were malignant:"
+            f" {100 * value:.0f} %,"
+            f" 95 % interval {100 * max(value - 0.12, 0):.0f} to {100 * min(value + 0.12, 1):.0f} %.",
         },
     }
 

@@ -53,7 +53,7 @@ def test_open_mark_score_and_similar_cases(page, tmp_path):
     said = ask_model(page)
     assert "Malignant" in said
     assert "calibrated" in said
-    assert re.search(r"Of 60 held-out masses scored like this, \d+ were malignant", said)
+    assert re.search(r"Of 60 masses with scores like this one \(20 to 80 %\), \d+ were malignant", said)
     assert NOTICE in said
     page.wait_for_selector(".similar")
     assert page.locator(".column.benign .similar").count() == page.locator(".column.malignant .similar").count() == 4

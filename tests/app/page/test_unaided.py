@@ -9,7 +9,7 @@ from hands import ask_model, draw_mark
 
 # How the model's answers, calls, colors and messages look in the document; the study itself says "surely benign".
 OF_THE_MODEL = re.compile(
-    r"held-out|calibrated|[▲●◆■] |(?<!surely )\b(?:malignant|benign)\b|threshold|\bAUC\b|has answered"
+    r"held-out|scores like|calibrated|[▲●◆■] |(?<!surely )\b(?:malignant|benign)\b|threshold|\bAUC\b|has answered"
     r"|similar|saliency|veil"
 )
 ROUTES_OF_THE_MODEL = re.compile(r"/v1/(predict|similar|saliency|cases|report|model)")

@@ -157,13 +157,11 @@ export class Panel {
   }
 }
 
-/** "Of 100 training masses scored like this, 62 were malignant (95 % interval 52 % to 71 %)." */
+/** "Of 39 masses with scores like this one (2 to 38 %), 11 were malignant: 28 %, 95 % interval 15 to 43 %." */
 function meaningText({ meaning, is_unlike: isUnlike }) {
   if (isUnlike) return "What this score means is not known: none of the held-out masses looked like this one. The model's AUC does not hold here.";
   if (!meaning) return "How many masses scored like this were malignant is not known: the run kept no held-out scores.";
-  const { n_like: n, n_malignant: malignant, share } = meaning;
-  const interval = share?.low == null || share.high == null ? "" : ` (95 % interval ${percent(share.low)} to ${percent(share.high)})`;
-  return meaning.text || `Of ${n} training masses scored like this, ${malignant} were malignant${interval}.`;
+  return meaning.text;
 }
 
 export function fadeSlider(opacity) {

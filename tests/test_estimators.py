@@ -114,3 +114,18 @@ def test_the_augmenter_says_in_one_line_what_it_cannot_use(phantoms, change, par
     labels = np.array([1, *np.zeros(len(X) - 1)]) if len(X) < len(y) else y
     with pytest.raises((ValueError, DataError), match=message):
         AdversarialAugmenter(**{"budget": 5, **parameters}).fit_resample(X, labels)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([1, 2], r"must have one entry an image, 4, got the shape \(2,\)"),
+        ([[1], [2], [3], [4]], "must have one entry an image, 4"),
+        ([1, 2, float("nan"), 4], "must be known for each image, got NaN or None"),
+        (["a", None, "b", "c"], "must be known for each image, got NaN or None"),
+    ],
+)
+def test_groups_are_checked(groups, message):
+    images = np.random.default_rng(0).random((4, 16, 16))
+    with pytest.raises(ValueError, match=message):
+        DiagNetClassifier(epochs=1).fit(images, [0, 1, 0, 1], groups=groups)

@@ -134,7 +134,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.scale_ = _Scale(X, self.image_shape)
         images = self.scale_.images(X)
-        relatives = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        relatives = np.arange(len(images)) if groups is None else _numbered(groups, len(images))
         neighbors = find_neighbors(
             images,
             labels.astype(np.int64),
@@ -272,6 +272,16 @@ def _settings(kind: type[Settings], **values: Any) -> Settings:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ValueError(one_line(error)) from error
+
+
+def _numbered(groups: ArrayLike, n: int) -> NDArray[np.int64]:
+    """Number the groups from 0 up; NaN, None and another length are refused."""
+    found = np.asarray(groups)
+    if found.shape != (n,):
+        raise ValueError(f"`groups` must have one entry an image, {n}, got the shape {found.shape}")
+    if any(each is None or each != each for each in found.tolist()):
+        raise ValueError("`groups` must be known for each image, got NaN or None")
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def _validated(

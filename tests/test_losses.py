@@ -214,3 +214,11 @@ def test_refuses_what_it_cannot_read():
         SignedGraphLoss(distance="euclidean")
     with pytest.raises(ValueError, match="`reduction` must be"):
         SignedGraphLoss(reduction="max")
+
+
+def test_triplets_are_pairs_that_share_their_anchor():
+    """The 3-tuples of pytorch-metric-learning's triplet miners."""
+    H, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 0, 1, 1, 1])
+    a, p, n = torch.tensor([0, 0, 3]), torch.tensor([1, 2, 4]), torch.tensor([3, 4, 1])
+    loss = SignedGraphLoss(reduction="sum")
+    assert torch.equal(loss(H, labels, (a, p, n)), loss(H, labels, (a, p, a, n)))

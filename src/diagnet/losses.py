@@ -11,7 +11,7 @@ from torch.nn import functional
 Distance = Literal["cosine", "angular"]
 Reduction = Literal["mean", "sum"]
 Signs: TypeAlias = Tensor | sparray | spmatrix
-IndicesTuple = tuple[Tensor, Tensor, Tensor, Tensor]
+IndicesTuple = tuple[Tensor, Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 _TINY = 1e-8  # shorter embeddings have no direction
 
@@ -128,7 +128,8 @@ class SignedGraphLoss(nn.Module):
         Args:
             embeddings: h(x_i).
             signs: the (n, n) signed graph; or, as pytorch-metric-learning passes it, the (n,) labels.
-            indices_tuple: (anchors, attracted, anchors, repelled), from a miner; wins over `signs` and labels.
+            indices_tuple: (anchors, attracted, anchors, repelled) from a pair miner, or (anchors, attracted, repelled)
+                from a triplet miner; wins over `signs` and labels.
             ref_emb: what the second indices of `indices_tuple` point into; `embeddings` by default.
             ref_labels: labels of `ref_emb`, where pairs come from labels alone.
             labels: the (n,) labels by name: without `indices_tuple`, equal labels attract and others repel.
@@ -140,7 +141,8 @@ class SignedGraphLoss(nn.Module):
             signs, labels = None, signs
         reference = embeddings if ref_emb is None else ref_emb
         if indices_tuple is not None:
-            anchors, attracted, repelled_from, repelled = indices_tuple
+            anchors, attracted, repelled = indices_tuple[0], indices_tuple[1], indices_tuple[-1]
+            repelled_from = indices_tuple[2] if len(indices_tuple) == 4 else anchors
             edges = (
                 torch.cat([anchors, repelled_from]),
                 torch.cat([attracted, repelled]),

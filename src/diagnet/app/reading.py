@@ -102,6 +102,8 @@ class ReadingRoom:
         """Return scores as iMRMC reads them: `readerID,caseID,modalityID,score`, rows of truth with reader -1.
 
         A case in which no mass was seen has the score 0, without the model and with it.
+        The data come after the line `BEGIN DATA:`. Scored cases without truth are left out: iMRMC refuses them.
+
         Cases are numbers, as some readers of this layout need: 1 for the first of the session's sorted ids.
 
         Args:
@@ -119,9 +121,13 @@ class ReadingRoom:
         known = [
             (case, is_malignant) for image, case in number.items() if (is_malignant := truth.get(image)) is not None
         ]
-        rows: list[tuple[object, ...]] = [(-1, case, "truth", int(is_malignant)) for case, is_malignant in known]
+        rows: list[tuple[object, ...]] = [("BEGIN DATA:",)]
+        rows += [(-1, case, "truth", int(is_malignant)) for case, is_malignant in known]
+        has_truth = {case for case, _ in known}
         for stage in STAGES:
             for each in sorted(found["scores"], key=lambda each: number[each["image"]]):
+                if number[each["image"]] not in has_truth:
+                    continue
                 if each["stage"] == stage or each.get("no_mass"):  # the model said nothing, so the reader's score stays
                     rows.append((found["reader"], number[each["image"]], f"{stage}-model", f"{each['score']:g}"))
         return table_text(("readerID", "caseID", "modalityID", "score"), rows)

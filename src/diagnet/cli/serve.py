@@ -29,6 +29,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that clients must show.", show_default=False)
     ] = None,
+    allow_unlike: Annotated[
+        bool, typer.Option("--allow-unlike", help="Score regions far from all training masses too.")
+    ] = False,
     state: Annotated[
         Path | None,
         typer.Option(help="Folder of reading sessions and the audit log. [default: ~/.local/state/diagnet]"),
@@ -50,7 +53,7 @@ def serve(
     from diagnet.data.marked import find_marked
     from diagnet.notice import NOTICE
 
-    settings = server_settings(host, port, token_file)
+    settings = server_settings(host, port, token_file, allow_unlike=allow_unlike)
     masses = None if data is None else read_data(data, read_config(run / "config.toml"))
     if images is not None and not images.exists():
         raise DataError(f"`--images` must be a folder or a table, got {images}, which is not there")

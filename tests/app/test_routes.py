@@ -102,6 +102,16 @@ def test_a_score_of_an_image_of_another_kind_has_no_meaning(client, image, monke
     assert f"unlike the training masses: {unlike.reason}" in found["flags"]
 
 
+def test_an_image_of_a_far_kind_is_scored_only_where_the_server_was_told_to(make_client, image, monkeypatch):
+    far = Verdict(True, True, "contrast 0.09, training 0.15 to 0.31")
+    monkeypatch.setattr("diagnet.inference.assessment.middle_verdict", lambda *_: far)
+    for allowed, decisions in ((False, {"refused"}), (True, {"malignant", "benign", "abstained"})):
+        client = make_client(allow_unlike=allowed)
+        (found,) = client.post("/v1/predict", json={"image": image, "boxes": [BOX]}).json()["assessments"]
+        assert found["decision"] in decisions
+        assert (found["is_unlike"], found["meaning"]) == (True, None)
+
+
 def test_predict_takes_a_file_and_forgets_it(client, dicom, image):
     files, data = {"file": ("x.dcm", dicom)}, {"boxes": json.dumps([BOX])}
     n_before = len(client.get("/v1/images").json())

@@ -51,7 +51,7 @@ def test_where_no_arm_is_plain_one_of_other_epochs_is(manifest, tmp_path):
 
 def against(some, out):
     """Whom each arm of a study is compared with; its rows are chance."""
-    mass_set = read_manifest(some.data)
+    mass_set = read_manifest(*some.data)
     claim_study(some, mass_set, out, joins=False)
     rng = np.random.default_rng(0)
     for job in some.jobs():

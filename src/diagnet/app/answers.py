@@ -46,6 +46,7 @@ class Answers:
         data: what the run was trained on, for pictures of its masses.
         write_report: writes a structured report, where that is possible.
         max_upload_mb: what a client is told before it sends a file.
+        allow_unlike: score regions that are far from all training masses, flagged.
 
     Raises:
         DiagNetError: the run or the data cannot be used.
@@ -59,8 +60,10 @@ class Answers:
         data: MassSet | Prepared | None = None,
         write_report: WriteReport | None = None,
         max_upload_mb: int = 128,
+        allow_unlike: bool = False,
     ) -> None:
         self._model, self._images, self._write_report = model, images, write_report
+        self._allow_unlike = allow_unlike
         self._cases = read_case_base(run, model, data)
         self._facts = _model_facts(run, model, has_pictures=data is not None)
         self._facts["limits"] = {"max_upload_bytes": max_upload_mb * 2**20}
@@ -186,7 +189,7 @@ class Answers:
             self._model,
             shown.path,
             list(boxes),
-            shown.policy,
+            shown.policy.model_copy(update={"allow_unlike": self._allow_unlike}),
             original_size=shown.original_size,
             picture=picture,
         )

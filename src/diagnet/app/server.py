@@ -66,7 +66,7 @@ def create_app(
     model.prepare()
     images = Images(key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours, keep_names=keep_names)
     images.offer(shown, labels or {})
-    answers = Answers(run, model, images, data, write_report, settings.max_upload_mb)
+    answers = Answers(run, model, images, data, write_report, settings.max_upload_mb, settings.allow_unlike)
     worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading")
 
     @asynccontextmanager

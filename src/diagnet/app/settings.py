@@ -17,6 +17,7 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535)
     token: SecretStr | None = Field(None, description="What a client must show; required off the loopback.")
+    allow_unlike: bool = Field(False, description="Score regions that are far from all training masses, flagged.")
     max_upload_mb: int = Field(128, ge=1, le=512, description="Of one image file.")
     max_body_kb: int = Field(256, ge=1, description="Of a request without a file.")
     max_images: int = Field(64, ge=1, description="Uploaded images held at a time.")
@@ -43,7 +44,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def server_settings(host: str, port: int, token_file: Path | None) -> ServerSettings:
+def server_settings(host: str, port: int, token_file: Path | None, *, allow_unlike: bool = False) -> ServerSettings:
     """Settings for an address; one that others reach needs a token.
 
     Raises:
@@ -55,7 +56,7 @@ def server_settings(host: str, port: int, token_file: Path | None) -> ServerSett
                 f"`--host` must be this machine's own address unless a token is given, got {host}."
                 " Fix: --token-file FILE, a file with a long random line that its owner alone can read."
             )
-        return ServerSettings(host=host, port=port)
+        return ServerSettings(host=host, port=port, allow_unlike=allow_unlike)
     try:
         mode, token = token_file.stat().st_mode, token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -70,4 +71,4 @@ def server_settings(host: str, port: int, token_file: Path | None) -> ServerSett
             f"`--token-file` must hold one line of at least {_MIN_TOKEN} ASCII letters without blanks, got another in"
             f" {token_file}. Fix: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
-    return ServerSettings(host=host, port=port, token=SecretStr(token))
+    return ServerSettings(host=host, port=port, token=SecretStr(token), allow_unlike=allow_unlike)

@@ -57,6 +57,9 @@ class Results:
     allow_for_processing: Annotated[
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False
+    allow_unlike: Annotated[
+        bool, typer.Option("--allow-unlike", help="Score regions far from all training masses too.")
+    ] = False
     engine: Annotated[
         Engine, typer.Option(case_sensitive=False, help="What scores; torch, as in predict, gives its scores.")
     ] = Engine.torch
@@ -108,7 +111,7 @@ def listen(
             model,
             destination,
             tell,
-            policy=Policy(allow_for_processing=results.allow_for_processing),
+            policy=Policy(allow_for_processing=results.allow_for_processing, allow_unlike=results.allow_unlike),
             settings=WorkerSettings(
                 picture=results.picture, presentation=results.presentation, keep_hours=limits.keep_hours
             ),

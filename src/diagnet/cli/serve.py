@@ -31,6 +31,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that clients must show.", show_default=False)
     ] = None,
+    allow_unlike: Annotated[
+        bool, typer.Option("--allow-unlike", help="Score regions far from all training masses too.")
+    ] = False,
     state: Annotated[
         Path | None,
         typer.Option(help="Folder of reading sessions and the audit log. [default: ~/.local/state/diagnet]"),
@@ -55,7 +58,7 @@ def serve(
     from diagnet.data.marked import find_marked
     from diagnet.inference.predictor import shipped_run
 
-    settings = server_settings(host, port, token_file)
+    settings = server_settings(host, port, token_file, allow_unlike=allow_unlike)
     run = shipped_run() if run is None else run
     masses = None if data is None else read_data(data, read_config(run / "config.toml"))
     if images is not None and not images.exists():

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from diagnet.errors import SettingsError
 
+WEIGHTS = Path(__file__).parent / "weights"  # what comes with diagnet
 # Kernel, stride, expansion, channels, how often: each stage of the network. The stem has 32 channels.
 _STAGES = (
     (3, 1, 1, 16, 1),
@@ -116,7 +116,7 @@ def read_lite0(path: Path | None = None) -> dict[str, Tensor]:
     """
     source = str(path) if path is not None else "the package"
     try:
-        tensors = load_file(path if path is not None else Path(str(files("diagnet") / "weights" / "lite0.safetensors")))
+        tensors = load_file(path if path is not None else WEIGHTS / "lite0.safetensors")
     except (OSError, SafetensorError) as error:
         raise SettingsError(f"`network.weights` must be a readable .safetensors file, got {source}: {error}") from error
     if "stem.weight" in tensors:

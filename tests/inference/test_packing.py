@@ -44,6 +44,9 @@ def test_the_packed_run_is_the_networks_mean_in_half_precision(best_run: Path, t
     assert agreement["largest_difference_of_halving"] <= 1e-3
     images = np.random.default_rng(0).random((3, 32, 32)).astype(np.float32)
     assert np.abs(packed.probabilities(images) - whole.probabilities(images)).max() < 0.2
+    points = agreement["operating_points"]
+    assert [each["sensitivity"] >= wanted for each, wanted in zip(points, (0.9, 0.95), strict=True)] == [True, True]
+    assert points[0]["threshold"] >= points[1]["threshold"]
     assert json.loads((tmp_path / "packed" / "packed.json").read_text()) == agreement
 
 

@@ -1,5 +1,6 @@
 """Verbs that make a run, or use a finished one: demo, train, evaluate, export."""
 
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -236,5 +237,5 @@ def pack(
     if as_json:
         print_json({"out": str(out), **agreement})
         return
-    print("\n".join(f"{name}: {value:.3g}" for name, value in agreement.items()))
+    print(json.dumps(agreement, indent=1))
     print(f"Run: {out}")

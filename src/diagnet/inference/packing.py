@@ -24,11 +24,12 @@ from diagnet.run.array_files import Embeddings, read_embeddings, write_embedding
 from diagnet.run.checkpoint import read_weights, write_weights
 from diagnet.run.folder import METRICS, claim, read_metrics, read_record, write_record
 from diagnet.run.model_card import write_model_card
-from diagnet.run.tables import PREDICTIONS
+from diagnet.run.tables import PREDICTIONS, ScoredMass, read_predictions
 from diagnet.training.scoring import embeddings_and_logits
 
 _TOLERANCE = 1e-3  # of a probability, between half and full precision
 _MOST_COMPARED = 256  # masses
+_SENSITIVITIES = (0.9, 0.95)  # of the operating points that are noted
 
 
 def pack(
@@ -53,7 +54,8 @@ def pack(
         progress: told about it.
 
     Returns:
-        The largest differences of a probability: between the merged network and the networks' mean, and by halving.
+        Differences of a probability: by halving, and between the merged network and the networks' mean on masses that
+        most of them trained on; and operating points of 90 and 95 % sensitivity on the run's held-out masses.
 
     Raises:
         RunFolderError: `run` is not finished, `out` is not new, or halving moves a probability by more than 1e-3.
@@ -91,12 +93,13 @@ def pack(
     write_embeddings(out, Embeddings(rounded, known.index, known.part, known.labels))
     for name in ("config.toml", METRICS, PREDICTIONS, "split.csv"):
         shutil.copyfile(run / name, out / name)
-    agreement = {
+    agreement: dict[str, Any] = {
         "merged_networks": len(model.networks),
         "largest_difference_of_halving": moved,
         "mean_difference_from_the_networks": float(np.abs(chances - of_networks).mean()),
         "largest_difference_from_the_networks": float(np.abs(chances - of_networks).max()),
     }
+    agreement["operating_points"] = _operating_points(read_predictions(run))
     write_text(out / "packed.json", json.dumps(agreement, indent=1) + "\n")
     record = {**record, "command": "", "data": _without_folders(record["data"]), "packed": agreement}
     write_model_card(out, record, read_metrics(run))
@@ -122,6 +125,24 @@ def _halved(network: Network) -> Network:
     found = create_network(network.settings, pretrained=False)
     found.load_state_dict({name: value.half().to(value.dtype) for name, value in network.state_dict().items()})
     return found.eval()
+
+
+def _operating_points(masses: Sequence[ScoredMass]) -> list[dict[str, float]]:
+    """The highest thresholds that call so many of the held-out malignant masses malignant, and what that costs."""
+    scores = np.array([mass.malignancy for mass in masses])
+    is_malignant = np.array([mass.label == "malignant" for mass in masses])
+    found = []
+    for wanted in _SENSITIVITIES:
+        threshold = float(np.quantile(scores[is_malignant], 1 - wanted, method="lower"))
+        called = scores >= threshold
+        found.append(
+            {
+                "threshold": threshold,
+                "sensitivity": float(called[is_malignant].mean()),
+                "specificity": float((~called[~is_malignant]).mean()),
+            }
+        )
+    return found
 
 
 def _without_folders(data: Mapping[str, Any]) -> dict[str, Any]:

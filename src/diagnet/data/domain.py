@@ -23,6 +23,8 @@ _LEAST_WIDTH = RegionFacts(
 _NAMES = tuple(name.replace("_", " ") for name in RegionFacts._fields)
 _SIZES = ("side_px", "share", "side_mm")  # compared as logarithms
 _LOOKS = np.array([name not in _SIZES for name in RegionFacts._fields])
+# A region of more pixels than any training mass is reduced to the same size: only too few are another picture.
+_MORE_IS_FINE = np.array([name == "side_px" for name in RegionFacts._fields])
 _LEAST_MASSES, _PARTS = 50, 5
 _MOST_ROWS = 2000  # training masses that are compared with
 _QUIET = 0.98  # of masses of the same kind that each of the two rules lets pass
@@ -150,7 +152,8 @@ class _Reference:
         """How far each fact lies outside its range, in widths of the range; 0 where it is not known."""
         widths = _widths(self.low, self.high)
         margin = (widths - (self.high - self.low)) / 2
-        outside = np.maximum(np.maximum(self.low - rows, rows - self.high) - margin, 0)
+        above = np.where(_MORE_IS_FINE, -np.inf, rows - self.high)
+        outside = np.maximum(np.maximum(self.low - rows, above) - margin, 0)
         return np.asarray(np.nan_to_num(outside / widths, nan=0.0))
 
     def distance(self, rows: Float[np.ndarray, "row fact"]) -> Float[np.ndarray, "row"]:

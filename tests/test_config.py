@@ -94,7 +94,7 @@ def test_a_bad_file_is_told(tmp_path):
     (tmp_path / "bad.toml").write_text("[")
     with pytest.raises(SettingsError, match="must be a readable TOML file"):
         read_config(tmp_path / "bad.toml")
-    with pytest.raises(SettingsError, match="`preset` must be one of small, paper, got 'large'"):
+    with pytest.raises(SettingsError, match="`preset` must be one of small, lite0, best, paper, got 'large'"):
         read_config(None, "large")
 
 

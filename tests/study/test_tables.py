@@ -269,10 +269,10 @@ def test_the_arms_of_the_evidence_can_be_run_again(study, designs):
         assert {key: described[key] for key in kept} == kept
 
 
-def test_the_evidence_is_of_the_preset_as_it_ships_but_for_the_grey_range():
+def test_the_evidence_is_of_the_preset_as_it_ships_but_for_grey_range_and_search():
     record = json.loads((Path(__file__).parents[2] / "evidence" / "studies" / "study.json").read_text())
     (ours,) = (arm for arm in STUDIES["ablation"] if arm.name == "diagnet")
-    base = Config.from_preset("small", {"roi": {"grey_range": "image"}})
+    base = Config.from_preset("small", {"roi": {"grey_range": "image"}, "neighbors": {"start_originals": 10}})
     assert Config.stored(record["settings"]) == base == ours.config(base)
 
 

@@ -18,7 +18,7 @@ from schemathesis import GenerationMode
 
 from served import BOX, CSRF
 
-N_REQUESTS = int(os.environ.get("DIAGNET_SCHEMATHESIS", "15"))
+N_REQUESTS = int(os.environ.get("DIAGNET_SCHEMATHESIS", "40"))
 OPERATIONS = [
     "GET /healthz", "GET /v1/model", "POST /v1/images", "GET /v1/images", "GET /v1/images/{image}",
     "GET /v1/images/{image}/pixels", "DELETE /v1/images/{image}", "POST /v1/predict", "POST /v1/similar",

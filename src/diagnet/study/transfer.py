@@ -61,13 +61,21 @@ class TransferRow(TypedDict):
 
 
 def transfer_arms(names: Sequence[str]) -> tuple[Arm, ...]:
-    """Arms of a study on sources of these names: trained on each and on all, both grey ranges, plain and DiagNet."""
+    """Arms of a study on sources of these names: each method, trained on each source and on all."""
     together = next(name for name in ("both" if len(names) == 2 else "all", "together", "_") if name not in names)
     trained_on: dict[str, tuple[str, ...] | None] = {_folder(name): (name,) for name in names}
     if len(trained_on) < len(names):
         raise SettingsError(f"`DATA` must have names that differ in letters and digits, got {', '.join(names)}")
     trained_on = {**trained_on, together: None} if len(names) > 1 else dict.fromkeys(trained_on)
-    arms = [
+    frozen = merged(LITE0, {"network": {"trainable": "none"}})
+    both = ("region", "image")
+    methods: tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...] = (
+        ("plain", "plain cross-entropy", PLAIN, both),
+        ("diagnet", "the preset", {}, both),
+        ("frozen", "ImageNet features and a logistic regression", frozen, both[:1]),
+        ("lite0", "the preset lite0", LITE0, both[:1]),
+    )
+    return tuple(
         Arm(
             f"{name}-{method}-{grey_range}",
             f"{what}, trained on {name}, grey values of the {grey_range}",
@@ -76,24 +84,9 @@ def transfer_arms(names: Sequence[str]) -> tuple[Arm, ...]:
             margins=MARGINS,
         )
         for name, sources in trained_on.items()
-        for method, what, changes in (("plain", "plain cross-entropy", PLAIN), ("diagnet", "the preset", {}))
-        for grey_range in ("region", "image")
-    ]
-    arms += [
-        Arm(
-            f"{name}-{method}-region",
-            f"{what}, trained on {name}",
-            merged(LITE0, {"network": {"trainable": trainable}}),
-            sources=sources,
-            margins=MARGINS,
-        )
-        for name, sources in trained_on.items()
-        for method, what, trainable in (
-            ("frozen", "ImageNet features and a logistic regression", "none"),
-            ("lite0", "the preset lite0", "last"),
-        )
-    ]
-    return tuple(arms)
+        for method, what, changes, grey_ranges in methods
+        for grey_range in grey_ranges
+    )
 
 
 def parse_tests(given: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, Path], ...]:

@@ -25,7 +25,6 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from zoopt import Dimension, Objective, Opt, Parameter, Solution
 
-from diagnet.config import Config
 from diagnet.neighbor_search import NeighborSearch
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.racos import minimize
@@ -58,9 +57,16 @@ def with_flips(images):
     return np.concatenate([images[:, ::v, ::h] for v in (1, -1) for h in (1, -1)])
 
 
-def letter(budget):
-    """Settings of the preset `paper`."""
-    return NeighborSettings(**Config.from_preset("paper").neighbors.model_dump() | {"budget": budget})
+def search_settings(mode, budget):
+    """Settings of a search; in pixels as in the preset `paper`."""
+    letter = mode == "pixel"
+    return NeighborSettings(
+        search_space=mode,
+        enforce_rules=not letter,
+        no_copies=not letter,
+        start_originals=10 if letter else 1,
+        budget=budget,
+    )
 
 
 def make_search(originals, mode, sign=1, kept=0):
@@ -70,15 +76,8 @@ def make_search(originals, mode, sign=1, kept=0):
     dots = flat.astype(np.float64) @ flat.astype(np.float64).T
     unit = dots / np.sqrt(np.outer(dots.diagonal(), dots.diagonal()))
     rho = float((1 - unit[np.triu_indices(len(unit), 1)]).min())
-    letter = mode == "pixel"
-    settings = NeighborSettings(
-        search_space=mode,
-        enforce_rules=not letter,
-        no_copies=not letter,
-        start_originals=10 if letter else 1,
-        budget=BUDGET,
-    )
-    if letter:
+    settings = search_settings(mode, BUDGET)
+    if mode == "pixel":
         space = pixel_space(flat, rho, "cosine", rng=rng)
     else:
         space = component_space(flat, dots, sign, rho, "cosine", n_components=settings.n_components, rng=rng)
@@ -175,15 +174,8 @@ def paper_augmentation(folder, quick):
     budget = 20 if quick else BUDGET
     result = {"paper_augmentation_originals": len(images), "paper_augmentation_budget": budget}
     for mode in ("subspace", "pixel"):
-        letter = mode == "pixel"
-        settings = NeighborSettings(
-            search_space=mode,
-            enforce_rules=not letter,
-            no_copies=not letter,
-            start_originals=10 if letter else 1,
-            budget=budget,
-        )
-        suffix = "_pixel" if letter else ""
+        settings = search_settings(mode, budget)
+        suffix = "_pixel" if mode == "pixel" else ""
         digests = []
         for workers in (2, 1):
             peak = PeakMemory()

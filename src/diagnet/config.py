@@ -1,4 +1,4 @@
-"""Every setting of an experiment in one object; TOML in and out; presets `small` and `paper`."""
+"""Every setting of an experiment in one object; TOML in and out; presets."""
 
 import difflib
 import json

@@ -1,4 +1,4 @@
-"""Verbs that make a run, or use a finished one: demo, train, evaluate, export."""
+"""Verbs that make a run, or use a finished one: demo, train, evaluate, export, pack."""
 
 import json
 import sys

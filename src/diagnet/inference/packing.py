@@ -86,7 +86,11 @@ def pack(
     moved = float(np.abs(chances - of_full).max())
     if moved > _TOLERANCE:
         raise RunFolderError(f"half precision must keep probabilities to {_TOLERANCE:g}, got {moved:.2g} in {run}")
-    facts = _facts(run) | {"temperature": temperature, "threshold": model.threshold, "history": []}
+    facts = read_weights(run / "model" / "fold-0.safetensors")[1] | {
+        "temperature": temperature,
+        "threshold": model.threshold,
+        "history": [],
+    }
     write_weights(out / "model" / "fold-0.safetensors", halved.half(), facts)
     known = read_embeddings(run)
     rounded = embedded[known.index].astype(np.float16).astype(np.float32)
@@ -149,12 +153,6 @@ def _without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json says of the data, with names of files instead of where they lay."""
     sources = {name: {**each, "source": Path(each["source"]).name} for name, each in data.get("sources", {}).items()}
     return {**data, "source": Path(data["source"]).name, **({"sources": sources} if sources else {})}
-
-
-def _facts(run: Path) -> dict[str, Any]:
-    """What the first network's file says beside its weights."""
-    facts = read_weights(run / "model" / "fold-0.safetensors")[1]
-    return {name: value for name, value in facts.items() if name not in ("sha256", "schema_version", "network")}
 
 
 def _chance(logits: np.ndarray, temperature: float, column: int) -> np.ndarray:

@@ -33,7 +33,8 @@ from diagnet.data.mammogram import scaled_over_breast
 from diagnet.data.manifest import read_manifest
 from diagnet.data.phantom import make_inbreast_release
 from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
 from diagnet.evaluation.bootstrap import draw_patients, share
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "cbis-ddsm"

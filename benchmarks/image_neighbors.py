@@ -16,7 +16,7 @@ import numpy as np
 from diagnet.config import Config
 from diagnet.data.mass import malignant_class
 from diagnet.data.prepared import read_data
-from diagnet.data.roi import read_rois
+from diagnet.data.regions import read_rois
 from diagnet.distance import cosine_distance
 from diagnet.evaluation.bootstrap import draw_patients, interval, share, weighted_auc
 

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from diagnet.config import read_config
 from diagnet.data.prepared import Prepared, read_data
-from diagnet.data.roi import read_rois
+from diagnet.data.regions import read_rois
 from diagnet.inference.model import load_model
 from diagnet.inference.predictive_value import read_held_out
 from diagnet.inference.saliency import occlusion, randomized

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
-from diagnet.data.roi import read_rois
+from diagnet.data.regions import read_rois
 from diagnet.data.splits import make_folds
 from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
 from diagnet.network import NetworkSettings, create_network

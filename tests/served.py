@@ -20,7 +20,8 @@ def write_served(folder: Path) -> SimpleNamespace:
     """Write a run, the table of the masses it was trained on, and a folder of images."""
     from diagnet.config import Config
     from diagnet.data.manifest import read_manifest
-    from diagnet.data.roi import RoiSettings, read_rois
+    from diagnet.data.regions import read_rois
+    from diagnet.data.roi import RoiSettings
     from diagnet.run.checkpoint import read_weights
     from diagnet.run.folder import write_json
     from diagnet.run.tables import ScoredMass, write_predictions

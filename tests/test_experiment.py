@@ -14,7 +14,7 @@ from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.prepared import write_prepared
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import read_rois
+from diagnet.data.regions import read_rois
 from diagnet.data.sources import merged
 from diagnet.errors import DataError, RunFolderError
 from diagnet.evaluation.abstention import LEAST_HALF_WIDTH

@@ -14,13 +14,12 @@ from diagnet.atomic import write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import read_regions
+from diagnet.data.regions import read_regions
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import across_folds, evaluate, figures_by_source, point_auc
 from diagnet.evaluation.predictions import Predictions
 from diagnet.progress import Progress, silent
-from diagnet.run.augmentation import surroundings_of
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
 from diagnet.run.folder import claim, git_revision, now, require_text, versions, write_metrics, write_record
@@ -28,6 +27,7 @@ from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
 from diagnet.run.tables import PARTS, PlacedMass, scored_masses, write_predictions, write_split
 from diagnet.training.distributed import Processes
+from diagnet.training.points import Surroundings
 
 SCHEMA_VERSION = 1
 _SPLIT, _BOOTSTRAP = 0, 3  # each step draws from a stream of its own; 1 and 2 are the folds'
@@ -92,16 +92,22 @@ def run_experiment(
         if masses.settings != config.roi:
             notes.append(f"roi settings are the prepared folder's: {masses.settings}")
             config = config.model_copy(update={"roi": masses.settings})
-        images, data_hash, facts = masses.images, masses.sha256, masses.facts
+        images, data_hash, facts, wide = masses.images, masses.sha256, masses.facts, masses.surroundings
+        if config.training.needs_surroundings and wide is None:
+            notes.append("the prepared folder holds no surroundings: no region is drawn. Fix: prepare the masses again")
     else:
-        masses, images, facts = read_regions(mass_set, config.roi, workers=workers, progress=progress)
-        mass_set = masses
+        regions = read_regions(
+            mass_set,
+            config.roi,
+            surroundings=config.training.needs_surroundings,
+            workers=workers,
+            progress=progress,
+        )
+        mass_set, images, facts, wide = regions.mass_set, regions.images, regions.facts, regions.wide
         data_hash = array_hash(images)
     surroundings = None
-    if config.training.needs_surroundings:
-        surroundings = surroundings_of(masses, config.roi, workers=workers, progress=progress)
-        if surroundings is None:
-            notes.append("the prepared folder holds no surroundings: no region is drawn. Fix: prepare the masses again")
+    if config.training.needs_surroundings and wide is not None:
+        surroundings = Surroundings(*wide, own_range=config.roi.grey_range == "region")
     names, patients = mass_set.image_names, mass_set.patients
     data = Data(images, mass_set, mass_set.labels, names, patients, facts, surroundings)
     splits, split_notes = _splits(config, data)

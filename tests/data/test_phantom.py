@@ -18,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from diagnet.data.inbreast import read_inbreast
 from diagnet.data.lesion import make_lesion, make_tissue
 from diagnet.data.phantom import PhantomSettings, make_inbreast_release, make_masses, make_views
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
 from diagnet.errors import RunFolderError
 
 EASY, USUAL, HARD = 0.1, 0.5, 0.9

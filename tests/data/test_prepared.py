@@ -14,8 +14,9 @@ from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import describe, is_prepared, read_prepared, write_prepared
 from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import RoiSettings, read_rois
-from diagnet.data.surroundings import read_surroundings
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
+from diagnet.data.surroundings import no_wide
 from diagnet.errors import DataError, RunFolderError
 
 SETTINGS = RoiSettings(size=16, padding_factor=1.2)
@@ -49,10 +50,10 @@ def test_what_goes_in_comes_out(mass_set, tmp_path):
     written = write_prepared(mass_set, tmp_path / "out", SETTINGS, workers=2, progress=lambda *step: steps.append(step))
     assert is_prepared(tmp_path / "out")
     assert not is_prepared(tmp_path)
-    assert {("regions", 3, 3), ("surroundings", 3, 3)} <= {*steps}
-    around, boxes = read_surroundings(mass_set.masses, SETTINGS)
+    assert ("regions", 3, 3) in steps
+    around, boxes = wide = no_wide(6, SETTINGS)
     facts = np.zeros((6, len(RegionFacts._fields)))
-    rois = read_rois(mass_set.masses, SETTINGS, facts=facts)
+    rois = read_rois(mass_set.masses, SETTINGS, facts=facts, wide=wide)
     for path in (tmp_path / "source").iterdir():
         path.unlink()  # the images are not needed any more
     prepared = read_prepared(tmp_path / "out")

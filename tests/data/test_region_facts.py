@@ -7,7 +7,8 @@ from diagnet.data.box import Box
 from diagnet.data.image import read_image
 from diagnet.data.mass import Mass
 from diagnet.data.region_facts import PictureFacts, RegionFacts, picture_facts, region_facts
-from diagnet.data.roi import RoiSettings, cut_and_measured, cut_roi, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings, cut_and_measured, cut_roi
 
 AROUND = PictureFacts(0.5, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1)
 

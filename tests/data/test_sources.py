@@ -7,7 +7,8 @@ import pytest
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, read_data, write_prepared
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
 from diagnet.data.sources import merged, read_sources, source_names
 from diagnet.errors import DataError
 

@@ -6,7 +6,7 @@ import torch
 
 from diagnet.data.mass import Mass
 from diagnet.data.roi import RoiSettings, cut_roi
-from diagnet.data.surroundings import read_surroundings
+from diagnet.data.surroundings import cut_wide
 from diagnet.training.transforms import DrawSettings, draw_transforms
 
 ROI = RoiSettings(size=32, grey_range="image")
@@ -20,6 +20,12 @@ def smooth(height=300, width=240, seed=0):
     return ((waves - waves.min()) / np.ptp(waves)).astype(np.float32)
 
 
+def around(image, box):
+    """One mass's surroundings and its box in them."""
+    images, boxes = cut_wide(image, Mass(image, box, None, ""), ROI)
+    return images[None], boxes[None]
+
+
 def drawn(images, boxes, factor, size=32):
     still = DrawSettings(flips="none", rotation=0, zoom=0, padding=(factor, factor))
     transforms = draw_transforms(still, (len(images), size, size), boxes=boxes, rng=np.random.default_rng(0))
@@ -31,14 +37,14 @@ def drawn(images, boxes, factor, size=32):
 def test_a_region_drawn_from_the_surroundings_is_the_one_cut_from_the_image(box, factor):
     image = smooth()
     mass = Mass(image, tuple(map(float, box)), None, "")
-    images, boxes = read_surroundings([mass], ROI)
+    images, boxes = around(image, mass.box)
     expected = cut_roi(image, mass, ROI.model_copy(update={"padding_factor": factor}))
     np.testing.assert_allclose(drawn(images, boxes, factor)[0], expected, atol=0.03)
 
 
 def test_a_mass_that_is_all_of_its_image_is_its_own_surroundings():
     image = smooth(120, 120)
-    images, boxes = read_surroundings([Mass(image, None, None, "")], ROI)
+    images, boxes = around(image, None)
     assert images.shape == (1, 64, 64)
     assert np.isnan(boxes).all()
     expected = cut_roi(image, Mass(image, None, None, ""), ROI)
@@ -48,14 +54,5 @@ def test_a_mass_that_is_all_of_its_image_is_its_own_surroundings():
 def test_a_label_beside_a_mass_is_no_brighter_than_tissue():
     image = 0.5 * smooth()
     image[60:80, 40:100] = 1.0
-    images, _ = read_surroundings([Mass(image, (80.0, 90.0, 140.0, 150.0), None, "")], ROI)
+    images, _ = around(image, (80.0, 90.0, 140.0, 150.0))
     assert images.max() <= 0.5
-
-
-def test_masses_of_several_images_in_any_order():
-    first, second = smooth(seed=1), smooth(seed=2)
-    masses = [Mass(image, (100.0, 100.0, 150.0, 140.0), None, "") for image in (first, second, first)]
-    images, boxes = read_surroundings(masses, ROI, workers=2)
-    assert np.array_equal(images[0], images[2])
-    assert not np.array_equal(images[0], images[1])
-    assert np.array_equal(boxes[0], boxes[1])

@@ -14,7 +14,8 @@ from diagnet.data.image import read_picture
 from diagnet.data.mass import Mass
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.region_facts import RegionFacts, picture_facts
-from diagnet.data.roi import RoiSettings, cut_and_measured, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings, cut_and_measured
 from diagnet.data.suitability import BoxLimits
 from diagnet.errors import RunFolderError
 from diagnet.inference.assessment import UNKNOWN_BOX, Policy, assess

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from diagnet.data.prepared import Prepared
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
 from diagnet.distance import cosine_distance
 from diagnet.errors import DataError, RunFolderError
 from diagnet.graph import dense_signs, signed_graph

@@ -15,7 +15,8 @@ from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import write_prepared
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
 from diagnet.errors import DataError, SettingsError
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms

@@ -15,8 +15,9 @@ from diagnet.data.manifest import manifest_text, read_manifest, write_manifest
 from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.region_facts import RegionFacts
-from diagnet.data.roi import ONE_GREY, RoiSettings, rois_in_turn
-from diagnet.data.surroundings import read_surroundings
+from diagnet.data.regions import ONE_GREY, rois_in_turn
+from diagnet.data.roi import RoiSettings
+from diagnet.data.surroundings import no_wide
 from diagnet.errors import DataError, RefusedInputError, RunFolderError
 from diagnet.progress import Progress, silent
 from diagnet.version import __version__
@@ -77,9 +78,11 @@ def write_prepared(
     with atomic_folder(out) as folder:
         rois = np.empty((n_masses, settings.size, settings.size), dtype=np.float32)
         facts = np.empty((n_masses, len(RegionFacts._fields)))
+        wide = no_wide(n_masses, settings)
         broken: dict[int, DataError | RefusedInputError] = {}
         flat: set[int] = set()
-        for index, roi in rois_in_turn(mass_set.masses, settings, workers=workers, progress=progress, facts=facts):
+        turns = rois_in_turn(mass_set.masses, settings, workers=workers, progress=progress, facts=facts, wide=wide)
+        for index, roi in turns:
             if isinstance(roi, DataError | RefusedInputError):
                 broken[index] = roi
             elif np.ptp(roi) == 0:
@@ -97,8 +100,8 @@ def write_prepared(
         )
         left_out += Counter({ONE_GREY: len(flat)})
         kept_set = replace(mass_set, masses=[mass_set.masses[index] for index in kept], left_out=dict(left_out))
-        around, boxes = read_surroundings(kept_set.masses, settings, workers=workers, progress=progress)
-        arrays: dict[str, np.ndarray] = {ARRAY: rois[kept], FACTS: facts[kept], SURROUNDINGS: around, BOXES: boxes}
+        parts: dict[str, np.ndarray] = {ARRAY: rois, FACTS: facts, SURROUNDINGS: wide[0], BOXES: wide[1]}
+        arrays = {name: part[kept] for name, part in parts.items()}
         for name, array in arrays.items():
             with (folder / name).open("wb") as file:
                 np.save(file, array, allow_pickle=False)

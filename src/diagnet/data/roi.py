@@ -1,27 +1,20 @@
 """Regions of interest: the padded box around a mass, cut out and resized; flips (Sec. 4.1)."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image, Images
 from diagnet.data.box import Box
 from diagnet.data.grey_range import GreyRange, find_foreign, scaled_over_region
-from diagnet.data.image import read_picture
-from diagnet.data.mammogram import Mammogram
-from diagnet.data.mass import Mass, MassSet
-from diagnet.data.region_facts import PictureFacts, RegionFacts, picture_facts, region_facts
-from diagnet.errors import DataError, RefusedInputError
-from diagnet.progress import Progress, silent, tracked
-
-ONE_GREY = "region has one grey value"  # why a mass is left out
+from diagnet.data.mass import Mass
+from diagnet.data.region_facts import PictureFacts, RegionFacts, region_facts
+from diagnet.errors import DataError
 
 
 class RoiSettings(BaseModel, frozen=True, extra="forbid"):
@@ -141,106 +134,6 @@ def _cut(image: Image, mass: Mass, settings: RoiSettings) -> _Cut:
     pixels = np.ascontiguousarray(image[top : int(np.ceil(y1)), left : int(np.ceil(x1))])
     part = Box(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0]))
     return _Cut(pixels, part, _resized(pixels, part, settings.size))
-
-
-def read_rois(
-    masses: Sequence[Mass],
-    settings: RoiSettings,
-    *,
-    workers: int | None = None,
-    progress: Progress = silent,
-    out: Float32[np.ndarray, "mass size size"] | None = None,
-    facts: Float64[np.ndarray, "mass fact"] | None = None,
-) -> Float32[np.ndarray, "mass size size"]:
-    """Read the regions of all masses, each image file once; the same for any number of workers.
-
-    Args:
-        masses: masses of any images, in any order.
-        settings: how to cut.
-        workers: threads, by default one per core.
-        progress: told after each image.
-        out: where to write the regions, a new array by default.
-        facts: where to write the `RegionFacts` of each; not measured by default.
-
-    Raises:
-        DataError: an image cannot be read, or a box lies outside its image.
-        RefusedInputError: an image must not be used.
-        MissingExtraError: a DICOM compression needs the extra `dicom`.
-    """
-    rois = np.empty((len(masses), settings.size, settings.size), dtype=np.float32) if out is None else out
-    for index, roi in rois_in_turn(masses, settings, workers=workers, progress=progress, facts=facts):
-        if isinstance(roi, DataError | RefusedInputError):
-            raise roi
-        rois[index] = roi
-    return rois
-
-
-def read_regions(
-    mass_set: MassSet, settings: RoiSettings, *, workers: int | None = None, progress: Progress = silent
-) -> tuple[MassSet, Float32[np.ndarray, "mass size size"], Float64[np.ndarray, "mass fact"]]:
-    """Read the regions of all masses and their `RegionFacts`; those of one grey value are left out and counted.
-
-    Raises:
-        DataError: see `read_rois`; or every region has one grey value.
-        RefusedInputError: see `read_rois`.
-        MissingExtraError: see `read_rois`.
-    """
-    facts = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
-    rois = read_rois(mass_set.masses, settings, workers=workers, progress=progress, facts=facts)
-    is_kept = np.ptp(rois, axis=(1, 2)) > 0
-    if is_kept.all():
-        return mass_set, rois, facts
-    if not is_kept.any():
-        raise DataError(f"`masses` must hold a mass that can be seen, got {len(rois)} regions of one grey value each.")
-    masses = [mass for mass, keep in zip(mass_set.masses, is_kept, strict=True) if keep]
-    left_out = dict(mass_set.left_out) | {ONE_GREY: mass_set.left_out.get(ONE_GREY, 0) + int((~is_kept).sum())}
-    return replace(mass_set, masses=masses, left_out=left_out), rois[is_kept], facts[is_kept]
-
-
-def rois_in_turn(
-    masses: Sequence[Mass],
-    settings: RoiSettings,
-    *,
-    workers: int | None = None,
-    progress: Progress = silent,
-    facts: Float64[np.ndarray, "mass fact"] | None = None,
-) -> Iterator[tuple[int, Image | DataError | RefusedInputError]]:
-    """Yield the index of each mass with its region, or with the reason why its image cannot be read.
-
-    See `read_rois`, which stops at the first such reason. Masses come image by image.
-    """
-
-    def cut(indices: list[int]) -> list[Image] | DataError | RefusedInputError:
-        source = masses[indices[0]].image
-        try:
-            picture = Mammogram(source) if isinstance(source, np.ndarray) else read_picture(source)
-        except (DataError, RefusedInputError) as error:
-            return error
-        if facts is None:
-            return [cut_roi(picture.pixels, masses[index], settings) for index in indices]
-        around, found = picture_facts(picture.pixels), []
-        for index in indices:
-            spacing = masses[index].spacing_mm or picture.spacing_mm
-            mass = replace(masses[index], spacing_mm=spacing)
-            region, facts[index] = cut_and_measured(picture.pixels, mass, settings, around)
-            found.append(region)
-        return found
-
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        groups = by_image(masses)
-        for indices, found in zip(
-            groups, tracked(pool.map(cut, groups), progress, "regions", len(groups)), strict=True
-        ):
-            for place, index in enumerate(indices):
-                yield index, found[place] if isinstance(found, list) else found
-
-
-def by_image(masses: Sequence[Mass]) -> list[list[int]]:
-    """Index of the masses of each image, image by image."""
-    found: dict[object, list[int]] = {}
-    for index, mass in enumerate(masses):
-        found.setdefault(id(mass.image) if isinstance(mass.image, np.ndarray) else mass.image, []).append(index)
-    return list(found.values())
 
 
 def _resized(pixels: Image, part: Box, size: int) -> Float32[np.ndarray, "size size"]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of, read_data
-from diagnet.data.roi import RoiSettings, read_regions
-from diagnet.data.surroundings import read_surroundings
+from diagnet.data.regions import read_regions
+from diagnet.data.roi import RoiSettings
 from diagnet.errors import DataError
 from diagnet.progress import Progress, silent
 
@@ -75,9 +75,8 @@ def read_sources(
 
 def _cut(masses: MassSet, settings: RoiSettings, *, workers: int | None, progress: Progress) -> Prepared:
     """What a prepared folder of these masses would hold, in memory."""
-    masses, images, facts = read_regions(masses, settings, workers=workers, progress=progress)
-    around = read_surroundings(masses.masses, settings, workers=workers, progress=progress)
-    return Prepared(images, masses, settings, "", facts, around)
+    found = read_regions(masses, settings, surroundings=True, workers=workers, progress=progress)
+    return Prepared(found.images, found.mass_set, settings, "", found.facts, found.wide)
 
 
 def source_names(paths: Sequence[Path]) -> list[str]:

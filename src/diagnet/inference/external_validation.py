@@ -9,7 +9,7 @@ import numpy as np
 from diagnet.atomic import require_empty
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import ONE_GREY, read_rois
+from diagnet.data.regions import ONE_GREY, read_rois
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import EvaluationSettings, evaluate
 from diagnet.evaluation.predictions import Predictions

@@ -14,7 +14,7 @@ from diagnet.atomic import write_text
 from diagnet.config import read_config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import read_rois
+from diagnet.data.regions import read_rois
 from diagnet.errors import RunFolderError, SettingsError
 from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.model import load_model

@@ -12,7 +12,7 @@ from diagnet.arrays import Image, Images
 from diagnet.config import read_config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import read_rois
+from diagnet.data.regions import read_rois
 from diagnet.distance import cosine_distance
 from diagnet.errors import DataError, RunFolderError
 from diagnet.graph import GraphSettings

@@ -16,8 +16,8 @@ from diagnet.atomic import atomic_path, write_text
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
-from diagnet.data.roi import RoiSettings, flipped, read_regions
-from diagnet.data.surroundings import read_surroundings
+from diagnet.data.regions import read_regions
+from diagnet.data.roi import flipped
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
 from diagnet.neighbors import Neighbors, find_neighbors
@@ -50,17 +50,6 @@ class Augmented:
     def parents(self) -> Int[np.ndarray, "neighbor"]:
         """Index of the training mass each neighbor comes from."""
         return self.origin[len(self.origin) - len(self.neighbors.kinds) :]
-
-
-def surroundings_of(
-    masses: MassSet | Prepared, settings: RoiSettings, *, workers: int | None = None, progress: Progress = silent
-) -> Surroundings | None:
-    """Read what lies around masses; None where a prepared folder does not hold it."""
-    if isinstance(masses, Prepared):
-        found = masses.surroundings
-    else:
-        found = read_surroundings(masses.masses, settings, workers=workers, progress=progress)
-    return None if found is None else Surroundings(*found, own_range=settings.grey_range == "region")
 
 
 def augment(
@@ -153,7 +142,8 @@ def write_augmentation(
     if isinstance(masses, Prepared):
         images = masses.images
     else:
-        mass_set, images, _ = read_regions(masses, config.roi, workers=workers, progress=progress)
+        regions = read_regions(masses, config.roi, workers=workers, progress=progress)
+        mass_set, images = regions.mass_set, regions.images
     binding = {"settings": config.to_toml(), "data": array_hash(images)}
     claim(out, binding, resume=resume)
     write_record(out, {"status": "running", "binding": binding})

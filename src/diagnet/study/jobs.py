@@ -15,11 +15,12 @@ from diagnet.arrays import Images
 from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
-from diagnet.data.roi import RoiSettings, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings
 from diagnet.data.sources import read_sources
 from diagnet.data.splits import make_folds
+from diagnet.data.surroundings import no_wide
 from diagnet.errors import SettingsError
-from diagnet.run.augmentation import surroundings_of
 from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.perturbations import PERTURBATIONS
@@ -85,8 +86,7 @@ def run_job(
     torch.set_num_threads(1)
     config = job.arm.config(base)
     read = (data, config.classes, config.roi, distinct_patients)
-    mass_set, images = _data(*read)
-    around = _surroundings(*read) if config.training.needs_surroundings else None
+    mass_set, images, around = _data(*read, surroundings=config.training.needs_surroundings)
     own, held_out, test = parts(mass_set, job, n_folds)
     if job.arm.as_many_images:
         n_all = len(mass_set.labels) - len(test) - len(held_out)
@@ -116,7 +116,7 @@ def run_job(
     for margin in job.arm.margins:
         roi = config.roi.model_copy(update={"padding_factor": margin})
         for name, paths in (("test", data), *((name, (path,)) for name, path in tests)):
-            others, cut = _data(paths, config.classes, roi, distinct_patients)
+            others, cut, _ = _data(paths, config.classes, roi, distinct_patients)
             rows = test if name == "test" else np.arange(len(others.labels))
             numbers = others.patient_numbers
             scored = score(Cases(cut, tuple(others.masses), others.labels, numbers).part(rows))
@@ -176,22 +176,23 @@ def _drawn(
 
 @lru_cache(maxsize=16)  # of a study of transfer: two grey ranges, four margins, two tables
 def _data(
-    paths: tuple[Path, ...], classes: tuple[str, ...], roi: RoiSettings, distinct_patients: bool
-) -> tuple[MassSet, Images]:
-    """Masses and their regions, read once in each process."""
+    paths: tuple[Path, ...],
+    classes: tuple[str, ...],
+    roi: RoiSettings,
+    distinct_patients: bool,
+    *,
+    surroundings: bool = False,
+) -> tuple[MassSet, Images, Surroundings | None]:
+    """Masses, their regions, and what lies around them where it is asked for; read once in each process."""
     found = read_sources(paths, classes, roi, distinct_patients=distinct_patients)
     if isinstance(found, Prepared):
         if found.settings != roi:
             raise SettingsError(f"`roi` must be the prepared folder's, {found.settings}, got {roi}")
-        return found.mass_set, found.images
-    # None is left out, even one of a single grey value: rows name masses by their place in the table.
-    return found, read_rois(found.masses, roi, workers=os.cpu_count())
-
-
-@lru_cache(maxsize=1)
-def _surroundings(
-    paths: tuple[Path, ...], classes: tuple[str, ...], roi: RoiSettings, distinct_patients: bool
-) -> Surroundings | None:
-    """What lies around the masses, read once in each process."""
-    found = read_sources(paths, classes, roi, distinct_patients=distinct_patients)
-    return surroundings_of(found, roi, workers=os.cpu_count())
+        mass_set, images, wide = found.mass_set, found.images, found.surroundings
+    else:
+        # None is left out, even one of a single grey value: rows name masses by their place in the table.
+        mass_set, wide = found, no_wide(len(found.masses), roi) if surroundings else None
+        images = read_rois(found.masses, roi, workers=os.cpu_count(), wide=wide)
+    if not surroundings or wide is None:
+        return mass_set, images, None
+    return mass_set, images, Surroundings(*wide, own_range=roi.grey_range == "region")

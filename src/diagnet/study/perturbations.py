@@ -10,7 +10,8 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from diagnet.arrays import Images
 from diagnet.data.box import Box
 from diagnet.data.mass import Mass
-from diagnet.data.roi import RoiSettings, flipped, read_rois
+from diagnet.data.regions import read_rois
+from diagnet.data.roi import RoiSettings, flipped
 from diagnet.errors import DataError
 from diagnet.study.methods import Cases
 

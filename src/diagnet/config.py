@@ -31,7 +31,13 @@ LITE0: dict[str, dict[str, Any]] = {
     "roi": {"size": 128},
     "neighbors": {"positive_share": 0.0, "negative_share": 0.0},
     "graph": {"space": "embedding", "skip_relatives": True},
-    "network": {"preset": "lite0", "trainable": "last", "average_flips": True},
+    "network": {
+        "preset": "lite0",
+        "trainable": "last",
+        "average_flips": True,
+        "embedding": "pooled",
+        "dropout": 0.2,
+    },
     "training": {
         "epochs": 10,
         "batch_size": 32,

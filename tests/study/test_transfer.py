@@ -239,3 +239,11 @@ def test_each_arm_is_compared_with_plain_of_its_own_sources():
         "more": "a-plain-region",
     }
     assert arms[0].config(Config()).training.graph_weight == PLAIN["training"]["graph_weight"]
+
+
+def test_arms_of_lite0_are_the_preset_whatever_the_base_is():
+    base, expected = Config.from_preset("small"), Config.from_preset("lite0")
+    found = {arm.name: arm.config(base) for arm in transfer_arms(["a", "b"])}
+    assert found["both-lite0-region"].model_copy(update={"preset": "lite0"}) == expected
+    frozen = {"network": expected.network.model_copy(update={"trainable": "none"})}
+    assert found["a-frozen-region"].model_copy(update={"preset": "lite0"}) == expected.model_copy(update=frozen)

@@ -2,6 +2,7 @@
 
     python benchmarks/domain.py --json                      # needs ../shared/data/cbis-ddsm; seven minutes of one core
     python benchmarks/domain.py --json --quick              # a quarter of the held-out pictures
+    python benchmarks/domain.py --json --embedding          # distances of embeddings instead; four minutes
 
 No network is trained: the rule of docs/predict.md looks at facts of regions. `of_other_kind` has a share of masses that
 should be flagged, `of_own_kind` one that should not; intervals are 95 % by patient.
@@ -12,6 +13,10 @@ should be flagged, `of_own_kind` one that should not; intervals are 95 % by pati
 - the pictures made of one fifth's mammograms, by facts of the mammograms and of both: `ultrasound` (a fan of
   speckle), `inverted`, `clahe`, `gamma_0.4`, `gamma_2.5`, `stretched` (the middle half of the breast's grey values),
   and `phantom`, of diagnet.data.phantom. `enhanced` is the mean of the four that change the contrast.
+
+With `--embedding`, a region is described by EfficientNet-Lite0's features instead. `nearest` has the shares beyond the
+98 % quantile of the mean distance to five training masses, `outside` beyond that of the distance to their principal
+components. No patient of the quantiles had a part in the distances.
 """
 
 import argparse
@@ -20,10 +25,13 @@ import tempfile
 import zlib
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 from skimage.exposure import equalize_adapthist
 
 from diagnet.data.domain import fit_domain
@@ -36,6 +44,7 @@ from diagnet.data.region_facts import RegionFacts
 from diagnet.data.regions import read_rois
 from diagnet.data.roi import RoiSettings
 from diagnet.evaluation.bootstrap import draw_patients, share
+from diagnet.network import create_network
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "cbis-ddsm"
 SETTINGS = RoiSettings()
@@ -85,7 +94,7 @@ def as_read(image):
     return scaled_over_breast(np.rint(255 * image))
 
 
-def changed_facts(masses, rng):
+def changed_facts(masses, rng, described=facts_of):
     """Facts of masses on changed pictures, by change."""
     found = {name: [] for name in ("ultrasound", *CHANGES)}
     by_image = {}
@@ -96,7 +105,7 @@ def changed_facts(masses, rng):
         image = read_image(path)
         for name, change in CHANGES.items():
             picture = as_read(change(image))
-            found[name] += list(facts_of([replace(mass, image=picture) for mass in group]))
+            found[name] += list(described([replace(mass, image=picture) for mass in group]))
         fan, is_fan = fan_of_speckle(image, rng)
         fan = as_read(fan)
         for mass in group:
@@ -105,18 +114,18 @@ def changed_facts(masses, rng):
             if is_fan[y0:y1, x0:x1].mean() < 0.8:  # it would be refused as background: moved into the fan
                 middle = [(side - mass.box[k] - mass.box[k + 2]) / 2 for k, side in enumerate(image.shape[::-1])]
                 box = tuple(side + middle[k % 2] for k, side in enumerate(mass.box))
-            found["ultrasound"] += list(facts_of([replace(mass, image=fan, box=box)]))
+            found["ultrasound"] += list(described([replace(mass, image=fan, box=box)]))
     return order, {name: np.array(rows) for name, rows in found.items()}
 
 
-def phantom():
+def phantom(described=facts_of):
     """Masses of the synthetic release and their facts."""
     with tempfile.TemporaryDirectory() as folder:
         release = make_inbreast_release(
             Path(folder) / "release", n_patients=N_PHANTOM_PATIENTS, rng=np.random.default_rng(2)
         )
         masses = read_inbreast(release).masses
-        return masses, facts_of(masses)
+        return masses, described(masses)
 
 
 def flagged(domain, facts):
@@ -183,11 +192,56 @@ def figures(quick):
     return {"of_own_kind": own, "of_other_kind": other}
 
 
+def embedding_of(network, masses):
+    """EfficientNet-Lite0's features of regions, each scaled to its own range."""
+    regions = torch.from_numpy(read_rois(masses, RoiSettings(size=128), workers=1))[:, None]
+    with torch.inference_mode():
+        return torch.cat([network.features(part) for part in regions.split(32)]).numpy()
+
+
+def distances(rows, known, n_components=32, n_nearest=5):
+    """Mean distance to the nearest known rows in their whitened principal components, and to the space of these."""
+    center, scale = known.mean(axis=0), known.std(axis=0) + 1e-6
+    known, rows = (known - center) / scale, (rows - center) / scale
+    sizes, axes = np.linalg.svd(known, full_matrices=False)[1:]
+    axes, spreads = axes[:n_components], sizes[:n_components] / np.sqrt(len(known))
+    near = np.sort(cdist(rows @ axes.T / spreads, known @ axes.T / spreads), axis=1)[:, :n_nearest].mean(axis=1)
+    return {"nearest": near, "outside": np.linalg.norm(rows - rows @ axes.T @ axes, axis=1)}
+
+
+def embedding_figures(quick):
+    """Shares of masses beyond the limits of distances in embedding space."""
+    torch.manual_seed(0)
+    network = create_network("lite0").eval()
+    masses = read_manifest(DATA / "mammograms.csv").masses
+    part, rows = parts_of(masses), embedding_of(network, masses)
+    is_known = part != CHANGED_PART
+    known, numbers = rows[is_known], np.unique([m.patient_id for m in masses], return_inverse=True)[1][is_known]
+    left_out = {"nearest": np.zeros(len(known)), "outside": np.zeros(len(known))}
+    for k in range(N_PARTS):
+        is_out = numbers % N_PARTS == k
+        for name, found in distances(known[is_out], known[~is_out]).items():
+            left_out[name][is_out] = found
+    limits = {name: np.quantile(found, 0.98) for name, found in left_out.items()}
+    held_out = [mass for mass, is_in in zip(masses, is_known, strict=True) if not is_in]
+    described = partial(embedding_of, network)
+    changed = changed_facts(held_out[:: 4 if quick else 1], np.random.default_rng(0), described)[1]
+    changed |= {"mammograms": rows[~is_known], "phantom": phantom(described)[1]}
+    return {
+        name: {which: float((away > limits[which]).mean()) for which, away in distances(each, known).items()}
+        for name, each in changed.items()
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a quarter of the changed pictures")
+    parser.add_argument("--embedding", action="store_true", help="distances of embeddings instead of facts")
     asked = parser.parse_args()
+    if asked.embedding:
+        print(json.dumps({"quick": asked.quick, "beyond": embedding_figures(asked.quick)}, indent=1))
+        return
     found = {"quick": asked.quick, **figures(asked.quick)}
     if asked.json:
         print(json.dumps(found, indent=1))

@@ -102,6 +102,14 @@ def test_a_score_of_an_image_of_another_kind_has_no_meaning(client, image, monke
     assert f"unlike the training masses: {unlike.reason}" in found["flags"]
 
 
+def test_the_meaning_of_a_score_is_of_the_source_that_looks_alike(client, image, monkeypatch):
+    monkeypatch.setattr("diagnet.inference.assessment.middle_verdict", lambda *_: Verdict(source="digital"))
+    (found,) = client.post("/v1/predict", json={"image": image, "boxes": [BOX]}).json()["assessments"]
+    assert found["training_source"] == "digital"
+    assert found["meaning"] is None  # no held-out mass is of that source
+    assert client.get("/v1/model").json()["auc_by_source"] == {}
+
+
 def test_an_image_of_a_far_kind_is_scored_only_where_the_server_was_told_to(make_client, image, monkeypatch):
     far = Verdict(True, True, "contrast 0.09, training 0.15 to 0.31")
     monkeypatch.setattr("diagnet.inference.assessment.middle_verdict", lambda *_: far)

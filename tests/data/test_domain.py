@@ -129,3 +129,16 @@ def test_of_several_networks_the_middle_one_counts(domain):
     assert middle_verdict((far, domain, domain), facts) == Verdict()
     assert middle_verdict((far, far, domain), facts) == far.verdict(facts)
     assert middle_verdict((far, domain), facts) == Verdict()
+
+
+def test_a_region_is_of_the_source_that_looks_most_like_it():
+    rows = np.concatenate([masses(300), masses(300, seed=1, contrast=0.6, picture_air=0.1)])
+    sources = ["mammograms"] * 300 + ["crops"] * 300
+    found = fit_domain(rows, patients(600), sources)
+    assert Domain.model_validate_json(found.model_dump_json()) == found
+    assert like(found).source == "mammograms"
+    assert like(found, contrast=0.6, picture_air=0.1) == Verdict(source="crops")
+    assert like(found, contrast=0.01).source == ""  # unlike both
+    assert like(fit_domain(rows, patients(600), ["one"] * 600)).source == ""
+    with pytest.raises(ValueError, match="must name the source of each of its rows"):
+        Domain.model_validate({**found.model_dump(), "sources": ("crops",)})

@@ -1,6 +1,7 @@
 """Networks merged into one in half precision: a run like any other, at a fraction of its size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def best_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_packed_run_is_the_networks_mean_in_half_precision(best_run: Path, tmp_path: Path):
-    agreement = pack(best_run, phantoms(), tmp_path / "packed")
+    masses = [replace(mass, source=("even", "odd")[k % 2]) for k, mass in enumerate(phantoms().masses)]
+    agreement = pack(best_run, replace(phantoms(), masses=masses), tmp_path / "packed")
     packed, whole = load_model(tmp_path / "packed", engine="torch"), load_model(best_run, engine="torch")
     assert len(packed.networks) == 1
     assert len(whole.networks) == 2
@@ -46,6 +48,7 @@ def test_the_packed_run_is_the_networks_mean_in_half_precision(best_run: Path, t
     assert np.abs(packed.probabilities(images) - whole.probabilities(images)).max() < 0.2
     points = agreement["operating_points"]
     assert [each["sensitivity"] >= wanted for each, wanted in zip(points, (0.9, 0.95), strict=True)] == [True, True]
+    assert packed.domains[0].sources == ("even", "odd")
     assert points[0]["threshold"] >= points[1]["threshold"]
     assert json.loads((tmp_path / "packed" / "packed.json").read_text()) == agreement
 

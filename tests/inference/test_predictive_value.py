@@ -7,9 +7,10 @@ from diagnet.inference.predictive_value import HeldOut, Meaning, read_held_out
 from diagnet.run.tables import ScoredMass, write_predictions
 
 
-def held_out(n, patients=None):
+def held_out(n, patients=None, sources=None):
     scores = np.linspace(0, 1, n)
-    return HeldOut(scores, scores > 0.5, np.arange(n) if patients is None else patients, np.arange(n))
+    patients = np.arange(n) if patients is None else patients
+    return HeldOut(scores, scores > 0.5, patients, np.arange(n), sources or ("",) * n)
 
 
 @pytest.mark.parametrize(("n", "n_like"), [(12, 12), (20, 20), (60, 20), (200, 50), (1000, 100)])
@@ -47,6 +48,15 @@ def test_one_patient_gives_no_interval():
     assert "interval" not in found.text
 
 
+def test_masses_of_another_source_say_nothing():
+    found = held_out(400, sources=("crops", "mammograms") * 200)
+    of_crops = found.meaning(0.5, "crops")
+    assert of_crops.n_like == 50  # a quarter of the 200
+    assert of_crops.text.startswith("Of 50 masses of the source crops with scores like this one (")
+    assert of_crops.share != found.meaning(0.5).share
+    assert found.meaning(0.5, "digital") is None
+
+
 def test_reading(tmp_path):
     path = tmp_path / "predictions.csv"
     rest = {"fold": 0, "part": "test", "raw_score": 0.5, "decision": "benign", "laterality": "", "view": ""}
@@ -57,6 +67,7 @@ def test_reading(tmp_path):
     assert found.malignancy.tolist() == [0.5, 0.25]
     assert found.is_malignant.tolist() == [True, False]
     assert found.index.tolist() == [3, 7]
+    assert found.sources == ("", "")
     for content in ("", "image\n", written.replace("0.25", "high")):
         path.write_text(content)
         with pytest.raises(RunFolderError, match=r"predictions\.csv"):

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -217,8 +217,8 @@ class Answers:
         told["reason"] = without_path(assessment.reason, path, "the image")
         told["meaning"] = None
         if assessment.malignancy is not None and not assessment.is_unlike:  # else none of them looked like this one
-            meaning = self._cases.held_out.meaning(assessment.malignancy)
-            told["meaning"] = asdict(meaning) | {"text": meaning.text}
+            meaning = self._cases.held_out.meaning(assessment.malignancy, assessment.training_source)
+            told["meaning"] = meaning and asdict(meaning) | {"text": meaning.text}
         return told | {"notice": self.notice}
 
 
@@ -226,11 +226,16 @@ def _case(case: Case) -> dict[str, Any]:
     return {"case": case.name, **{name: value for name, value in asdict(case).items() if name != "name"}}
 
 
+def _auc(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: figures.get("auc", {}).get(name) for name in ("value", "low", "high")}
+
+
 def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, Any]:
     config, record = read_config(run / "config.toml"), read_record(run)
     counts = record.get("counts", {})
     training = counts.get("train", counts.get("all folds", {}))
-    units = read_metrics(run).get("test", {}).get("units", {})
+    tested = read_metrics(run).get("test", {})
+    by_source = {name: _auc(each) for name, each in tested.get("by_source", {}).items()}
     return {
         "name": "diagnet",
         "version": __version__,
@@ -242,7 +247,8 @@ def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, An
         "roi": {name: getattr(model.roi, name) for name in ("size", "padding_factor", "square", "grey_range")},
         "n_networks": len(model.networks),
         "n_training": {name: training.get(name) for name in model.classes},
-        "auc": {name: units.get("mass", {}).get("auc", {}).get(name) for name in ("value", "low", "high")},
+        "auc": _auc(tested.get("units", {}).get("mass", {})),
+        "auc_by_source": by_source,
         "has_cases": True,
         "has_pictures": has_pictures,
         "is_synthetic": model.is_synthetic,

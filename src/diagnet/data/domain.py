@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from pydantic import BaseModel, model_validator
 from scipy.spatial.distance import cdist
 
@@ -42,11 +43,14 @@ class Verdict:
         is_unlike: the score is to be flagged.
         is_far: it is not to be given.
         reason: why, in one line; "" where it is like them.
+        source: of most of the training masses that look most similar; "" where there was one source, or the region is
+            unlike them all.
     """
 
     is_unlike: bool = False
     is_far: bool = False
     reason: str = ""
+    source: str = ""
 
 
 class Domain(BaseModel, frozen=True, extra="forbid"):
@@ -59,6 +63,8 @@ class Domain(BaseModel, frozen=True, extra="forbid"):
         alike: inverse covariance of what similar masses differ by.
         limit_alone: excess of a fact that is still quiet, in widths of its range.
         limit_together: distance from the most similar masses that is still quiet.
+        sources: names of the sources of the training masses, where there were several.
+        row_sources: place in `sources` of each of `rows`, uint8 as base64.
     """
 
     low: tuple[float | None, ...]
@@ -67,6 +73,8 @@ class Domain(BaseModel, frozen=True, extra="forbid"):
     alike: tuple[tuple[float, ...], ...]
     limit_alone: float
     limit_together: float
+    sources: tuple[str, ...] = ()
+    row_sources: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> "Domain":
@@ -76,6 +84,9 @@ class Domain(BaseModel, frozen=True, extra="forbid"):
         is_whole = len(self.low) == len(self.high) == n_facts and n_bytes and n_bytes % (4 * n_looks) == 0
         if not is_whole or len(self.alike) != n_looks or any(len(row) != n_looks for row in self.alike):
             raise ValueError("`domain` must be of the facts of this version of diagnet, got others.")
+        of_rows = self._row_sources
+        if self.sources and (len(of_rows) * 4 * n_looks != n_bytes or of_rows.max() >= len(self.sources)):
+            raise ValueError("`domain` must name the source of each of its rows, got others.")
         return self
 
     def verdict(self, facts: RegionFacts) -> Verdict:
@@ -86,7 +97,7 @@ class Domain(BaseModel, frozen=True, extra="forbid"):
         distance = float(self._reference.distance(row)[0])
         is_out_alone, is_out_together = excess[most] > self.limit_alone, distance > self.limit_together
         if not (is_out_alone or is_out_together):
-            return Verdict()
+            return Verdict(source=self._source(row))
         is_far = excess[most] > self.limit_alone + _FAR_ALONE or distance > _FAR_TOGETHER * self.limit_together
         if is_out_alone:
             low, high = _shown_values(np.array([self._reference.low[most], self._reference.high[most]]), most)
@@ -94,6 +105,16 @@ class Domain(BaseModel, frozen=True, extra="forbid"):
         else:
             reason = self._reference.reason(row, facts)
         return Verdict(True, bool(is_far), reason)
+
+    def _source(self, row: Float[np.ndarray, "1 fact"]) -> str:
+        if not self.sources:
+            return ""
+        nearest = self._row_sources[self._reference.most_similar(row)]
+        return self.sources[int(np.bincount(nearest).argmax())]
+
+    @property
+    def _row_sources(self) -> NDArray[np.uint8]:
+        return np.frombuffer(base64.b64decode(self.row_sources, validate=True), dtype=np.uint8)
 
     @cached_property
     def _reference(self) -> "_Reference":
@@ -111,12 +132,13 @@ def middle_verdict(domains: Sequence[Domain], facts: RegionFacts) -> Verdict:
     return verdicts[(len(verdicts) - 1) // 2] if verdicts else Verdict()
 
 
-def fit_domain(facts: Rows, patients: Sequence[str]) -> Domain | None:
+def fit_domain(facts: Rows, patients: Sequence[str], sources: Sequence[str] = ()) -> Domain | None:
     """Keep what masses look like, with limits from masses whose patients had no part; None where they are too few.
 
     Args:
         facts: of each mass, in the order of `RegionFacts`.
         patients: of each mass.
+        sources: of each mass, where there are several.
     """
     rows = _comparable(facts)
     numbers = np.unique(patients, return_inverse=True)[1].astype(np.int64)
@@ -129,6 +151,9 @@ def fit_domain(facts: Rows, patients: Sequence[str]) -> Domain | None:
         excess[is_out] = reference.excess(rows[is_out]).max(axis=1)
         distance[is_out] = reference.distance(rows[is_out])
     reference = _reference_of(rows, numbers)
+    names, of_rows = np.unique(sources, return_inverse=True) if len(sources) else (np.array([]), numbers[:0])
+    if not 2 <= len(names) <= 256:  # one tells nothing apart, and a byte numbers no more
+        names, of_rows = names[:0], of_rows[:0]
     return Domain(
         low=tuple(None if np.isnan(side) else side for side in reference.low.tolist()),
         high=tuple(None if np.isnan(side) else side for side in reference.high.tolist()),
@@ -136,6 +161,10 @@ def fit_domain(facts: Rows, patients: Sequence[str]) -> Domain | None:
         alike=tuple(map(tuple, reference.alike.tolist())),
         limit_alone=float(np.quantile(excess, _QUIET, method="higher")),
         limit_together=float(np.quantile(distance, _QUIET, method="higher")),
+        sources=tuple(names.tolist()),
+        row_sources=base64.b64encode(of_rows[_kept(len(rows))].astype(np.uint8).tobytes()).decode("ascii")
+        if len(names)
+        else "",
     )
 
 
@@ -160,9 +189,13 @@ class _Reference:
         """Mean distance from the most similar masses."""
         return np.asarray(np.sort(self._distances(rows), axis=1)[:, :_N_NEAREST].mean(axis=1))
 
+    def most_similar(self, row: Float[np.ndarray, "1 fact"]) -> Int[np.ndarray, "similar"]:
+        """Index of the masses that look most similar."""
+        return np.argsort(self._distances(row)[0], kind="stable")[:_N_SHOWN]
+
     def reason(self, row: Float[np.ndarray, "1 fact"], facts: RegionFacts) -> str:
         """Name the look that lies farthest outside those of the most similar masses."""
-        nearest = self.looks[np.argsort(self._distances(row)[0], kind="stable")[:_N_SHOWN]]
+        nearest = self.looks[self.most_similar(row)]
         low, high = nearest.min(axis=0), nearest.max(axis=0)
         look = row[0, _LOOKS]
         outside = np.maximum(low - look, look - high) * np.sqrt(np.diag(self.alike))
@@ -183,9 +216,8 @@ def _reference_of(rows: Rows, patients: Int[np.ndarray, "mass"]) -> _Reference:
     is_known = ~np.isnan(rows).all(axis=0)
     low, high = np.full((2, rows.shape[1]), np.nan)
     low[is_known], high[is_known] = np.nanmin(rows[:, is_known], axis=0), np.nanmax(rows[:, is_known], axis=0)
-    if len(rows) > _MOST_ROWS:
-        chosen = np.linspace(0, len(rows) - 1, _MOST_ROWS).round().astype(np.int64)
-        rows, patients = rows[chosen], patients[chosen]
+    chosen = _kept(len(rows))
+    rows, patients = rows[chosen], patients[chosen]
     looks = rows[:, _LOOKS]
     widths = _widths(low, high)[_LOOKS]
     apart = cdist(looks / widths, looks / widths)
@@ -195,6 +227,11 @@ def _reference_of(rows: Rows, patients: Int[np.ndarray, "mass"]) -> _Reference:
     least = np.array(_LEAST_WIDTH)[_LOOKS] / 10
     covariance = differences.T @ differences / len(differences) + np.diag(least**2)
     return _Reference(low, high, looks, np.linalg.inv(covariance))
+
+
+def _kept(n_masses: int) -> Int[np.ndarray, "kept"]:
+    """Index of the masses that are compared with: all, or evenly spread ones where they are many."""
+    return np.unique(np.linspace(0, n_masses - 1, min(n_masses, _MOST_ROWS)).round().astype(np.int64))
 
 
 def _is_same(patients: Int[np.ndarray, "mass"]) -> Bool[np.ndarray, "mass mass"]:

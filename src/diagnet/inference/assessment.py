@@ -59,6 +59,7 @@ class Assessment:
         model_sha256: of the weights, the calibration, the limits and the preprocessing.
         is_unlike: the region looks unlike the training masses, so that what its score means is not known.
         sop_instance_uid: of a DICOM file, by which the archive knows it; else "".
+        training_source: of most of the training masses that look most similar; "" where all are of one source.
         is_synthetic: the model was trained on phantoms, so that its score says nothing about a patient.
         latency_ms: from opening the file to this score; several boxes of a file share its reading.
     """
@@ -79,6 +80,7 @@ class Assessment:
     model_sha256: str
     latency_ms: float
     is_unlike: bool = False
+    training_source: str = ""
     is_synthetic: bool = False
     sop_instance_uid: str = ""
 
@@ -203,6 +205,7 @@ def _scored(
         flags=(*start.flags, *doubts),
         steps=(*start.steps, cut),
         is_unlike=verdict.is_unlike,
+        training_source=verdict.source,
     )
 
 

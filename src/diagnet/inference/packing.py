@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from diagnet.atomic import write_text
 from diagnet.config import read_config
+from diagnet.data.domain import fit_domain
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
+from diagnet.data.region_facts import RegionFacts
 from diagnet.data.regions import read_rois
 from diagnet.errors import RunFolderError, SettingsError
 from diagnet.evaluation.calibration import probabilities
@@ -69,10 +72,12 @@ def pack(
         raise SettingsError(f"`RUN` must be of preset lite0 or best to be merged, got {config.network.preset}")
     claim(out, {}, resume=False)
     mass_set = mass_set_of(data)
+    looks: Float64[np.ndarray, "mass fact"] | None
     if isinstance(data, Prepared):
-        images = data.images
+        images, looks = data.images, data.facts
     else:
-        images = read_rois(mass_set.masses, model.roi, workers=workers, progress=progress)
+        looks = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
+        images = read_rois(mass_set.masses, model.roi, workers=workers, progress=progress, facts=looks)
     merged = _merged(model.networks)
     halved = _halved(merged)
     progress("pack", 0, 1)
@@ -91,6 +96,9 @@ def pack(
         "threshold": model.threshold,
         "history": [],
     }
+    if looks is not None:  # the networks together were trained on all of them
+        domain = fit_domain(looks, mass_set.patients, [mass.source for mass in mass_set.masses])
+        facts["domain"] = domain and domain.model_dump(mode="json")
     write_weights(out / "model" / "fold-0.safetensors", halved.half(), facts)
     known = read_embeddings(run)
     rounded = embedded[known.index].astype(np.float16).astype(np.float32)

@@ -24,6 +24,7 @@ class Meaning:
         share: of the malignant, with its 95 % interval by patient bootstrap.
         low_score: the lowest of their scores.
         high_score: the highest.
+        source: that all of them come from; "" where the run had one.
     """
 
     n_like: int
@@ -31,14 +32,16 @@ class Meaning:
     share: Interval
     low_score: float
     high_score: float
+    source: str = ""
 
     @property
     def text(self) -> str:
         """One sentence."""
         low, high = self.share["low"], self.share["high"]
+        of_source = f" of the source {self.source}" if self.source else ""
         doubt = "" if low is None or high is None else f", 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
         return (
-            f"Of {self.n_like} masses with scores like this one ({100 * self.low_score:.0f} to"
+            f"Of {self.n_like} masses{of_source} with scores like this one ({100 * self.low_score:.0f} to"
             f" {100 * self.high_score:.0f} %), {self.n_malignant} were malignant:"
             f" {100 * self.n_malignant / self.n_like:.0f} %{doubt}."
         )
@@ -53,26 +56,39 @@ class HeldOut:
         is_malignant: their labels.
         patients: numbers from 0 up.
         index: of the mass in the run's data.
+        sources: name of each mass's source, "" where the run had one.
     """
 
     malignancy: Float[np.ndarray, "mass"]
     is_malignant: Bool[np.ndarray, "mass"]
     patients: Int[np.ndarray, "mass"]
     index: Int[np.ndarray, "mass"]
+    sources: tuple[str, ...]
 
-    def meaning(self, malignancy: float) -> Meaning:
+    def meaning(self, malignancy: float, source: str = "") -> Meaning | None:
         """Look at the masses whose scores are nearest: a quarter, from 20 to 100 of them.
 
         The patients among them are drawn again for the interval; which masses are alike stays as it is.
+
+        Args:
+            malignancy: the score.
+            source: whose masses are looked at; "": all.
+
+        Returns:
+            What became of them; None where there are none.
         """
-        n_like = min(len(self.malignancy), max(_LEAST, min(_MOST, len(self.malignancy) // _PART)))
-        like = np.sort(np.argsort(np.abs(self.malignancy - malignancy), kind="stable")[:n_like])
+        of_source = np.flatnonzero([not source or each == source for each in self.sources])
+        if not len(of_source):
+            return None
+        n_like = min(len(of_source), max(_LEAST, min(_MOST, len(of_source) // _PART)))
+        nearest = np.argsort(np.abs(self.malignancy[of_source] - malignancy), kind="stable")
+        like = np.sort(of_source[nearest[:n_like]])
         patients = np.unique(self.patients[like], return_inverse=True)[1].astype(np.int64)
         counts = draw_patients(int(patients.max()) + 1, _N_RESAMPLES, rng=np.random.default_rng(0))
         malignant = self.is_malignant[like]
         found = share(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
         scores = self.malignancy[like]
-        return Meaning(n_like, int(malignant.sum()), found, float(scores.min()), float(scores.max()))
+        return Meaning(n_like, int(malignant.sum()), found, float(scores.min()), float(scores.max()), source)
 
 
 def read_held_out(run: Path) -> HeldOut:
@@ -87,4 +103,5 @@ def read_held_out(run: Path) -> HeldOut:
         is_malignant=np.array([mass.label == "malignant" for mass in masses], dtype=np.bool_),
         patients=np.unique([mass.patient_id for mass in masses], return_inverse=True)[1].astype(np.int64),
         index=np.array([mass.index for mass in masses], dtype=np.int64),
+        sources=tuple(mass.source for mass in masses),
     )

@@ -15,7 +15,7 @@ from diagnet.inference.model import Model
 COLUMNS = (
     "image", "x0", "y0", "x1", "y1", "malignancy", "raw_malignancy", "threshold", "decision", "reason", "flags",
     "laterality", "view", "row_spacing_mm", "column_spacing_mm", "input_sha256", "model_sha256", "latency_ms", "notice",
-    "sop_instance_uid",
+    "sop_instance_uid", "training_source",
 )  # fmt: skip
 METAREPO = ("image_index", "malignant_pred", "malignant_label", "notice")
 
@@ -36,7 +36,7 @@ def as_csv(assessments: Sequence[Assessment]) -> str:
                 each.image, *each.box, _number(each.malignancy), _number(each.raw_malignancy), _number(each.threshold),
                 each.decision, each.reason, "; ".join(each.flags), each.laterality, each.view, *spacing,
                 each.input_sha256, each.model_sha256, f"{each.latency_ms:.1f}", each.notice,
-                each.sop_instance_uid,
+                each.sop_instance_uid, each.training_source,
             )
         )  # fmt: skip
     return _csv(COLUMNS, rows)

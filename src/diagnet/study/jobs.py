@@ -25,6 +25,7 @@ from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.warm_start import read_patches
+from diagnet.training.device import keep_freed_memory
 from diagnet.training.points import Surroundings
 
 _INNER = 5  # inner folds; repeat r holds out the r-th
@@ -84,6 +85,7 @@ def run_job(
         distinct_patients: patients of one name in two of `data` are two patients.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     config = job.arm.config(base)
     read = (data, config.classes, config.roi, distinct_patients)
     mass_set, images, around = _data(*read, surroundings=config.training.needs_surroundings)

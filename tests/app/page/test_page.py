@@ -117,6 +117,27 @@ def test_a_score_of_another_kind_of_image_has_no_meaning_and_no_auc(page):
     assert "kept no held-out scores" not in said
 
 
+def test_the_auc_beside_a_score_is_of_the_source_that_looks_alike(page):
+    def of_mammograms(route):
+        answer = route.fetch()
+        told = answer.json()
+        told["assessments"][0]["training_source"] = "mammograms"
+        route.fulfill(response=answer, json=told)
+
+    def by_source(route):
+        answer = route.fetch()
+        auc = {"mammograms": {"value": 0.814, "low": 0.787, "high": 0.843}, "crops": {"value": 0.884}}
+        route.fulfill(response=answer, json=answer.json() | {"auc_by_source": auc})
+
+    page.route("**/v1/predict", of_mammograms)
+    page.route("**/v1/model", by_source)
+    page.reload()
+    page.click("#case-1")
+    page.wait_for_selector(".view.filled")
+    draw_mark(page)
+    assert "On masses of that source the model's AUC is 0.81 (0.79 to 0.84)." in ask_model(page)
+
+
 def test_a_model_trained_on_phantoms_is_stamped(page):
     def synthetic(route):
         answer = route.fetch()

@@ -6,6 +6,8 @@ const N_SIMILAR = 4;
 
 const failureOf = (error) => (error.name === "AbortError" ? null : { failure: error.message });
 
+const intervalOf = (auc) => (auc?.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`);
+
 export class Model {
   #asked = new AbortController();
 
@@ -24,16 +26,21 @@ export class Model {
     return this.facts?.auc?.low != null && this.facts.auc.low <= 0.5;
   }
 
+  /** A sentence on the AUC of held-out masses of a source; "" where the run had one source. */
+  aucOf(source) {
+    const auc = this.facts?.auc_by_source?.[source];
+    return auc?.value == null ? "" : ` On masses of that source the model's AUC is ${auc.value.toFixed(2)}${intervalOf(auc)}.`;
+  }
+
   get hasPictures() {
     return (this.facts?.has_pictures ?? this.facts?.has_cases) !== false;
   }
 
   get text() {
     const { name, version, auc, n_training: n } = this.facts;
-    const interval = auc?.low == null ? "" : ` (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`;
     return [
       `${this.facts.is_synthetic ? "SYNTHETIC model" : "Model"} ${name} ${version}`,
-      auc?.value != null && `AUC ${auc.value.toFixed(2)}${interval}${this.isBlind ? ", not shown to be better than chance" : ""}`,
+      auc?.value != null && `AUC ${auc.value.toFixed(2)}${intervalOf(auc)}${this.isBlind ? ", not shown to be better than chance" : ""}`,
       n?.benign != null && `trained on ${n.benign + n.malignant} masses`,
     ].filter(Boolean).join(" · ");
   }

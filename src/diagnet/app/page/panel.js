@@ -88,7 +88,7 @@ export class Panel {
       make("p", {}, assessment.reason || meant),
       has && make("p", { class: "malignancy" }, make("b", {}, percent(assessment.malignancy)), " malignancy, calibrated"),
       has && this.#scale(assessment),
-      has && make("p", { class: "meaning" }, meaningText(assessment)),
+      has && make("p", { class: "meaning" }, meaningText(assessment, model)),
       make("p", { class: "reminder" }, model.facts?.notice ?? NOTICE),
       mark.similar?.disagreement && make("p", { id: "disagreement", class: "disagreement", role: "note" }, make("b", {}, "≠ Model and nearest cases disagree. "), mark.similar.disagreement),
       this.#flags([...(model.isBlind ? ["On masses it had not seen, this model was not shown to be better than chance."] : []), ...(assessment.flags ?? [])]));
@@ -158,10 +158,11 @@ export class Panel {
 }
 
 /** "Of 39 masses with scores like this one (2 to 38 %), 11 were malignant: 28 %, 95 % interval 15 to 43 %." */
-function meaningText({ meaning, is_unlike: isUnlike }) {
+function meaningText({ meaning, is_unlike: isUnlike, training_source: source }, model) {
   if (isUnlike) return "What this score means is not known: none of the held-out masses looked like this one. The model's AUC does not hold here.";
-  if (!meaning) return "How many masses scored like this were malignant is not known: the run kept no held-out scores.";
-  return meaning.text;
+  const whose = source ? ` of the source ${source}` : "";
+  if (!meaning) return `How many masses scored like this were malignant is not known: the run kept no held-out scores${whose}.`;
+  return meaning.text + model.aucOf(source);
 }
 
 export function fadeSlider(opacity) {

@@ -19,6 +19,7 @@ from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import across_folds, evaluate, figures_by_source, point_auc
 from diagnet.evaluation.predictions import Predictions
+from diagnet.memory import keep_freed_memory
 from diagnet.progress import Progress, silent
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
@@ -82,6 +83,7 @@ def run_experiment(
     """
     if with_report:
         require_report()
+    keep_freed_memory()
     began, started = time.perf_counter(), now()
     mass_set = mass_set_of(masses)
     if mass_set.classes != config.classes:

@@ -21,6 +21,7 @@ from diagnet.data.regions import read_rois
 from diagnet.errors import RunFolderError, SettingsError
 from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.model import load_model
+from diagnet.memory import keep_freed_memory
 from diagnet.network import Network, create_network
 from diagnet.progress import Progress, silent
 from diagnet.run.array_files import Embeddings, read_embeddings, write_embeddings
@@ -66,6 +67,7 @@ def pack(
 
     Source: Wortsman et al., Model soups, ICML 2022.
     """
+    keep_freed_memory()
     model = load_model(run, engine="torch")
     config, record = read_config(run / "config.toml"), read_record(run)
     if config.network.preset != "lite0":

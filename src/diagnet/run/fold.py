@@ -26,7 +26,6 @@ from diagnet.run.augmentation import augment
 from diagnet.run.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.run.folder import fold_folder, write_history
 from diagnet.run.tables import PARTS
-from diagnet.training.device import keep_freed_memory
 from diagnet.training.distributed import Processes
 from diagnet.training.loop import train
 from diagnet.training.points import Surroundings
@@ -132,7 +131,6 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
     is_trained = weights.with_suffix(".json").exists()
     processes.wait()  # all have looked before the first writes
     if not is_trained:
-        keep_freed_memory()
         state = train_fold(fold, history)
         labels = data.labels[split.validation]
         logits = embeddings_and_logits(state.network, data.images, rows=split.validation)[1].astype(np.float64)

@@ -21,11 +21,11 @@ from diagnet.data.sources import read_sources
 from diagnet.data.splits import make_folds
 from diagnet.data.surroundings import no_wide
 from diagnet.errors import SettingsError
+from diagnet.memory import keep_freed_memory
 from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.warm_start import read_patches
-from diagnet.training.device import keep_freed_memory
 from diagnet.training.points import Surroundings
 
 _INNER = 5  # inner folds; repeat r holds out the r-th

@@ -1,7 +1,5 @@
 """Where and how the network computes: device, precision, memory format, and their defaults."""
 
-import ctypes
-import platform
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +19,6 @@ _DEFAULTS: dict[str, tuple[Literal["float32", "bfloat16"], Literal["channels_las
 }
 
 _NARROW = 16  # channels
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of malloc.h
-_LARGE = 2**30  # bytes; no activation is larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +70,6 @@ def resolve_compute(
         default_precision if precision == "auto" else precision,
         default_format if memory_format == "auto" else memory_format,
     )
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, for its next use; tell whether it can.
-
-    A training step frees and takes large buffers again and again. glibc hands each back to the system, which then
-    clears every page anew: a fifth of a step's time. Only Linux with glibc is asked; elsewhere nothing changes.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGE) and mallopt(_TRIM_THRESHOLD, 2 * _LARGE - 1))
 
 
 def _multiplies_bfloat16(name: str) -> bool:

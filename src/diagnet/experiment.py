@@ -18,6 +18,7 @@ from diagnet.data.regions import read_regions
 from diagnet.data.splits import Split, check_disjoint, make_folds, make_split
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import across_folds, evaluate, figures_by_source, point_auc
+from diagnet.evaluation.lesions import figures_by_lesion, lesion_groups, sightings_of
 from diagnet.evaluation.predictions import Predictions
 from diagnet.memory import keep_freed_memory
 from diagnet.progress import Progress, silent
@@ -278,12 +279,16 @@ def _metrics(
     """What metrics.json holds: figures of the pooled test masses, and their spread over folds."""
     seed = [config.seed, _BOOTSTRAP]
     test: dict[str, Any] = {**evaluate(predictions, thresholds, config.evaluation, rng=np.random.default_rng(seed))}
+    tested = np.sort(np.concatenate([fold.split.test for fold in folds]))  # the order of the predictions
+    masses = [data.mass_set.masses[index] for index in tested]
     if data.mass_set.sources:
-        tested = np.sort(np.concatenate([fold.split.test for fold in folds]))  # the order of the predictions
-        sources = [data.mass_set.masses[index].source for index in tested]
+        sources = [mass.source for mass in masses]
         test["by_source"] = figures_by_source(
             predictions, sources, list(data.mass_set.sources), config.evaluation, seed=seed
         )
+    lesions = lesion_groups(sightings_of(masses, predictions.patients))
+    if by_lesion := figures_by_lesion(predictions, lesions, config.evaluation, seed=seed):
+        test["by_lesion"] = by_lesion
     one_by_one = [predictions_of(data, fold.split.test, fold.probabilities) for fold in folds]
     accuracies = [
         float(((each.malignancy >= fold.threshold) == (each.malignant == 1)).mean())

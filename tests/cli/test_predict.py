@@ -203,6 +203,29 @@ def test_results_can_be_traced_and_are_never_written_over(predict, image, tmp_pa
     assert scores(predict(tmp_path / "crop.png", "--json"))[0]["sop_instance_uid"] == ""
 
 
+def test_a_lesion_marked_in_two_views_has_a_score_of_its_own(predict, tmp_path):
+    whose = {"PatientID": "P1", "StudyInstanceUID": "1.2.3", "Laterality": "L"}
+    for view in ("CC", "MLO"):
+        write_dicom(tmp_path / f"{view}.dcm", drawn_breast(), ViewPosition=view, **whose)
+    write_dicom(tmp_path / "other.dcm", drawn_breast(), ViewPosition="MLO", **(whose | {"PatientID": "P2"}))
+    table = tmp_path / "boxes.csv"
+    rows = ["CC.dcm,20,60,60,100", "MLO.dcm,24,58,70,104", "other.dcm,20,60,60,100"]
+    table.write_text("\n".join(["image,x0,y0,x1,y1", *rows]))
+    cc, mlo, other = scores(predict(table, "--json"))
+    odds = [np.log(each["malignancy"] / (1 - each["malignancy"])) for each in (cc, mlo)]
+    assert odds[0] != odds[1]
+    assert cc["lesion_malignancy"] == mlo["lesion_malignancy"] == pytest.approx(1 / (1 + np.exp(-np.mean(odds))))
+    assert (cc["lesion_masses"], other["lesion_masses"], other["lesion_malignancy"]) == (2, 0, None)
+    assert "the mean log-odds of 2 masses" in predict(table).stdout
+    rows[1] += "\nMLO.dcm,20,110,60,150"  # which of the two is the one in the CC view?
+    table.write_text("\n".join(["image,x0,y0,x1,y1", *rows]))
+    assert [each["lesion_masses"] for each in scores(predict(table, "--json"))] == [0, 0, 0, 0]
+    ids = [f"{row},{name}" for row, name in zip("\n".join(rows).split("\n"), "abax", strict=True)]
+    table.write_text("\n".join(["image,x0,y0,x1,y1,lesion_id", *ids]))
+    found = csv.DictReader(predict(table, "--format", "csv").stdout.splitlines())
+    assert [row["lesion_masses"] for row in found] == ["2", "0", "2", "0"]
+
+
 def test_a_refused_mass_is_reported_with_its_reason(predict, image, tmp_path):
     highdicom = pytest.importorskip("highdicom", reason="the extra pacs is not installed")
     sr = tmp_path / "sr.dcm"

@@ -27,6 +27,7 @@ def test_it_keeps_its_scores_on_real_mammograms(
 ):
     (found,) = diagnet.load_model(engine="torch").predict(shared_masses / "dicom" / name, [box])
     assert found.malignancy == pytest.approx(expected, abs=1e-4)
+    assert (found.is_unlike, found.training_source) == (False, "mammograms")
 
 
 def test_it_is_whole_and_small():

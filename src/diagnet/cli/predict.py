@@ -89,6 +89,7 @@ def predict(
             assessments += assess(model, each.image, each.boxes, policy, original_size=each.original_size)
             labels += each.labels or ("",)
         progress("predict", len(found), len(found))
+    assessments = _with_lesions(assessments, found)
     sheet = as_metarepo(assessments, labels) if form is Form.metarepo else as_csv(assessments)
     if out is not None:
         write_text(out, sheet)
@@ -158,6 +159,26 @@ def _with_marks(
     if marks.n_passed:
         print(f"diagnet: passed over: {marks.n_passed} marks of {sr} that outline no mass", file=sys.stderr)
     return with_boxes_by_uid(found, uids, marks)
+
+
+def _with_lesions(assessments: "Sequence[Assessment]", found: "Sequence[Marked]") -> "list[Assessment]":
+    """Score what is marked in two views once more, as one lesion."""
+    import secrets
+
+    from diagnet.app.exam import exam_of
+    from diagnet.clinic.privacy import Pseudonyms
+    from diagnet.evaluation.lesions import Sighting
+    from diagnet.inference.lesion_score import with_lesion_scores
+
+    names = Pseudonyms(secrets.token_bytes(32))
+    sightings = []
+    for each in found:
+        exam = exam_of(each.image, names, each)
+        whose = (exam.patient, exam.study) if exam.patient and (exam.study or exam.by_patient_alone) else None
+        n_masses = len(each.boxes) or 1
+        ids = each.lesion_ids if len(each.lesion_ids) == n_masses else ("",) * n_masses
+        sightings += [Sighting(whose, exam.laterality, exam.view, lesion_id) for lesion_id in ids]
+    return with_lesion_scores(assessments, sightings)
 
 
 def _write_dicom(

@@ -62,6 +62,9 @@ def print_run(folder: Path, metrics: Any, as_json: bool) -> None:
         if figure["value"] is not None:
             interval = "" if figure["low"] is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
             print(f"  {name:<12} {figure['value']:.3f}{interval}")
+    if by_lesion := metrics["test"].get("by_lesion"):
+        alone, together = (by_lesion[name]["value"] for name in ("auc_of_masses", "auc"))
+        print(f"{by_lesion['n']} lesions seen more than once: AUC {together:.3f}, their masses one by one {alone:.3f}")
     for reason, count in metrics.get("left_out", {}).items():
         print(f"left out: {count} ({reason})")
     if is_synthetic:

@@ -14,7 +14,7 @@ from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
-WHOSE = ("patient_id", "study", "laterality", "view")
+WHOSE = ("patient_id", "study", "laterality", "view", "lesion_id")
 _STUDY = {"study_id": "study", "exam_id": "study"}  # the second as Mirai's tables call it
 
 
@@ -31,6 +31,7 @@ class Marked:
         study: the examination.
         laterality: "L", "R" or "".
         view: in capitals, such as "CC".
+        lesion_ids: of the masses that the table names; those of all masses, or they cannot be told apart.
     """
 
     image: Path
@@ -41,6 +42,7 @@ class Marked:
     study: str = ""
     laterality: str = ""
     view: str = ""
+    lesion_ids: tuple[str, ...] = ()
 
 
 def find_marked(paths: Sequence[Path]) -> tuple[list[Marked], int]:
@@ -70,7 +72,8 @@ def find_marked(paths: Sequence[Path]) -> tuple[list[Marked], int]:
 def read_marked(path: Path) -> list[Marked]:
     """Read a table of boxes: `image` is required; `x0, y0, x1, y1, label, original_width, original_height` are known.
 
-    So are `patient_id, study` (or `study_id`, `exam_id`), `laterality` and `view`, which tell what belongs together.
+    So are `patient_id, study` (or `study_id`, `exam_id`), `laterality`, `view` and `lesion_id`, which tell what belongs
+    together.
     Unlike `read_manifest` it needs neither patients nor labels, and says nothing of the images themselves: a bad one
     is told when it is scored. Rows of one image are put together.
 
@@ -92,6 +95,7 @@ def read_marked(path: Path) -> list[Marked]:
             study=_agreed(rows, "study"),
             laterality=SIDES.get(_agreed(rows, "laterality").upper(), ""),
             view=_agreed(rows, "view").upper(),
+            lesion_ids=tuple(row.cells["lesion_id"] for row in rows if row.cells.get("lesion_id")),
         )
         for image, rows in by_image.items()
     ]

@@ -203,14 +203,20 @@ def figures_by_source(
             found[name] = {"n": 0, "n_patients": 0, "auc": {"value": None, "low": None, "high": None}}
             continue
         part = predictions.part(points)
-        counts = draw_patients(len(set(part.patients)), settings.n_resamples, rng=np.random.default_rng(seed))
-        areas, _ = _resampled(part, part.patient_groups, counts)
         found[name] = {
             "n": len(points),
-            "n_patients": counts.shape[1],
-            "auc": _auc_figure(part, areas, settings.confidence),
+            "n_patients": len(set(part.patients)),
+            "auc": auc_of(part, settings, seed=seed),
         }
     return found
+
+
+def auc_of(predictions: Predictions, settings: EvaluationSettings, *, seed: Sequence[int]) -> Interval:
+    """AUC with its interval by patient, as `evaluate` gives it with `np.random.default_rng(seed)`."""
+    n_patients = len(set(predictions.patients))
+    counts = draw_patients(n_patients, settings.n_resamples, rng=np.random.default_rng(seed))
+    areas, _ = _resampled(predictions, predictions.patient_groups, counts)
+    return _auc_figure(predictions, areas, settings.confidence)
 
 
 def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confidence: float) -> Unit:

@@ -72,12 +72,12 @@ class Predictions:
     @property
     def image_groups(self) -> Groups:
         """Which image each mass lies on, numbered in order of appearance."""
-        return _groups([*zip(self.patients, self.images, strict=True)])
+        return numbered([*zip(self.patients, self.images, strict=True)])
 
     @property
     def patient_groups(self) -> Groups:
         """Which patient each mass belongs to, numbered in order of appearance."""
-        return _groups(self.patients)
+        return numbered(self.patients)
 
     def part(self, points: Int[np.ndarray, "part"]) -> "Predictions":
         """Some of the points, at least one."""
@@ -104,7 +104,7 @@ class Predictions:
         return replace(self.part(most_suspicious), labels=self.labels[deciding(severe, groups)])
 
 
-def _groups(keys: Sequence[Hashable]) -> Groups:
+def numbered(keys: Sequence[Hashable]) -> Groups:
     """Number the keys in order of appearance."""
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)

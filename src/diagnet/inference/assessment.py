@@ -60,6 +60,8 @@ class Assessment:
         is_unlike: the region looks unlike the training masses, so that what its score means is not known.
         sop_instance_uid: of a DICOM file, by which the archive knows it; else "".
         training_source: of most of the training masses that look most similar; "" where all are of one source.
+        lesion_malignancy: of the lesion that is marked on several images of `predict`: the mean log-odds of its masses.
+        lesion_masses: how many masses of it were scored; 0 where it is not known to be marked again.
         is_synthetic: the model was trained on phantoms, so that its score says nothing about a patient.
         latency_ms: from opening the file to this score; several boxes of a file share its reading.
     """
@@ -81,6 +83,8 @@ class Assessment:
     latency_ms: float
     is_unlike: bool = False
     training_source: str = ""
+    lesion_malignancy: float | None = None
+    lesion_masses: int = 0
     is_synthetic: bool = False
     sop_instance_uid: str = ""
 

@@ -12,6 +12,7 @@ from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.regions import ONE_GREY, read_rois
 from diagnet.errors import DataError
 from diagnet.evaluation.figures import EvaluationSettings, evaluate
+from diagnet.evaluation.lesions import figures_by_lesion, lesion_groups, sightings_of
 from diagnet.evaluation.predictions import Predictions
 from diagnet.inference.engines import EngineChoice
 from diagnet.inference.model import load_model
@@ -92,7 +93,11 @@ def evaluate_run(
         probabilities=model.probabilities(images),
         classes=model.classes,
     )
-    test = evaluate(predictions, model.threshold, settings, rng=np.random.default_rng([seed, 4]))
+    test: dict[str, Any] = {**evaluate(predictions, model.threshold, settings, rng=np.random.default_rng([seed, 4]))}
+    tested = [mass_set.masses[int(place)] for place in index]
+    lesions = lesion_groups(sightings_of(tested, predictions.patients))
+    if by_lesion := figures_by_lesion(predictions, lesions, settings, seed=[seed, 4]):
+        test["by_lesion"] = by_lesion
     left_out = dict(mass_set.left_out)
     if not kept.all():
         left_out["patient was in the run's training or validation part"] = int((~kept).sum())

@@ -15,7 +15,7 @@ from diagnet.inference.model import Model
 COLUMNS = (
     "image", "x0", "y0", "x1", "y1", "malignancy", "raw_malignancy", "threshold", "decision", "reason", "flags",
     "laterality", "view", "row_spacing_mm", "column_spacing_mm", "input_sha256", "model_sha256", "latency_ms", "notice",
-    "sop_instance_uid", "training_source",
+    "sop_instance_uid", "training_source", "lesion_malignancy", "lesion_masses",
 )  # fmt: skip
 METAREPO = ("image_index", "malignant_pred", "malignant_label", "notice")
 
@@ -36,7 +36,7 @@ def as_csv(assessments: Sequence[Assessment]) -> str:
                 each.image, *each.box, _number(each.malignancy), _number(each.raw_malignancy), _number(each.threshold),
                 each.decision, each.reason, "; ".join(each.flags), each.laterality, each.view, *spacing,
                 each.input_sha256, each.model_sha256, f"{each.latency_ms:.1f}", each.notice,
-                each.sop_instance_uid, each.training_source,
+                each.sop_instance_uid, each.training_source, _number(each.lesion_malignancy), each.lesion_masses,
             )
         )  # fmt: skip
     return _csv(COLUMNS, rows)
@@ -79,6 +79,8 @@ def as_table(assessments: Sequence[Assessment], model: Model) -> str:
         lines.append(f"{name:<{wide}}  {box:<{wider}}  {scores[0]:>10}  {scores[1]:>6}  {each.decision}")
         if each.reason:
             lines.append(f"    {each.decision}: {each.reason}")
+        if each.lesion_malignancy is not None:
+            lines.append(f"    lesion: {each.lesion_malignancy:.3f}, the mean log-odds of {each.lesion_masses} masses")
         lines += [f"    note: {flag}" for flag in each.flags]
     half = model.abstention.half_width
     low, high = max(model.threshold - half, 0.0), min(model.threshold + half, 1.0)

@@ -66,6 +66,7 @@ def results(run: RunFiles) -> Html:
         tag("h3", "By mass, by image, by patient"),
         _units(test["units"]),
         _by_source(test.get("by_source") or {}),
+        _by_lesion(test.get("by_lesion")),
         tag(
             "p",
             "An image scores as its most suspicious mass, a patient as the most suspicious image. The"
@@ -163,7 +164,7 @@ def _units(units: Mapping[str, Any]) -> Html:
         [
             f"by {unit}",
             found["n"],
-            *(joined(_value(name, found[name]["value"]), tag("small", _range(name, found[name]))) for name in _NAMES),
+            *(_figure(name, found[name]) for name in _NAMES),
             number(found["brier"]["value"]),
             number(found["calibration_error"]),
         ]
@@ -175,16 +176,24 @@ def _units(units: Mapping[str, Any]) -> Html:
 def _by_source(figures: Mapping[str, Any]) -> Html | None:
     if not figures:
         return None
-    rows = [
-        [
-            name,
-            found["n"],
-            found["n_patients"],
-            joined(_value("auc", found["auc"]["value"]), tag("small", _range("auc", found["auc"]))),
-        ]
-        for name, found in figures.items()
-    ]
+    rows = [[name, found["n"], found["n_patients"], _figure("auc", found["auc"])] for name, found in figures.items()]
     return joined(tag("h3", "By source"), table(["", "test masses", "patients", "AUC"], rows))
+
+
+def _by_lesion(figures: Mapping[str, Any] | None) -> Html | None:
+    if not figures:
+        return None
+    n, n_masses, n_patients = (figures[name] for name in ("n", "n_masses", "n_patients"))
+    rows = [
+        ["lesions: the mean log-odds of their masses", n, n_patients, _figure("auc", figures["auc"])],
+        ["the same masses one by one", n_masses, n_patients, _figure("auc", figures["auc_of_masses"])],
+    ]
+    return joined(tag("h3", "Lesions seen in two views"), table(["", "n", "patients", "AUC"], rows))
+
+
+def _figure(name: str, figure: Mapping[str, Any]) -> Html:
+    """A value with its interval below it."""
+    return joined(_value(name, figure["value"]), tag("small", _range(name, figure)))
 
 
 def _folds(folds: Mapping[str, Any]) -> Html | None:

@@ -28,7 +28,12 @@ def begun(trainable: str, points: Points, **changes: object) -> tuple[TrainingSt
 
 def test_it_begins_as_a_logistic_regression_on_standardized_features():
     points = some_points()
-    state, settings = begun("head", points, head_views=0)
+    steps: list[tuple[object, ...]] = []
+    network_settings = NetworkSettings.model_validate({"preset": "lite0", "trainable": "head"})
+    settings = TrainingSettings(graph_weight=0.0, head_views=0, device="cpu", precision="float32")
+    tell = lambda *step: steps.append(step)  # noqa: E731
+    state = start(points, network_settings, GraphSettings(), settings, seed=1, progress=tell)
+    assert steps == [("features", 0, 24), ("features", 24, 24)]
     network = state.network
     assert isinstance(network, PretrainedNetwork)
     embedded, logits = embeddings_and_logits(network, points.images)

@@ -192,7 +192,7 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
         parents = split.train[augmented.parents]
         write_neighbors(fold.folder, augmented.neighbors, parents, data.mass_set, config.neighbors)
     seed = int(np.random.SeedSequence([config.seed, _TRAINING, fold.number]).generate_state(1)[0])
-    state = start(points, config.network, config.graph, config.training, seed=seed)
+    state = start(points, config.network, config.graph, config.training, seed=seed, progress=fold.progress)
     points_hash = points.sha256()
     binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
     if not processes.agree(points_hash):

@@ -6,6 +6,7 @@ from jaxtyping import Float32, Int64
 from sklearn.linear_model import LogisticRegression
 
 from diagnet.network import PretrainedNetwork
+from diagnet.progress import Progress, silent
 from diagnet.training.device import Compute
 from diagnet.training.points import Points
 from diagnet.training.transforms import DrawSettings, draw_images
@@ -23,6 +24,7 @@ def begin_head(
     n_views: int,
     penalty: float,
     seed: int,
+    progress: Progress = silent,
 ) -> None:
     """Fit features' mean and spread, and the classifier, to the originals as they are and as they are drawn.
 
@@ -34,13 +36,21 @@ def begin_head(
         n_views: how often each is drawn, besides being taken as it is.
         penalty: of the classifier's squared weights, against the sum of the losses of one view.
         seed: of the draws.
+        progress: told after each batch.
 
     Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (linear probing first).
     """
     originals = np.flatnonzero(points.kinds == 0)
     rng = np.random.default_rng(seed)
-    views = [_features(network, points, originals, None, compute, rng)]
-    views += [_features(network, points, originals, draws, compute, rng) for _ in range(n_views)]
+    n_images, views = (1 + n_views) * len(originals), []
+    for view in range(1 + n_views):
+        found = []
+        for left in range(0, len(originals), _BATCH):
+            progress("features", view * len(originals) + left, n_images)
+            batch = originals[left : left + _BATCH]
+            found.append(_features(network, points, batch, draws if view else None, compute, rng))
+        views.append(np.concatenate(found))
+    progress("features", n_images, n_images)
     rows = np.concatenate(views).astype(np.float64)
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     labels = np.tile(points.labels[originals], len(views))
@@ -67,13 +77,9 @@ def _features(
 ) -> Float32[np.ndarray, "row feature"]:
     """Features of some points, as drawn, or as they are without `draws`; not standardized yet."""
     network.eval()
-    found = []
     with torch.inference_mode():
-        for left in range(0, len(rows), _BATCH):
-            batch = rows[left : left + _BATCH]
-            if draws is None:
-                images = torch.from_numpy(points.take(batch))[:, None].to(compute.device)
-            else:
-                images = draw_images(points, batch, draws, device=compute.device, rng=rng)
-            found.append(network.features(images).float().cpu().numpy())
-    return np.concatenate(found)
+        if draws is None:
+            images = torch.from_numpy(points.take(rows))[:, None].to(compute.device)
+        else:
+            images = draw_images(points, rows, draws, device=compute.device, rng=rng)
+        return network.features(images).float().cpu().numpy()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diagnet.graph import GraphSettings, SignedGraph, signed_graph
 from diagnet.losses import Distance, Reduction
 from diagnet.network import Network, NetworkSettings, PretrainedNetwork, create_network
+from diagnet.progress import Progress, silent
 from diagnet.training.batches import Batching
 from diagnet.training.device import Compute, DeviceName, MemoryFormat, Precision, resolve_compute
 from diagnet.training.head import begin_head
@@ -133,8 +134,12 @@ def start(
     *,
     seed: int,
     make_network: Callable[[NetworkSettings], Network] = create_network,
+    progress: Progress = silent,
 ) -> TrainingState:
-    """Make a fresh network, its optimizer and, in image space, the signed graph (Eq. 3)."""
+    """Make a fresh network, its optimizer and, in image space, the signed graph (Eq. 3).
+
+    A pretrained network's head is fitted at once, which takes minutes; `progress` is told about it.
+    """
     compute = settings.compute(network_settings)
     with random_state(seed, 0):
         network = make_network(network_settings)
@@ -156,6 +161,7 @@ def start(
             n_views=settings.head_views,
             penalty=settings.head_penalty,
             seed=seed,
+            progress=progress,
         )
     optimizer = make_optimizer(
         network, settings.learning_rate, settings.weight_decay, backbone_rate=settings.backbone_rate

@@ -104,7 +104,7 @@ def test_a_bad_file_is_told(tmp_path):
         ("training.epoch=1", "did you mean `training.epochs`?"),
         ("traning.epochs=1", "did you mean `training`?"),
         ("sede=1", "did you mean `seed`?"),
-        ("nothing_like_it=1", "see docs/cli.md"),
+        ("nothing_like_it=1", "`diagnet settings` lists them"),
     ],
 )
 def test_a_setting_that_is_nearly_one_is_named(typed, fix):

@@ -239,11 +239,26 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def described_settings(config: Config) -> list[dict[str, Any]]:
+    """Name of every setting, as `--set` spells it, with its value and what it means ("" where the name says it)."""
+    values = config.model_dump(mode="json")
+    found = []
+    for section, field in Config.model_fields.items():
+        if section == "preset":
+            continue
+        fields = {"": field} if not isinstance(values[section], dict) else dict(field.annotation.model_fields)  # type: ignore[union-attr]  # a section is a model
+        for name, each in fields.items():
+            value = values[section][name] if name else values[section]
+            whole = f"{section}.{name}" if name else section
+            found.append({"name": whole, "value": value, "meaning": each.description or ""})
+    return found
+
+
 def _toml_line(key: str, value: Any) -> str:
-    return f"{key} = {_toml(value)}"
+    return f"{key} = {toml_value(value)}"
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """A scalar or an array in TOML: as in JSON, but for letters and numbers that JSON writes otherwise."""
     if isinstance(value, str):
         as_utf8(value)
@@ -251,7 +266,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)  # inf and nan are TOML's too
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value)
 
 
@@ -276,7 +291,7 @@ def one_line(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, _names() if "." in name else [*Config.model_fields], 1)
-        fix = f"did you mean `{near[0]}`?" if near else "see docs/cli.md or config.toml of a run"
+        fix = f"did you mean `{near[0]}`?" if near else "`diagnet settings` lists them"
         return f"`{name}` must be an existing setting, got an unknown name. Fix: {fix}"
     message = first["msg"].removeprefix("Value error, ")
     return f"`{name}` must be valid: {message[:1].lower()}{message[1:]}, got {first['input']!r}"

@@ -49,6 +49,7 @@ def ask(url, body=None, **headers):
 
 def test_a_server_starts_answers_and_stops(start, served, tmp_path):
     process = start("--data", served.table, "--images", served.images)
+    assert process.stderr.readline() == "diagnet: loading the model and the list of images ...\n"
     assert process.stdout.readline().strip() == NOTICE
     url = process.stdout.readline().split()[-1]
     assert url.startswith("http://127.0.0.1:")

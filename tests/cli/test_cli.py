@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diagnet.cli import main
+from diagnet.config import Config, read_config
 from diagnet.version import __version__
 
 QUICK = [
@@ -139,7 +140,7 @@ def test_training_on_several_sources(manifest, tmp_path, in_process):
 
 def test_every_verb_has_help_with_an_example(in_process):
     listed = in_process("--help").stdout
-    for verb in ("demo", "prepare", "augment", "train", "evaluate", "predict", "export", "doctor"):
+    for verb in ("demo", "prepare", "augment", "train", "evaluate", "predict", "export", "settings", "doctor"):
         assert verb in listed
         assert f"Example: diagnet {verb}" in in_process(verb, "--help").stdout
 
@@ -187,6 +188,23 @@ def test_help_and_import_load_no_torch():
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stdout.strip() == "False"
+
+
+def test_settings_lists_every_setting_with_its_value_and_meaning(in_process):
+    told = json.loads(in_process("settings", "--preset", "lite0", "--json").stdout)
+    found = {each["name"]: each for each in told["settings"]}
+    config = Config.from_preset("lite0").model_dump(mode="json")
+    sections = {name: values for name, values in config.items() if isinstance(values, dict)}
+    alone = set(config) - set(sections) - {"preset"}
+    assert set(found) == {f"{name}.{key}" for name, values in sections.items() for key in values} | alone
+    assert found["roi.size"]["value"] == 128
+    assert "lambda of Eq. 6" in found["training.graph_weight"]["meaning"]
+    lines = in_process("settings").stdout.splitlines()
+    assert "training.padding = [1.6, 1.6]" in lines
+    assert "training.padding = [1.0, 2.0]" in in_process("settings", "--preset", "lite0").stdout
+    for each in found:  # each is a line that --set takes
+        (line,) = [line for line in lines if line.startswith(f"{each} = ")]
+        read_config(None, None, [line.replace(" = ", "=", 1)] if not line.endswith("(not set)") else [])
 
 
 def test_doctor():  # its extras: tests/test_extras.py

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diagnet.cli import doctor, listen, masses, predict, runs, serve, study
+from diagnet.cli import doctor, listen, masses, predict, runs, serve, settings, study
 from diagnet.errors import DiagNetError
 from diagnet.version import __version__
 
@@ -41,6 +41,7 @@ app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET
     listen.listen
 )
 app.add_typer(study.app, name="study")
+app.command(epilog="Example: diagnet settings --preset lite0")(settings.settings)
 app.command(epilog="Example: diagnet doctor")(doctor.doctor)
 
 

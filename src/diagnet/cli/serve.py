@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,7 @@ def serve(
     names: Annotated[
         bool, typer.Option("--names", help="Show files by their own names, which may be patients'.")
     ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
     """Open the reader page in a browser: look, mark, understand. Nothing leaves this machine."""
     try:
@@ -58,6 +60,7 @@ def serve(
     from diagnet.data.marked import find_marked
     from diagnet.inference.predictor import shipped_run
 
+    print("diagnet: loading the model and the list of images ...", file=sys.stderr, flush=True)
     settings = server_settings(host, port, token_file, allow_unlike=allow_unlike)
     run = shipped_run() if run is None else run
     masses = None if data is None else read_data(data, read_config(run / "config.toml"))
@@ -91,13 +94,16 @@ def serve(
     )
     listening = _bound(host, port)
     where = f"[{host}]" if ":" in host else host
-    print(f"{app.state.notice}\nReader page: http://{where}:{listening.getsockname()[1]}/", flush=True)
+    page = f"http://{where}:{listening.getsockname()[1]}/"
+    print(f"{app.state.notice}\nReader page: {page}", flush=True)
     if not settings.is_loopback:
         print(
             f"diagnet: warning: {host} can be reached from other machines; they need the token in {token_file}, and"
             " what they send and see is not encrypted unless a proxy does that",
             file=sys.stderr,
         )
+    if open_page:  # the socket listens already: the browser's request waits for the server
+        webbrowser.open(page)
     server.run(sockets=[listening])
 
 

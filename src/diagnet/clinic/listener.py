@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom import dcmread
@@ -150,9 +150,10 @@ class Listener:
         if not uid.is_valid or header.get("SOPInstanceUID") != uid:
             self.tell("refused an object: it is another one than announced", self.queue.name(uid))
             return _OTHER_OBJECT
-        kind = "marks" if sop_class in _MARKS else "images"
-        self.queue.take(path, "marks" if kind == "marks" else "images", uid)
-        self.tell(f"took {kind}, {size} bytes", self.queue.name(uid))
+        kind: Literal["marks", "images"] = "marks" if sop_class in _MARKS else "images"
+        self.queue.take(path, kind, uid)
+        what = "marks" if kind == "marks" else "an image, which is scored when its marks are there"
+        self.tell(f"took {what}, {size} bytes", self.queue.name(uid))
         return _STORED
 
     def _count(self, event: Any) -> None:

@@ -16,7 +16,6 @@ training of the last blocks. If none helps, neighbors in feature space stay out 
 - `noise`, `mixup`, `smote`, `seeds`, `common`, `search`: a quarter more vectors of each class. They are the originals
   with even noise, means of two originals of a class, points between near originals of a class, noisy seeds along the
   class's components (T = 1), the same along all masses' components, and what RACOS finds with T = 200.
-- `seeds-4`: four seeds for each original.
 - `negatives`: negative neighbors (T = 200), a quarter, without a class and in the graph alone (4 and 4 edges, 0.3).
 - `graph-L`: no neighbors, 4 and 4 edges at lambda L. `graph-paper`: 1 and 4 edges at lambda 1.
 - `search+graph`: `search`, with 4 and 4 edges at lambda 0.3.
@@ -59,7 +58,7 @@ GRAPHS = {
     "search+graph": (FOUR, 0.3),
     "negatives": (FOUR, 0.3),
 }
-MADE = ("noise", "mixup", "smote", "seeds", "seeds-4", "common", "search", "negatives", "search+graph")
+MADE = ("noise", "mixup", "smote", "seeds", "common", "search", "negatives", "search+graph")
 ARMS = ("lr", "lr+vote", "plain", *MADE[:-2], *GRAPHS)
 
 
@@ -124,10 +123,8 @@ def made(arm, vectors, labels, rng):
                 found[row] += rng.uniform() * (vectors[rng.choice(own)] - vectors[parent])
         return np.clip(found, 0, 1), parents, np.ones(len(parents), np.int8)
     sign = "negative" if arm == "negatives" else "positive"
-    shares = {"positive_share": 0.0, "negative_share": 0.0, f"{sign}_share": 4.0 if arm == "seeds-4" else SHARE}
-    settings = NeighborSettings(
-        smallest_closest_pair=1e-6, budget=1 if arm in ("seeds", "seeds-4", "common") else 200, **shares
-    )
+    shares = {"positive_share": 0.0, "negative_share": 0.0, f"{sign}_share": SHARE}
+    settings = NeighborSettings(smallest_closest_pair=1e-6, budget=1 if arm in ("seeds", "common") else 200, **shares)
     searched = np.zeros_like(labels) if arm == "common" else labels
     found = find_neighbors(vectors[:, None], searched, settings, rng=rng, workers=1)
     return found.images[:, 0], found.parents, found.kinds

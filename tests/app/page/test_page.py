@@ -92,6 +92,7 @@ def test_disagreement_abstention_and_refusal_are_told(page):
         if "Not scored" not in said:
             page.wait_for_selector("#map")
         seen[size] = page.inner_text("#scored")
+        assert ("not scored" if size == 6 else "● scored") in page.inner_text("#list .case[aria-current]")
         page.click("#remove-mark")
     everything = "\n".join(seen.values())
     assert "too small" in seen[6]
@@ -134,6 +135,7 @@ def test_the_auc_beside_a_score_is_of_the_source_that_looks_alike(page):
     page.reload()
     page.click("#case-1")
     page.wait_for_selector(".view.filled")
+    assert "AUC 0.81 (0.79 to 0.84) on mammograms, 0.88 on crops" in page.inner_text("header")
     draw_mark(page)
     assert "On masses of that source the model's AUC is 0.81 (0.79 to 0.84)." in ask_model(page)
 

@@ -4,7 +4,7 @@ import { make } from "./elements.js";
 import { Mark } from "./mark.js";
 
 const THUMBNAIL_PX = 160;
-export const STATES = { new: "○ new", marked: "□ marked", scored: "● scored", read: "✓ read", gone: "✕ lost", refused: "■ refused" };
+export const STATES = { new: "○ new", marked: "□ marked", scored: "● scored", unscored: "■ not scored", read: "✓ read", gone: "✕ lost", refused: "■ refused" };
 
 export class Case {
   constructor(image, file = null) {
@@ -27,7 +27,8 @@ export class Case {
     if (this.gone) return "gone";
     if (this.image.state === "refused") return "refused";
     if (this.read) return "read";
-    if (this.marks.some((mark) => mark.assessment)) return "scored";
+    if (this.marks.some((mark) => mark.assessment?.malignancy != null)) return "scored";
+    if (this.marks.some((mark) => mark.assessment)) return "unscored";
     return this.marks.length ? "marked" : "new";
   }
 

@@ -40,9 +40,17 @@ export class Model {
     const { name, version, auc, n_training: n } = this.facts;
     return [
       `${this.facts.is_synthetic ? "SYNTHETIC model" : "Model"} ${name} ${version}`,
-      auc?.value != null && `AUC ${auc.value.toFixed(2)}${intervalOf(auc)}${this.isBlind ? ", not shown to be better than chance" : ""}`,
+      auc?.value != null && `AUC ${this.#aucText}${this.isBlind ? ", not shown to be better than chance" : ""}`,
       n?.benign != null && `trained on ${n.benign + n.malignant} masses`,
     ].filter(Boolean).join(" · ");
+  }
+
+  /** The AUC; of each source where there are several, as one figure for all would be true of none. */
+  get #aucText() {
+    const bySource = Object.entries(this.facts.auc_by_source ?? {}).filter(([, auc]) => auc.value != null);
+    return bySource.length
+      ? bySource.map(([source, auc]) => `${auc.value.toFixed(2)}${intervalOf(auc)} on ${source}`).join(", ")
+      : `${this.facts.auc.value.toFixed(2)}${intervalOf(this.facts.auc)}`;
   }
 
   /** Take back what is being asked: nothing that the model says of it arrives any more. */

@@ -101,6 +101,16 @@ def test_disagreement_abstention_and_refusal_are_told(page):
     assert "disagree" in everything
 
 
+@pytest.mark.parametrize("focused", ["#tool-mark", "#case-1", "select"])
+def test_enter_asks_the_model_whatever_was_clicked_before(page, focused):
+    page.click("#case-1")
+    page.wait_for_selector(".view.filled")
+    draw_mark(page)
+    page.focus("select") if focused == "select" else page.click(focused)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#scored")
+
+
 def test_a_score_of_another_kind_of_image_has_no_meaning_and_no_auc(page):
     def unlike(route):
         answer = route.fetch()

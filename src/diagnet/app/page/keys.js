@@ -52,7 +52,8 @@ const lettersOn = () => localStorage.getItem(SWITCH) !== "off";
 export function listenToKeys(reader) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (event.target.closest("select, textarea, input:not([type='range'])")) return;
+    if (event.target.closest("textarea, input:not([type='range'])")) return;
+    if (event.target.closest("select") && event.key !== "Enter") return; // Enter does nothing on a closed list
     const onControl = event.target.closest("button, summary, input");
     if (onControl && (event.key === "Enter" || /^(Arrow|Page)/.test(event.key))) return;
     if (event.key.length === 1 && !lettersOn()) return;
@@ -63,6 +64,10 @@ export function listenToKeys(reader) {
     if (!action) return;
     event.preventDefault();
     action(reader);
+  });
+  // A button that a mouse has pressed gives up the focus, so that Enter asks the model; one reached by keys keeps it.
+  document.addEventListener("click", ({ detail }) => {
+    if (detail > 0) requestAnimationFrame(() => document.activeElement.closest(":is(button, summary):not(dialog *)")?.blur()); // drawn anew by then
   });
 }
 

@@ -151,13 +151,15 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             np.concatenate([labels.astype(np.int64), neighbors.labels]),
             np.concatenate([np.zeros(len(labels), np.int8), neighbors.kinds]),
             np.concatenate([relatives, relatives[neighbors.parents]]),
+            origins=np.concatenate([np.arange(len(images)), neighbors.parents]),
         )
         graph = _settings(
             GraphSettings,
             n_attracting=self.n_attracting,
             n_repelling=self.n_repelling,
             space="embedding",
-            skip_relatives=groups is not None,
+            skip_same_patient=groups is not None,
+            skip_own_neighbors=groups is not None,
         )
         settings = _settings(
             TrainingSettings,

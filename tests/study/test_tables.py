@@ -105,6 +105,7 @@ def test_a_temperature_repairs_what_is_too_sure(truth):
     before, after = figures["expected calibration error"], figures["expected calibration error, with temperature"]
     assert after["high"] < before["low"]
     assert figures["Brier score, with temperature"]["value"] < figures["Brier score"]["value"]
+    assert figures["net benefit at 0.3"]["value"] > figures["net benefit of calling all at 0.3"]["value"] > 0
     assert 0.8 < figures["sensitivity where 90 % was asked for"]["value"] < 0.98
     assert all(each["low"] <= each["value"] <= each["high"] for each in figures.values())
 
@@ -217,7 +218,7 @@ def test_every_table_of_a_study_is_written_from_its_rows(manifest, tmp_path):
     names = ("arms", "differences", "table1", "choice", "calibration", "abstention", "robustness")
     tables = {name: (out / f"{name}.csv").read_text().splitlines() for name in names}
     assert len(tables["choice"]) == 1 + 2 + 1
-    assert len(tables["calibration"]) == 1 + 2 * 6
+    assert len(tables["calibration"]) == 1 + 2 * 14
     assert len(tables["robustness"]) == 1 + 1 + len(PERTURBATIONS)
     assert sum(name in line for line in tables["table1"] for name in PUBLISHED) >= 6
     assert {path.name for path in out.glob("*.svg")} == {"neighbors.svg", "curve.svg"}

@@ -238,7 +238,7 @@ def test_every_part_is_there(report):
         "validation masses", "no label", "positive neighbors", "negative neighbors", "attracting", "ROC curve",
         "Calibration", "Decision curve", "Confusion matrix", "Embedding map", "Worst mistakes", "config.toml",
         "torch version", "2.13.0", "split by image", "diagnet train masses.csv", "epochs = 8",
-            "drawing the test patients anew",
+        "drawing the test patients anew",
     ):  # fmt: skip
         assert expected in page.text, expected
     assert sum(name == "svg" for name, _ in page.elements) == 7

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from tiny import TINY, tiny
@@ -50,8 +52,8 @@ def test_where_no_arm_is_plain_one_of_other_epochs_is(manifest, tmp_path):
     assert found == {"diagnet": "plain-longer", "rival": "plain-longer"}
 
 
-def against(some, out):
-    """Whom each arm of a study is compared with; its rows are chance."""
+def against(some, out, twins={}):  # noqa: B006 -- not changed
+    """Whom each arm of a study is compared with; its rows are chance, or those of its twin."""
     mass_set = read_manifest(*some.data)
     claim_study(some, mass_set, out, joins=False)
     rng = np.random.default_rng(0)
@@ -60,4 +62,14 @@ def against(some, out):
         index = np.concatenate([test, held_out])
         names = ["test"] * len(test) + ["validation"] * len(held_out)
         write_rows(job.path(out), Rows(names, index, rng.random(len(index)), 1.0))
+    for arm, twin in twins.items():
+        for path in (out / twin).glob("*.csv"):
+            shutil.copy(path, out / arm / path.name)
     return {row["arm"]: row["against"] for row in write_tables(out, mass_set)[1]}
+
+
+def test_the_same_runs_under_two_names_are_one_difference(manifest, tmp_path):
+    arms = [Arm("plain", "", PLAIN), Arm("diagnet", ""), Arm("again", "", {"training": {"graph_weight": 0.05}})]
+    some = tiny(manifest, arms=arms)
+    assert against(some, tmp_path / "apart") == {"diagnet": "plain", "again": "plain"}
+    assert against(some, tmp_path / "same", twins={"again": "diagnet"}) == {"diagnet": "plain"}

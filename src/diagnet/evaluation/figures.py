@@ -336,8 +336,8 @@ def _decision_curve(
 ) -> DecisionCurve:
     """Net benefits and their band."""
     once = np.ones((1, len(malignant)))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(benefits, tails, axis=0) if len(benefits) else ([], [])
+    half = confidence / 2
+    low, high = np.quantile(benefits, [0.5 - half, 0.5 + half], axis=0) if len(benefits) else ([], [])
     every = np.ones(len(malignancy))  # no threshold is above 1
     return {
         "thresholds": _THRESHOLDS.tolist(),

@@ -215,14 +215,16 @@ def compare_arms(folders: Sequence[Path], mass_set: MassSet, seed_sd: float | No
         raise DataError("`--data` must be the studies' data, got other masses")
     truth = truth_of(mass_set, first["folds"])
     repeats = max(record["repeats"] for record in records.values())
-    arms = [read_scores(folder, len(truth.targets), repeats) for folder in folders]
-    for arm in arms:
-        if not len(arm.seconds):
-            raise DataError(f"`{arm.name}` must have rows of finished runs, got none")
-    lending: list[Scores] = []
-    if not all((jobs_done(arm, truth).sum(axis=1) > 1).any() for arm in arms):  # somebody has to borrow
-        for out, record in records.items():
-            study = [read_scores(out / name, len(truth.targets), repeats) for name in record["arms"]]
-            lending += lenders(study, record)
+    arms_of = {
+        out: {name: read_scores(out / name, len(truth.targets), repeats) for name in record["arms"]}
+        for out, record in records.items()
+    }
+    arms = []
+    for folder in folders:
+        arm = arms_of[folder.parent].get(folder.name)
+        if arm is None or not len(arm.seconds):
+            raise DataError(f"`{folder.name}` must have rows of finished runs, got none")
+        arms.append(arm)
+    lending = [arm for out, record in records.items() for arm in lenders([*arms_of[out].values()], record)]
     luck = SeedLuck.of(arms, truth, lenders=lending, given=seed_sd)
     return differences([(arm, arms[0]) for arm in once(arms[1:])], truth, luck)

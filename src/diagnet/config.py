@@ -219,8 +219,8 @@ def _parsed(assignment: str) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `changes` over `base`, section by section; neither is changed.
 
-    Words come in any case, as `SUBSPACE`; text of the user's own, such as a tracking URI, is kept as it is. Old names of
-    settings become their new ones.
+    Words come in any case, as `SUBSPACE`; text of the user's own, such as a tracking URI, is kept as it is. Old names
+    of settings become their new ones.
 
     Raises:
         SettingsError: a section is laid over a value.

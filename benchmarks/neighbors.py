@@ -248,6 +248,21 @@ def our_best(function, n, edge, budget, seed):
     return float(minimize(function, -box, box, budget=budget, rng=np.random.default_rng(seed)).fun)
 
 
+def one_plus_one_best(function, n, edge, budget, seed):
+    """Best value of a (1 + 1) evolution strategy with the one-fifth rule, as Nevergrad's OnePlusOne is one."""
+    rng = np.random.default_rng(seed)
+    x, step = rng.uniform(-edge, edge, n), edge / 3
+    best = function(x)
+    for _ in range(budget - 1):
+        there = np.clip(x + step * rng.standard_normal(n), -edge, edge)
+        value = function(there)
+        if value <= best:
+            x, best, step = there, value, step * np.exp(1 / 3)
+        else:
+            step *= np.exp(-1 / 12)
+    return best
+
+
 def racos_step(quick):
     """racos_step_speedup at D = 50,176: difference of two budgets, so that the start is not counted."""
     n, few, many = SIZE * SIZE, 20, 40 if quick else 80
@@ -284,7 +299,7 @@ def rosenbrock(x):
 
 
 def racos_quality(quick):
-    """Median best value over 20 seeds, ours and zoopt's, with a bootstrap interval of the ratio."""
+    """Median best value over 20 seeds, ours and zoopt's, with a bootstrap interval of the ratio; and a rival's."""
     result = {}
     n_seeds = 5 if quick else 20
     rng = np.random.default_rng(0)
@@ -298,6 +313,13 @@ def racos_quality(quick):
             result[f"{function.__name__}_{n}"] = {
                 "zoopt": float(np.median(theirs)),
                 "diagnet": float(np.median(ours)),
+                "one_plus_one": float(
+                    np.median([one_plus_one_best(function, n, edge, budget, seed) for seed in range(n_seeds)])
+                ),
+                "one_plus_one_and_diagnet_in_200": [
+                    float(np.median([best(function, n, edge, 200, seed) for seed in range(n_seeds)]))
+                    for best in (one_plus_one_best, our_best)
+                ],
                 "ratio": float(np.median(ours) / np.median(theirs)),
                 "ratio_95": [float(v) for v in np.quantile(ratios, [0.025, 0.975])],
             }

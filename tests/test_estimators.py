@@ -25,6 +25,29 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
+def imbalanced_learns_checks():
+    """Those that the augmenter's tags ask for; text and NaN it refuses."""
+    try:
+        from imblearn.utils.estimator_checks import estimator_checks_generator
+    except ImportError:
+        return [pytest.param(None, marks=pytest.mark.skip("imbalanced-learn is not installed"))]
+    sampler = AdversarialAugmenter(positive_share=0.01, negative_share=0.01, budget=1, random_state=0)
+    checks = [check for _, check in estimator_checks_generator(sampler)]
+    return [pytest.param(check, id=check.func.__name__) for check in checks]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")  # a check passes a column as `y`
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("check", imbalanced_learns_checks())
+def test_imbalanced_learns_own_checks(check):
+    check(AdversarialAugmenter(positive_share=0.01, negative_share=0.01, budget=1, random_state=0))
+
+
+def test_imbalanced_learn_has_fifteen_checks_for_the_augmenter():
+    pytest.importorskip("imblearn")
+    assert len(imbalanced_learns_checks()) == 15  # of its 17: not those for text and for NaN
+
+
 @pytest.fixture(scope="module")
 def phantoms():
     return make_masses(48, rng=np.random.default_rng(0), settings=PhantomSettings(size=24))
@@ -114,6 +137,22 @@ def test_the_augmenter_says_in_one_line_what_it_cannot_use(phantoms, change, par
     labels = np.array([1, *np.zeros(len(X) - 1)]) if len(X) < len(y) else y
     with pytest.raises((ValueError, DataError), match=message):
         AdversarialAugmenter(**{"budget": 5, **parameters}).fit_resample(X, labels)
+
+
+def test_lists_and_one_hot_classes_come_back_as_such(phantoms):
+    X, y = phantoms
+    augmenter = AdversarialAugmenter(positive_share=0.1, negative_share=0.0, budget=1, random_state=0)
+    _, y_ = augmenter.fit_resample(X, y)
+    assert augmenter.sampling_strategy_ == {label: int((y_[48:] == label).sum()) for label in (0, 1)}
+    listed = augmenter.fit_resample(X.reshape(48, -1).tolist(), y.tolist())
+    assert (type(listed[0]), listed[1]) == (list, y_.tolist())
+    one_hot = augmenter.fit_resample(X, np.eye(3, dtype=np.int32)[y])[1]
+    assert one_hot.dtype == np.int32
+    assert (one_hot == np.eye(3)[y_]).all()
+    with pytest.raises(ValueError, match="must name one class an image, got several or none"):
+        augmenter.fit_resample(X, np.ones((48, 2), dtype=int) * [[1, 1]] * (np.arange(48) % 2)[:, None])
+    with pytest.raises(ValueError, match="at least two classes, got 1 class"):
+        augmenter.fit_resample(X, np.zeros(48, dtype=int))
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,31 @@ def test_relatives_do_not_attract():
     assert (signs[3] == 1).sum() == 0  # the only other malignant mass is the same patient's
     with pytest.raises(ValueError, match="`relatives` must be given"):
         signed_graph(vectors, labels, kinds, GraphSettings(skip_relatives=True))
+    with pytest.raises(ValueError, match="`origins` or `relatives` must be given"):
+        signed_graph(vectors, labels, kinds, GraphSettings(skip_own_neighbors=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), same_patient=st.booleans(), own_neighbors=st.booleans())
+def test_the_patients_other_masses_and_a_mass_s_own_neighbors_are_two_settings(seed, same_patient, own_neighbors):
+    vectors, labels, kinds = random_points(seed, 24, 5)
+    rng = np.random.default_rng(seed)
+    origins = rng.integers(0, 8, 24)  # eight masses and their neighbors, of four patients
+    patients = origins // 2
+    numbers = GraphSettings(n_attracting=2, skip_same_patient=same_patient, skip_own_neighbors=own_neighbors)
+    signs = dense_signs(signed_graph(vectors, labels, kinds, numbers, relatives=patients, origins=origins))
+    for i in np.flatnonzero(kinds >= 0):
+        own, of_patient = origins == origins[i], patients == patients[i]
+        allowed = ~(own & own_neighbors) & ~(of_patient & ~own & same_patient)
+        allowed[i] = False
+        pool = np.flatnonzero((labels == labels[i]) & (kinds >= 0) & allowed)
+        nearest = sorted(pool, key=lambda j: reference.d(vectors[i], vectors[j]))[:2]
+        assert sorted(nearest) == np.flatnonzero(signs[i] > 0).tolist()
+
+
+def test_the_old_name_stands_for_both():
+    assert GraphSettings(skip_relatives=True) == GraphSettings(skip_same_patient=True, skip_own_neighbors=True)
+    assert GraphSettings(skip_relatives=True, skip_own_neighbors=False) == GraphSettings(skip_same_patient=True)
 
 
 @settings(max_examples=30, deadline=None)

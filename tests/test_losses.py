@@ -55,6 +55,30 @@ def test_what_spreading_without_regard_to_class_is_worth(n_attracting, n_repelli
         assert found == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("distance", ["cosine", "angular"])
+@pytest.mark.parametrize("length", [1e30, 3e38, 1e-10, 1e-30, 1e-34])
+def test_embeddings_of_any_length_have_a_direction(distance, length):
+    # In float32 the squares of 1e30 overflow and those of 1e-30 vanish.
+    H, signs = (torch.from_numpy(each) for each in random_case(3))
+    H = (H / H.abs().max()).float()
+    H[2] = 0  # but a row of zeros has none
+    plain = signed_graph_loss(H, signs, distance=distance)
+    assert 0 < plain < torch.inf
+    scaled = (H * length).requires_grad_()
+    found = signed_graph_loss(scaled, signs, distance=distance)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=0)
+    found.backward()
+    assert scaled.grad.isfinite().all()
+    assert signed_graph_loss(torch.full_like(H, 1e-41), signs, distance=distance).isfinite()
+
+
+def test_lengths_do_not_change_a_digit():
+    H = torch.from_numpy(random_case(4)[0])
+    units = H / torch.linalg.vector_norm(H, dim=1, keepdim=True)
+    found = edge_loss(H, H, *(torch.tensor([each]) for each in (0, 1, 1)))
+    assert torch.equal(found, 1 - (units[0] * units[1]).sum())
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), margin=st.floats(0.05, 2.0))
 def test_equals_the_slow_reference(seed, margin):

@@ -16,7 +16,7 @@ from diagnet.data.roi import RoiSettings
 from diagnet.data.splits import SplitSettings
 from diagnet.errors import SettingsError
 from diagnet.evaluation.figures import EvaluationSettings
-from diagnet.graph import GraphSettings
+from diagnet.graph import SKIPS, GraphSettings
 from diagnet.lite0 import DIVISOR
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
@@ -30,7 +30,7 @@ from diagnet.training.tracking import TrackingSettings
 LITE0: dict[str, dict[str, Any]] = {
     "roi": {"size": 128},
     "neighbors": {"positive_share": 0.0, "negative_share": 0.0},
-    "graph": {"space": "embedding", "skip_relatives": True},
+    "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
     "network": {
         "preset": "lite0",
         "trainable": "last",
@@ -53,7 +53,7 @@ LITE0: dict[str, dict[str, Any]] = {
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
         "neighbors": {"positive_share": 1.0, "negative_share": 0.0},
-        "graph": {"space": "embedding", "skip_relatives": True},
+        "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
     },
     "lite0": LITE0,
     "best": {**LITE0, "evaluation": {"folds": 5}},
@@ -81,6 +81,9 @@ _BEFORE: dict[str, dict[str, Any]] = {
     "roi": {"grey_range": "image"},
     "training": {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "contrast": 0.0, "sharpness": 0.0, "noise": 0.0},
 }
+
+# Settings that have become several: the old name is read and stands for all of them.
+_NEW_NAMES: dict[str, tuple[str, ...]] = {"skip_relatives": SKIPS}
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -222,14 +225,17 @@ def _parsed(assignment: str) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `changes` over `base`, section by section; neither is changed.
 
-    Words come in any case, as `SUBSPACE`; text of the user's own, such as a tracking URI, is kept as it is.
+    Words come in any case, as `SUBSPACE`; text of the user's own, such as a tracking URI, is kept as it is. Old names
+    of settings become their new ones.
 
     Raises:
         SettingsError: a section is laid over a value.
     """
-    result = dict(base)
+    result = {name: value for key, value in base.items() for name in _NEW_NAMES.get(key, (key,))}
     for key, value in changes.items():
-        if isinstance(value, Mapping):
+        if key in _NEW_NAMES:
+            result |= dict.fromkeys(_NEW_NAMES[key], value)
+        elif isinstance(value, Mapping):
             section = result.get(key, {})
             if not isinstance(section, Mapping):
                 raise SettingsError(f"`{key}` must be a value, got a section")

@@ -1,13 +1,16 @@
 """The method as scikit-learn and imbalanced-learn estimators, for images in memory."""
 
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ValidationError
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, ClassifierMixin, OneToOneFeatureMixin
+from sklearn.utils import InputTags, Tags
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     check_array,
     check_consistent_length,
@@ -151,13 +154,15 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             np.concatenate([labels.astype(np.int64), neighbors.labels]),
             np.concatenate([np.zeros(len(labels), np.int8), neighbors.kinds]),
             np.concatenate([relatives, relatives[neighbors.parents]]),
+            origins=np.concatenate([np.arange(len(images)), neighbors.parents]),
         )
         graph = _settings(
             GraphSettings,
             n_attracting=self.n_attracting,
             n_repelling=self.n_repelling,
             space="embedding",
-            skip_relatives=groups is not None,
+            skip_same_patient=groups is not None,
+            skip_own_neighbors=groups is not None,
         )
         settings = _settings(
             TrainingSettings,
@@ -190,7 +195,26 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return np.asarray(self.classes_[chances.argmax(axis=1)])
 
 
-class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+@dataclass(slots=True)
+class _SamplerInputTags(InputTags):  # type: ignore[misc]  # scikit-learn ships no types
+    sparse: bool = True
+    dataframe: bool = True
+
+
+@dataclass(slots=True)
+class _SampleTags:
+    sample_indices: bool = False
+
+
+@dataclass(slots=True)
+class _SamplerTags(Tags):  # type: ignore[misc]  # scikit-learn ships no types
+    """What imbalanced-learn asks of a sampler beyond scikit-learn's tags; it need not be installed."""
+
+    input_tags: _SamplerInputTags = field(default_factory=_SamplerInputTags)
+    sampler_tags: _SampleTags = field(default_factory=_SampleTags)
+
+
+class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Positive and negative neighbors (Sec. 3.1) in imbalanced-learn's shape: `fit_resample`.
 
     Args:
@@ -204,8 +228,10 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
     Attributes:
         kinds_: for each row returned, 0 an original, +1 a positive and -1 a negative neighbor.
         parents_: for each row returned, the row of `X` it comes from.
+        sampling_strategy_: how many neighbors each class got.
 
-    `X` is (n, height, width), (n, 1, height, width) or (n, height * width), and comes back in that shape.
+    `X` is (n, height, width), (n, 1, height, width) or (n, height * width), and comes back in that shape; lists, data
+    frames, sparse matrices and one-hot rows of `y` come back as such.
     """
 
     def __init__(
@@ -225,18 +251,25 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         self.image_shape = image_shape
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> "AdversarialAugmenter":  # noqa: N803 -- scikit-learn's name
+    def __sklearn_tags__(self) -> _SamplerTags:
+        """What it takes."""
+        tags = super().__sklearn_tags__()
+        own = {each.name: getattr(tags, each.name) for each in fields(tags) if each.name != "input_tags"}
+        return _SamplerTags(**own | {"estimator_type": "sampler"})
+
+    def fit(self, X: Any, y: Any) -> "AdversarialAugmenter":  # noqa: N803 -- scikit-learn's name
         """Check the data; the search itself is `fit_resample`'s."""
-        _validated(self, X, y)
+        self._checked(X, y)
         return self
 
-    def fit_resample(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N803
+    def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: N803 -- scikit-learn's name
         """Return the originals followed by their neighbors, and their classes.
 
         A negative neighbor carries the class it was made from: leave it out of a classifier's training, or use it
         as the graph does (`kinds_` tells which it is).
         """
-        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        given = X, y
+        X, y, one_hot = self._checked(X, y)  # noqa: N806 -- scikit-learn's name
         classes, labels = np.unique(y, return_inverse=True)
         scale = _Scale(X, self.image_shape)
         found = find_neighbors(
@@ -253,8 +286,42 @@ class AdversarialAugmenter(BaseEstimator):  # type: ignore[misc]  # scikit-learn
         )
         self.kinds_ = np.concatenate([np.zeros(len(X), np.int8), found.kinds])
         self.parents_ = np.concatenate([np.arange(len(X)), found.parents])
+        made_of = np.bincount(found.labels, minlength=len(classes)).tolist()
+        self.sampling_strategy_ = dict(zip(classes.tolist(), made_of, strict=True))
         made = scale.rows(found.images).reshape(-1, *X.shape[1:]).astype(X.dtype)
-        return np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
+        images, targets = np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
+        return _in_the_type_of(given[0], images), _in_the_type_of(
+            given[1], targets if one_hot is None else one_hot[self.parents_]
+        )
+
+    def _checked(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:  # noqa: N803
+        """`X` and `y` as arrays, and the one-hot rows of `y` where it has such."""
+        one_hot = None
+        if y is not None and type_of_target(y) == "multilabel-indicator":
+            one_hot = np.asarray(y.toarray() if issparse(y) else y)
+            if (one_hot.sum(axis=1) != 1).any():
+                raise ValueError("`y` must name one class an image, got several or none in a one-hot row")
+            y = one_hot.argmax(axis=1)
+        if issparse(X):
+            X = X.toarray()  # noqa: N806 -- scikit-learn's name
+        elif hasattr(X, "sparse"):  # a data frame whose columns are all sparse
+            X = X.sparse.to_dense()  # noqa: N806 -- scikit-learn's name
+        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        if len(np.unique(y)) < 2:
+            raise ValueError("`y` must hold at least two classes, got 1 class")
+        return X, y, one_hot
+
+
+def _in_the_type_of(given: Any, values: NDArray[Any]) -> Any:
+    """Values as a list, a sparse matrix or in pandas' types, where such were given."""
+    if isinstance(given, list):
+        return values.tolist()
+    if issparse(given):
+        return type(given)(values)
+    if hasattr(given, "iloc"):  # pandas, without importing it
+        names = {"columns": given.columns} if hasattr(given, "columns") else {"name": given.name}
+        return type(given)(values, **names).astype(given.dtypes)
+    return values
 
 
 def _image_shape(X: NDArray[Any]) -> tuple[int, int]:  # noqa: N803 -- scikit-learn's name

@@ -1,13 +1,13 @@
 """Signed nearest-neighbor graph over originals and their adversarial neighbors (Sec. 3.2, Eq. 3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, pairwise, product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int, Int8
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from scipy.sparse import csr_array
 
 from diagnet.arrays import Kinds, Labels, Vectors
@@ -18,6 +18,7 @@ _GROUPS = 8  # similarities of which a first look takes only the largest
 _SPARE = 4  # candidates kept beyond those asked for, because float32 may order near ties wrongly
 _ROUNDING = 1e-5  # well above the error of a float32 cosine: what is closer is decided in float64
 _NONE = -2.0  # below every cosine: there is no such point
+SKIPS = ("skip_same_patient", "skip_own_neighbors")  # what `skip_relatives` stood for
 
 
 class GraphSettings(BaseModel, frozen=True, extra="forbid"):
@@ -30,9 +31,21 @@ class GraphSettings(BaseModel, frozen=True, extra="forbid"):
         description="where distances are taken: grey values (once) or the network's embedding (refreshed)",
     )
     refresh_epochs: int = Field(5, ge=1, description="with space = embedding: epochs between two graphs")
-    skip_relatives: bool = Field(
-        False, description="never attract to a point of the same patient, a descendant included (reading 5)"
+    skip_same_patient: bool = Field(
+        False, description="never attract to another mass of the same patient, or to its neighbors (reading 5)"
     )
+    skip_own_neighbors: bool = Field(
+        False, description="never attract a mass to its own neighbors and stored flips, or these to each other"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_for_both(cls, values: Any) -> Any:
+        """Read `skip_relatives`, which stood for both."""
+        if not isinstance(values, Mapping) or "skip_relatives" not in values:
+            return values
+        both = dict.fromkeys(SKIPS, values["skip_relatives"])
+        return both | {key: value for key, value in values.items() if key != "skip_relatives"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,7 @@ def signed_graph(
     settings: GraphSettings = GraphSettings(),  # noqa: B008 -- frozen, so sharing it is safe
     *,
     relatives: Int[np.ndarray, "point"] | None = None,
+    origins: Int[np.ndarray, "point"] | None = None,
 ) -> SignedGraph:
     """Connect each anchor with its nearest points of either sign (Eq. 3).
 
@@ -84,7 +98,9 @@ def signed_graph(
         labels: class of each point, a negative neighbor's being the class it was made from.
         kinds: 0 original, +1 positive neighbor, -1 negative neighbor.
         settings: numbers of edges and options.
-        relatives: a group (patient) for each point; read when `settings.skip_relatives` is on.
+        relatives: a group (patient) for each point; read when `settings.skip_same_patient` is on.
+        origins: the mass each point comes from, itself or as a neighbor; read when one of the two skips is on. By
+            default all points of a patient come from one mass.
 
     Returns:
         The graph; an anchor has fewer edges than asked for only where its pool has fewer points.
@@ -97,8 +113,11 @@ def signed_graph(
         raise ValueError(
             f"`labels` and `kinds` must have one entry a point, got {len(labels)} and {len(kinds)} for {n_points}"
         )
-    if settings.skip_relatives and relatives is None:
-        raise ValueError("`relatives` must be given when `skip_relatives` is on, got None")
+    if settings.skip_same_patient and relatives is None:
+        raise ValueError("`relatives` must be given when `skip_same_patient` is on, got None")
+    origins = relatives if origins is None else origins
+    if settings.skip_own_neighbors and origins is None:
+        raise ValueError("`origins` or `relatives` must be given when `skip_own_neighbors` is on, got None")
     # Each class in a row, negative neighbors last: all pairs of two such parts then have one sign.
     classes, part = np.unique(labels, return_inverse=True)
     part = np.where(kinds >= 0, part, len(classes))
@@ -112,8 +131,10 @@ def signed_graph(
         if this.start >= n_anchors:
             continue  # negative neighbors are no anchors
         if this is other and settings.n_attracting > 0:  # {X_c, X_c+} (Eq. 3)
-            groups = relatives[order[this]] if settings.skip_relatives and relatives is not None else None
-            attracting.merge(this, _search_own(units[this], settings.n_attracting, groups), order[this])
+            patients = relatives[order[this]] if settings.skip_same_patient and relatives is not None else None
+            masses = origins[order[this]] if origins is not None else None
+            own = _search_own(units[this], settings.n_attracting, patients, masses, settings.skip_own_neighbors)
+            attracting.merge(this, own, order[this])
         if this is not other and settings.n_repelling > 0:  # {X_-c, X_c-}
             found, found_back = _search_both(units[this], units[other], settings.n_repelling)
             repelling.merge(this, found, order[other])
@@ -186,15 +207,21 @@ class _Nearest:
 
 
 def _search_own(
-    units: Float32[np.ndarray, "point feature"], n_nearest: int, groups: Int[np.ndarray, "point"] | None
+    units: Float32[np.ndarray, "point feature"],
+    n_nearest: int,
+    patients: Int[np.ndarray, "point"] | None,
+    masses: Int[np.ndarray, "point"] | None,
+    skips_own: bool,
 ) -> _Nearest:
-    """The nearest other points of each point, none of its own group."""
+    """The nearest other points of each point: none of its patient's others, or of its own mass, as asked."""
     found = _Nearest(len(units), n_nearest)
     blocks = _blocks(len(units))
     for rows, columns in combinations_with_replacement(blocks, 2):
         similarity = units[rows] @ units[columns].T
-        if groups is not None:
-            similarity[groups[rows, None] == groups[columns]] = -np.inf
+        if patients is not None or skips_own:
+            own = np.False_ if masses is None else masses[rows, None] == masses[columns]
+            same_patient = np.False_ if patients is None else patients[rows, None] == patients[columns]
+            similarity[(own & skips_own) | (same_patient & ~own)] = -np.inf
         if rows is columns:
             np.fill_diagonal(similarity, -np.inf)
         else:

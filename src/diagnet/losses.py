@@ -13,7 +13,7 @@ Reduction = Literal["mean", "sum"]
 Signs: TypeAlias = Tensor | sparray | spmatrix
 IndicesTuple = tuple[Tensor, Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
-_TINY = 1e-8  # shorter embeddings have no direction
+_SHORTEST = 1e-36  # rows of smaller numbers count as zeros: their gradient would overflow float32
 
 
 def signed_graph_loss(
@@ -196,10 +196,14 @@ def _label_edges(labels: Tensor, ref_labels: Tensor | None) -> tuple[Tensor, Ten
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Rows of length one; a row without a direction stays near zero, with a bounded gradient."""
+    """Rows of length one, however long they were; a row of zeros has no direction and stays zero."""
     vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    # First by a power of two, which changes no digit, so that no square over- or underflows.
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    exponents = torch.where(largest < _SHORTEST, 0, torch.frexp(largest).exponent)
+    vectors = vectors * torch.exp2(-exponents.to(vectors.dtype))
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / torch.where(norms > _TINY, norms, 1.0)
+    return vectors / torch.where(norms > 0, norms, 1.0)
 
 
 def _edge_distance(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, distance: Distance) -> Tensor:

@@ -246,3 +246,37 @@ def test_a_mass_whose_score_is_the_threshold_is_called_malignant():
     mass = evaluate(at_it, 0.5, QUICK, rng=rng())["units"]["mass"]
     assert (mass["sensitivity"]["value"], mass["specificity"]["value"]) == (1.0, 0.5)
     assert mass["confusion"] == [[1, 1], [0, 2]]
+
+
+def test_net_benefit_is_masses_found_less_weighed_false_alarms():
+    # Ten masses, four malignant, scores 0.05 to 0.95. By hand: from 0.5 on five are called, three of them malignant;
+    # from 0.2 on eight are called, all four malignant ones among them.
+    scores, names = np.arange(10) / 10 + 0.05, tuple("abcdefghij")
+    labels = np.array([0, 0, 0, 0, 1, 0, 1, 0, 1, 1])
+    ten = Predictions(names, names, labels, np.stack([1 - scores, scores], axis=1), ("benign", "malignant"))
+    curve = evaluate(ten, 0.5, QUICK, rng=rng())["units"]["mass"]["decision_curve"]
+    at = {threshold: k for k, threshold in enumerate(curve["thresholds"])}
+    assert curve["net_benefit"][at[0.5]] == pytest.approx(3 / 10 - 2 / 10)
+    assert curve["net_benefit"][at[0.2]] == pytest.approx(4 / 10 - 4 / 10 / 4)
+    assert curve["call_all"][at[0.2]] == pytest.approx(4 / 10 - 6 / 10 / 4)
+    assert curve["net_benefit"][at[0.96]] == 0  # nothing is called
+    # The interval by hand: whole patients drawn with the same weights.
+    weights = draw_patients(10, 200, rng=rng()).astype(float)
+    drawn = (weights[:, 2:] @ np.where(labels[2:] == 1, 1, -0.25)) / 10
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (curve["low"][at[0.2]], curve["high"][at[0.2]]) == (
+        pytest.approx(low, abs=1e-6),
+        pytest.approx(high, abs=1e-6),
+    )
+
+
+def test_without_resamples_or_a_malignant_class_the_decision_curve_has_no_band():
+    assert (
+        evaluate(simulated(), 0.5, EvaluationSettings(n_resamples=0), rng=rng())["units"]["mass"]["decision_curve"][
+            "low"
+        ]
+        == []
+    )
+    three = simulated(n=60, n_classes=3)
+    animals = Predictions(three.images, three.patients, three.labels, three.probabilities, ("cat", "cow", "dog"))
+    assert evaluate(animals, 0.4, QUICK, rng=rng())["units"]["mass"]["decision_curve"] is None

@@ -236,11 +236,16 @@ def test_every_part_is_there(report):
     for expected in (
         "Accuracy", "Sensitivity", "Specificity", "Brier", "by image", "by patient", "from a score of 0.450",
         "validation masses", "no label", "positive neighbors", "negative neighbors", "attracting", "ROC curve",
-        "Calibration", "Confusion matrix", "Embedding map", "Worst mistakes", "config.toml", "epochs = 8",
-        "torch version", "2.13.0", "split by image", "diagnet train masses.csv", "drawing the test patients anew",
+        "Calibration", "Decision curve", "Confusion matrix", "Embedding map", "Worst mistakes", "config.toml",
+        "torch version", "2.13.0", "split by image", "diagnet train masses.csv", "epochs = 8",
+        "drawing the test patients anew",
     ):  # fmt: skip
         assert expected in page.text, expected
-    assert sum(name == "svg" for name, _ in page.elements) == 6
+    assert sum(name == "svg" for name, _ in page.elements) == 7
+    curve = mass["decision_curve"]
+    at = curve["thresholds"].index(0.2)
+    told = [100 * curve[key][at] for key in ("net_benefit", "low", "high", "call_all")]
+    assert "0.2 {:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*told) in re.sub(r"\s+", " ", page.text)
     assert sum(name == "h2" for name, _ in page.elements) == 7
 
 

@@ -27,6 +27,12 @@ Sources = Annotated[
     list[Path], typer.Option(help="The study's data; once for each source, in the study's order.", show_default=False)
 ]
 Tests = Annotated[list[str] | None, typer.Option(help="NAME=TABLE: a manifest every run scores; may be given again.")]
+SeedSd = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of a training's AUC by its seed, where no arm has repeats.", min=0, show_default=False
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")]
 Interrupted = "diagnet: interrupted. Fix: --resume keeps the runs done so far"
 
@@ -154,6 +160,7 @@ def tables(
     out: Annotated[Path, typer.Argument(help="Folder of a study.")],
     data: Sources,
     test: Tests = None,
+    seed_sd: SeedSd = None,
     as_json: Json = False,
 ) -> None:
     """Write a study's tables and pictures again from its rows."""
@@ -166,7 +173,7 @@ def tables(
     config, names = read_config(), source_names(data)
     mass_set = _mass_set(data, config, distinct_patients=read_json(out / RECORD).get("distinct_patients", False))
     tests = read_tests(parse_tests(test or (), names), mass_set, config.classes)
-    _print_tables(out, mass_set, names, tests, as_json=as_json)
+    _print_tables(out, mass_set, names, tests, seed_sd=seed_sd, as_json=as_json)
 
 
 @app.command(
@@ -176,6 +183,7 @@ def compare(
     arms: Annotated[list[Path], typer.Argument(help="Folders of arms; the others are compared with the first.")],
     data: Sources,
     out: Annotated[Path | None, typer.Option(help="CSV file to write the figures to.", show_default=False)] = None,
+    seed_sd: SeedSd = None,
     as_json: Json = False,
 ) -> None:
     """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
@@ -186,7 +194,7 @@ def compare(
     from diagnet.study.tables import as_table
 
     distinct = read_json(arms[0].parent / RECORD).get("distinct_patients", False)
-    found = compare_arms(arms, _mass_set(data, read_config(), distinct_patients=distinct))
+    found = compare_arms(arms, _mass_set(data, read_config(), distinct_patients=distinct), seed_sd)
     if out is not None:
         write_table(out, *as_table(found))
     if as_json:
@@ -278,7 +286,13 @@ def _announced(study: "Study", asked: StudyOptions, how: RunOptions) -> str:
 
 
 def _print_tables(
-    out: Path, mass_set: Any, names: Sequence[str] = (), tests: Mapping[str, Any] | None = None, *, as_json: bool
+    out: Path,
+    mass_set: Any,
+    names: Sequence[str] = (),
+    tests: Mapping[str, Any] | None = None,
+    *,
+    seed_sd: float | None = None,
+    as_json: bool,
 ) -> None:
     """Write a study's tables and print the main ones."""
     from diagnet.run.folder import read_json
@@ -289,7 +303,7 @@ def _print_tables(
     moved: dict[str, Any] = {}
     if any(arm.get("margins") for arm in read_json(out / RECORD)["arms"].values()):
         moved["transfer"], moved["transfer_differences"] = write_transfer(out, mass_set, names, tests or {})
-    figures, minus = write_tables(out, mass_set)
+    figures, minus = write_tables(out, mass_set, seed_sd)
     if as_json:
         print_json({"out": str(out), "arms": figures, "differences": minus, **moved})
         return
@@ -320,13 +334,21 @@ def _print_transfer(rows: Any) -> None:
         print(f"{arm} on {tested_on}: AUC {'; '.join(aucs)}  {jobs}")
 
 
+_SEEDS = {
+    "own": "",
+    "borrowed": ", luck of seeds borrowed",
+    "given": ", luck of seeds given",
+    "none": ", luck of seeds not known",
+}
+
+
 def _print_differences(found: Any) -> None:
     for row in found:
         p = "" if row["p_holm"] is None else f"  p {_chance(row['p_holm'])} (Holm, bootstrap)"
         p += "" if row["delong_p_holm"] is None else f", {_chance(row['delong_p_holm'])} (DeLong)"
         print(
             f"{row['arm']} minus {row['against']}{_where(row)}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs"
-            f"{_of_mean_score(row['of_mean_score'], sign='+')}"
+            f"{_SEEDS[row['seeds']]}{_of_mean_score(row['of_mean_score'], sign='+')}"
         )
 
 

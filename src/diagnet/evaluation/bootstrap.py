@@ -117,6 +117,26 @@ def weighted_sensitivity(
     return heights
 
 
+def weighted_net_benefit(
+    scores: Float[np.ndarray, "point"],
+    targets: Bool[np.ndarray, "point"],
+    weights: Weights,
+    thresholds: Float64[np.ndarray, "threshold"],
+) -> Float64[np.ndarray, "resample threshold"]:
+    """Net benefit of calling scores of at least t: found / n - false alarms / n * t / (1 - t).
+
+    Args:
+        scores: probabilities; higher means target.
+        targets: which points are targets.
+        weights: one row for each net benefit wanted.
+        thresholds: t, in (0, 1): a false alarm costs t / (1 - t) of what a target found is worth.
+
+    Source: Vickers and Elkin, Medical Decision Making 2006.
+    """
+    worth = np.where(targets[:, None], 1.0, -thresholds / (1 - thresholds))
+    return np.asarray(weights @ (worth * (scores[:, None] >= thresholds)) / weights.sum(axis=1, keepdims=True))
+
+
 def _by_score(
     scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"], weights: Weights
 ) -> tuple[Float64[np.ndarray, "resample score"], Float64[np.ndarray, "resample score"]]:

@@ -99,18 +99,26 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def points_to_show(difference: float, se: float, n_points: int, *, power: float = 0.8, level: float = 0.05) -> int:
+def points_to_show(
+    difference: float, se: float, n_points: int, *, fixed: float = 0.0, power: float = 0.8, level: float = 0.05
+) -> int | None:
     """Points (of as many patients each) at which a true difference would be shown with that power, two-sided.
 
     Args:
         difference: the true one.
         se: standard error measured with `n_points`; it falls with the root of their number.
         n_points: see `se`.
+        fixed: standard error that more points do not lower, such as the luck of the trainings at hand.
         power: chance of showing it.
         level: of the test.
+
+    Returns:
+        None where `fixed` alone hides the difference, whatever the number of points.
     """
-    needed = (norm.ppf(1 - level / 2) + norm.ppf(power)) * se / abs(difference)
-    return int(np.ceil(n_points * needed**2))
+    needed = abs(difference) / (norm.ppf(1 - level / 2) + norm.ppf(power))
+    if fixed >= needed:
+        return None
+    return int(np.ceil(n_points * se**2 / (needed**2 - fixed**2)))
 
 
 def _variance(

@@ -17,6 +17,7 @@ from diagnet.evaluation.bootstrap import (
     interval,
     share,
     weighted_auc,
+    weighted_net_benefit,
     weighted_sensitivity,
 )
 from diagnet.evaluation.calibration import OperatingPoint, Scores
@@ -28,6 +29,7 @@ _N_BINS = 10  # of the calibration plot, at most
 _PER_BIN = 8  # points a bin holds, at least
 _BLOCK = 1_000_000  # weights held at once: 8 MB
 _FALSE_ALARMS = np.linspace(0, 1, 101)  # rates at which the band around the ROC curve is given
+_THRESHOLDS = np.arange(1, 50) / 50  # of the decision curve
 
 
 class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
@@ -54,6 +56,16 @@ class Roc(TypedDict):
     high: list[float]
 
 
+class DecisionCurve(TypedDict):
+    """Net benefit of calling masses from each threshold on, its interval, and that of calling all; none is 0."""
+
+    thresholds: list[float]
+    net_benefit: list[float]
+    low: list[float]
+    high: list[float]
+    call_all: list[float]
+
+
 class CalibrationBin(TypedDict):
     """Points of like scores: the mean score, and the share of them that is malignant."""
 
@@ -77,6 +89,7 @@ class Unit(TypedDict):
     n_resamples_dropped: int  # they lacked a class, so that no AUC is defined
     confusion: list[list[int]]  # rows: label; columns: decision
     roc: Roc | None
+    decision_curve: DecisionCurve | None
     calibration: list[CalibrationBin]
 
 
@@ -215,7 +228,7 @@ def auc_of(predictions: Predictions, settings: EvaluationSettings, *, seed: Sequ
     """AUC with its interval by patient, as `evaluate` gives it with `np.random.default_rng(seed)`."""
     n_patients = len(set(predictions.patients))
     counts = draw_patients(n_patients, settings.n_resamples, rng=np.random.default_rng(seed))
-    areas, _ = _resampled(predictions, predictions.patient_groups, counts)
+    areas, *_ = _resampled(predictions, predictions.patient_groups, counts)
     return _auc_figure(predictions, areas, settings.confidence)
 
 
@@ -247,7 +260,7 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
         for inside in (_bins(malignancy) if one_against_rest else [])
     ]
     gaps = [each["n"] * abs(each["mean_score"] - (each["observed"]["value"] or 0)) for each in calibration]
-    areas, heights = _resampled(predictions, patients, counts)
+    areas, heights, benefits = _resampled(predictions, patients, counts)
     return {
         "n": len(labels),
         "n_patients": counts.shape[1],
@@ -261,6 +274,7 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
         "n_resamples_dropped": int(np.isnan(areas).sum()),
         "confusion": confusion_matrix(labels, decisions, labels=range(n_classes)).tolist(),
         "roc": _roc(malignant, malignancy, heights, confidence) if one_against_rest else None,
+        "decision_curve": _decision_curve(malignant, malignancy, benefits, confidence) if one_against_rest else None,
         "calibration": calibration,
     }
 
@@ -284,15 +298,18 @@ def _auc(predictions: Predictions, weights: Weights) -> Resampled:
 
 def _resampled(
     predictions: Predictions, patients: Groups, counts: Counts
-) -> tuple[Resampled, Float64[np.ndarray, "resample rate"]]:
-    """AUC, and the heights of the ROC curve of malignant against the rest, in each resample."""
+) -> tuple[Resampled, Float64[np.ndarray, "resample rate"], Float64[np.ndarray, "resample threshold"]]:
+    """AUC, and of malignant against the rest the heights of the ROC curve and net benefits, in each resample."""
     areas, heights = [np.zeros(0)], [np.zeros((0, len(_FALSE_ALARMS)))]
+    benefits = [np.zeros((0, len(_THRESHOLDS)))]
+    scores, targets = predictions.malignancy, predictions.malignant == 1
     step = max(1, _BLOCK // len(patients))
     for start in range(0, len(counts), step):
         weights = counts[start : start + step, patients].astype(np.float64)
         areas.append(_auc(predictions, weights))
-        heights.append(weighted_sensitivity(predictions.malignancy, predictions.malignant == 1, weights, _FALSE_ALARMS))
-    return np.concatenate(areas), np.concatenate(heights)
+        heights.append(weighted_sensitivity(scores, targets, weights, _FALSE_ALARMS))
+        benefits.append(weighted_net_benefit(scores, targets, weights, _THRESHOLDS))
+    return np.concatenate(areas), np.concatenate(heights), np.concatenate(benefits)
 
 
 def _roc(
@@ -314,6 +331,26 @@ def _roc(
         "grid": _FALSE_ALARMS.tolist(),
         "low": np.round(low, 6).tolist(),
         "high": np.round(high, 6).tolist(),
+    }
+
+
+def _decision_curve(
+    malignant: Bool[np.ndarray, "point"],
+    malignancy: Scores,
+    benefits: Float64[np.ndarray, "resample threshold"],
+    confidence: float,
+) -> DecisionCurve:
+    """Net benefits and their band."""
+    once = np.ones((1, len(malignant)))
+    half = confidence / 2
+    low, high = np.quantile(benefits, [0.5 - half, 0.5 + half], axis=0) if len(benefits) else ([], [])
+    every = np.ones(len(malignancy))  # no threshold is above 1
+    return {
+        "thresholds": _THRESHOLDS.tolist(),
+        "net_benefit": np.round(weighted_net_benefit(malignancy, malignant, once, _THRESHOLDS)[0], 6).tolist(),
+        "low": np.round(low, 6).tolist(),
+        "high": np.round(high, 6).tolist(),
+        "call_all": np.round(weighted_net_benefit(every, malignant, once, _THRESHOLDS)[0], 6).tolist(),
     }
 
 

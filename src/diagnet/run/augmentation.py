@@ -106,6 +106,7 @@ def augment(
         rows=rows,
         neighbors=found.images,
         surroundings=surroundings,
+        origins=origin,
     )
     return Augmented(points, found, origin)
 

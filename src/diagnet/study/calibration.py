@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
-from diagnet.evaluation.bootstrap import Interval, draw_patients, share
+from diagnet.evaluation.bootstrap import Interval, draw_patients, share, weighted_net_benefit
 from diagnet.evaluation.calibration import choose_threshold, fit_temperature
 from diagnet.study.scores import N_RESAMPLES, Row, Truth, part_of
 
@@ -16,6 +16,7 @@ Jobs = Mapping[tuple[int, int], list[Row]]
 Cases = Float[np.ndarray, "case"]
 
 _N_BINS = 10
+_THRESHOLDS = (0.1, 0.2, 0.3, 0.5)  # of the decision curve
 _COVERAGE = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 
@@ -61,6 +62,9 @@ def calibration(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
         "sensitivity where 90 % was asked for": of(cases.called & cases.targets, cases.targets),
         "specificity there": of(~cases.called & ~cases.targets, ~cases.targets),
     }
+    for threshold in _THRESHOLDS:
+        for rule, scores in (("net benefit", cases.fitted), ("net benefit of calling all", np.ones_like(cases.fitted))):
+            figures[f"{rule} at {threshold:g}"] = _net_benefit(scores, cases.targets, weights, threshold)
     return [{"arm": name, "jobs": len(jobs), "figure": figure, "value": value} for figure, value in figures.items()]
 
 
@@ -90,6 +94,15 @@ def calibration_error(
     ordered = weights[:, order]
     gaps = np.add.reduceat(ordered * (probabilities - targets)[order], edges, axis=1)
     return np.asarray(np.abs(gaps).sum(axis=1) / ordered.sum(axis=1))
+
+
+def _net_benefit(
+    probabilities: Cases, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"], at: float
+) -> Interval:
+    every = np.concatenate([np.ones((1, len(targets))), weights])
+    value, *drawn = weighted_net_benefit(probabilities, targets, every, np.array([at]))[:, 0]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def _error_with_interval(

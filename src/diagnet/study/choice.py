@@ -7,11 +7,12 @@ import numpy as np
 
 from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.study.scores import Row, Scores, Truth, part_of, percentiles, resampled
+from diagnet.study.seed_luck import SeedLuck
 
 Jobs = Mapping[tuple[int, int], list[Row]]
 
 
-def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int) -> list[dict[str, Any]]:
+def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int, luck: SeedLuck | None = None) -> list[dict[str, Any]]:
     """Choose an arm for each outer fold by its inner folds, and score the fold with it.
 
     An arm's merit in an outer fold is the mean AUC of the masses its jobs held out of training, which are of that
@@ -22,6 +23,7 @@ def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int) -> list[dict[st
         arms: rows of arms that hold out an inner fold, by (fold, repeat).
         truth: of the masses.
         repeats: of the study.
+        luck: of the seeds, for arms with one repeat.
 
     Returns:
         A line for each outer fold that all arms begun in it have done in at least one repeat; nothing for fewer than
@@ -53,8 +55,12 @@ def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int) -> list[dict[st
                 "auc": {"value": tested, "low": None, "high": None},
             }
         )
-    whole = percentiles(resampled(Scores("chosen", values, np.zeros(0)), truth))
-    return [*lines, {"fold": "all", "chosen": "", "inner_auc": None, "auc": whole}] if lines else []
+    if not lines:
+        return []
+    chosen = Scores("chosen", values, np.zeros(0))
+    luck = luck or SeedLuck.of([chosen], truth)
+    whole = percentiles(resampled(chosen, truth, seed_variance=luck.of_arm(chosen).seed))
+    return [*lines, {"fold": "all", "chosen": "", "inner_auc": None, "auc": whole}]
 
 
 def _auc(rows: list[Row], part: str, truth: Truth) -> float:

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import norm
 
 from diagnet.config import merged
 from diagnet.data.mass import MassSet
@@ -25,8 +26,10 @@ from diagnet.study.scores import (
     read_scores,
     resampled,
     resampled_mean_score,
+    shares_of_seeds,
     truth_of,
 )
+from diagnet.study.seed_luck import SeedLuck, Source, lenders
 
 N_WHERE_SMALL = 20_000  # resamples where hardly one of `N_RESAMPLES` crosses 0
 WORTH_SHOWING = 0.02  # difference of AUC the power analysis is for
@@ -45,36 +48,24 @@ class Difference(TypedDict):
     delong_p: float | None
     delong_p_holm: float | None
     of_mean_score: Interval  # difference of `auc_of_mean_score`
-    masses_to_show: int | None  # with which a true difference of WORTH_SHOWING would be shown, power 0.8
+    seeds: Source  # where the luck of the seeds is from, that intervals and p values hold
+    seed_sd: float | None  # of the difference, by the seeds of the jobs at hand
+    masses_to_show: int | None  # with which a true difference of WORTH_SHOWING is shown, power 0.8, these seeds
+    masses_to_show_many_seeds: int | None  # at most: the same with so many seeds that their luck is gone
 
 
-def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Difference]:
-    """First minus second arm of each pair, on the jobs both have done; p values with and without Holm's correction."""
-    found: list[Difference] = []
-    for arm, against in pairs:
-        both = jobs_done(arm, truth) & jobs_done(against, truth)
-        minus = _minus(arm, against, truth, both, N_RESAMPLES)
-        known = _known(minus)
-        p = _two_sided(known)
-        if p is not None and p <= 2 / len(known):  # more resamples, lest the correction for many arms hide it
-            p = _two_sided(_known(_minus(arm, against, truth, both, N_WHERE_SMALL)))
-        exact = _delong(arm, against, truth, both)
-        se = float(known.std(ddof=1)) if len(known) > 1 else None
-        found.append(
-            {
-                "arm": arm.name,
-                "against": against.name,
-                "jobs": int(both.sum()),
-                "auc": percentiles(minus),
-                "p": p,
-                "p_holm": None,
-                "delong_se": exact[0],
-                "delong_p": exact[1],
-                "delong_p_holm": None,
-                "of_mean_score": percentiles(resampled_mean_score(arm, truth) - resampled_mean_score(against, truth)),
-                "masses_to_show": points_to_show(WORTH_SHOWING, se, len(truth.targets)) if se else None,
-            }
-        )
+def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth, luck: SeedLuck | None = None) -> list[Difference]:
+    """First minus second arm of each pair, on the jobs both have done; p values with and without Holm's correction.
+
+    Args:
+        pairs: of arms.
+        truth: of the masses.
+        luck: of the seeds; measured on these arms by default.
+    """
+    if luck is None:
+        arms = {arm.name: arm for pair in pairs for arm in pair}
+        luck = SeedLuck.of(list(arms.values()), truth)
+    found = [_difference(arm, against, truth, luck) for arm, against in pairs]
     for row, by_bootstrap, by_delong in zip(
         found, holm([row["p"] for row in found]), holm([row["delong_p"] for row in found]), strict=True
     ):
@@ -82,12 +73,46 @@ def differences(pairs: Sequence[tuple[Scores, Scores]], truth: Truth) -> list[Di
     return found
 
 
-def _minus(
-    arm: Scores, against: Scores, truth: Truth, both: Bool[np.ndarray, "fold repeat"], n_resamples: int
-) -> Float[np.ndarray, "resample"]:
-    """Difference of AUC as it is, then in each resample."""
-    first, second = (resampled(each, truth, jobs=both, n_resamples=n_resamples) for each in (arm, against))
-    return np.asarray(first - second)
+def _difference(arm: Scores, against: Scores, truth: Truth, luck: SeedLuck) -> Difference:
+    """One line, without Holm's correction."""
+    both = jobs_done(arm, truth) & jobs_done(against, truth)
+    seeds = luck.of_difference(arm, against)
+
+    def minus(n_resamples: int, seed_variance: float = seeds.seed) -> Float[np.ndarray, "resample"]:
+        return resampled(arm, truth, against=against, jobs=both, n_resamples=n_resamples, seed_variance=seed_variance)
+
+    figures = minus(N_RESAMPLES)
+    known = _known(figures)
+    p = _two_sided(known)
+    if p is not None and p <= 2 / len(known):  # more resamples, lest the correction for many arms hide it
+        p = _two_sided(_known(minus(N_WHERE_SMALL)))
+    repeats = both.sum(axis=1)
+    share = shares_of_seeds(repeats[repeats > 0].tolist()) if both.any() else 0.0
+    delong_se, delong_p = _delong(arm, against, truth, both, seeds.seed)
+    seed_sd = (seeds.seed * share) ** 0.5
+    known_luck = seeds.source != "none"
+    of_patients = _known(minus(N_RESAMPLES, 0.0))
+    se = float(of_patients.std(ddof=1)) if len(of_patients) > 1 else 0.0
+
+    def masses(fixed: float) -> int | None:
+        return points_to_show(WORTH_SHOWING, se, len(truth.targets), fixed=fixed) if se > 0 else None
+
+    return {
+        "arm": arm.name,
+        "against": against.name,
+        "jobs": int(both.sum()),
+        "auc": percentiles(figures),
+        "p": p,
+        "p_holm": None,
+        "delong_se": delong_se,
+        "delong_p": delong_p,
+        "delong_p_holm": None,
+        "of_mean_score": percentiles(resampled_mean_score(arm, truth) - resampled_mean_score(against, truth)),
+        "seeds": seeds.source,
+        "seed_sd": seed_sd if known_luck else None,
+        "masses_to_show": masses(seed_sd) if known_luck else None,
+        "masses_to_show_many_seeds": masses(0.0),
+    }
 
 
 def _known(minus: Float[np.ndarray, "resample"]) -> Float[np.ndarray, "known"]:
@@ -104,9 +129,12 @@ def _two_sided(known: Float[np.ndarray, "known"]) -> float | None:
 
 
 def _delong(
-    arm: Scores, against: Scores, truth: Truth, both: Bool[np.ndarray, "fold repeat"]
+    arm: Scores, against: Scores, truth: Truth, both: Bool[np.ndarray, "fold repeat"], seed_variance: float
 ) -> tuple[float | None, float | None]:
-    """Standard error and p of the folds whose repeats are all done by both; the more repeats, the better."""
+    """Standard error and p of the folds whose repeats are all done by both; the more repeats, the better.
+
+    DeLong's variance is the patients'; the seeds' is added.
+    """
     repeats = np.flatnonzero(both.any(axis=0))
     folds = np.flatnonzero(both[:, repeats].all(axis=1)) if len(repeats) else repeats
     here = np.isin(truth.folds, folds)
@@ -119,13 +147,26 @@ def _delong(
         truth.patients[here],
         truth.folds[here],
     )
-    return result["se"], result["p"]
+    if result["se"] is None:
+        return None, None
+    se = float((result["se"] ** 2 + seed_variance * shares_of_seeds([len(repeats)] * len(folds))) ** 0.5)
+    return se, float(2 * norm.sf(abs(result["difference"]) / se))
+
+
+def once(arms: Sequence[Scores]) -> list[Scores]:
+    """Arms without those that have the same scores as one before: the same runs under another name."""
+    kept: list[Scores] = []
+    for arm in arms:
+        if not any(np.array_equal(arm.values, other.values, equal_nan=True) for other in kept):
+            kept.append(arm)
+    return kept
 
 
 def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Scores, Scores]]:
     """Each arm with the one it is to beat, of those that saw as many masses.
 
-    That is plain cross-entropy; where there is none, plain cross-entropy of other epochs; else the first arm.
+    That is plain cross-entropy; where there is none, plain cross-entropy of other epochs; else the first arm. The same
+    runs under two names (Fig. 3's `lambda0` and `n+0n-0`) are compared, and counted in Holm's correction, once.
     """
     described, settings = record["arms"], record["settings"]
 
@@ -142,7 +183,7 @@ def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Sc
         return 0 if own == plain else 1
 
     same_masses: dict[tuple[Any, ...], list[Scores]] = {}
-    for arm in arms:
+    for arm in once(arms):
         seen = tuple(str(described[arm.name].get(k)) for k in ("n_train", "as_many_images", "holdout", "sources"))
         same_masses.setdefault(seen, []).append(arm)
     pairs = []
@@ -152,24 +193,38 @@ def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Sc
     return pairs
 
 
-def compare_arms(folders: Sequence[Path], mass_set: MassSet) -> list[Difference]:
+def compare_arms(folders: Sequence[Path], mass_set: MassSet, seed_sd: float | None = None) -> list[Difference]:
     """Compare arms, of one study or of several on the same masses and folds, with the first of them.
+
+    Args:
+        folders: of the arms.
+        mass_set: the studies' data.
+        seed_sd: standard deviation of a training's AUC by its seed, where no arm of the studies has repeats.
 
     Raises:
         DataError: fewer than two, an arm without rows, or studies with other masses or folds.
     """
     if len(folders) < 2:
         raise DataError(f"`compare` must be given two arms or more, got {len(folders)}")
-    records = [read_json(folder.parent / RECORD) for folder in folders]
+    records = {folder.parent: read_json(folder.parent / RECORD) for folder in folders}
+    first, *_ = records.values()
     for key in ("data", "folds"):
-        if len({record[key] for record in records}) > 1:
+        if any(record[key] != first[key] for record in records.values()):
             raise DataError(f"the arms must have the same {key}, got studies with others")
-    if records[0]["data"] != identity(mass_set):
+    if first["data"] != identity(mass_set):
         raise DataError("`--data` must be the studies' data, got other masses")
-    truth = truth_of(mass_set, records[0]["folds"])
-    repeats = max(record["repeats"] for record in records)
-    arms = [read_scores(folder, len(truth.targets), repeats) for folder in folders]
-    for arm in arms:
-        if not len(arm.seconds):
-            raise DataError(f"`{arm.name}` must have rows of finished runs, got none")
-    return differences([(arm, arms[0]) for arm in arms[1:]], truth)
+    truth = truth_of(mass_set, first["folds"])
+    repeats = max(record["repeats"] for record in records.values())
+    arms_of = {
+        out: {name: read_scores(out / name, len(truth.targets), repeats) for name in record["arms"]}
+        for out, record in records.items()
+    }
+    arms = []
+    for folder in folders:
+        arm = arms_of[folder.parent].get(folder.name)
+        if arm is None or not len(arm.seconds):
+            raise DataError(f"`{folder.name}` must have rows of finished runs, got none")
+        arms.append(arm)
+    lending = [arm for out, record in records.items() for arm in lenders([*arms_of[out].values()], record)]
+    luck = SeedLuck.of(arms, truth, lenders=lending, given=seed_sd)
+    return differences([(arm, arms[0]) for arm in once(arms[1:])], truth, luck)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from diagnet.config import Config
+from diagnet.config import Config, merged
 from diagnet.data.mass import MassSet
 from diagnet.data.sources import source_names
 from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
@@ -96,7 +96,8 @@ def claim_study(
                     raise RunFolderError(f"`--out` must keep the {key} the study in {out} began with, got others")
             defaults = _json({each.name: each.default for each in fields(Arm) if each.default is not MISSING})
             for name, described in arms.items():
-                if {**defaults, **before["arms"].get(name, described)} != described:
+                kept = {**defaults, **before["arms"].get(name, described)}
+                if merged({}, kept) != merged({}, described):  # `merged` reads old names of settings
                     raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
             arms = {**{name: {**defaults, **arm} for name, arm in before["arms"].items()}, **arms}
         facts = {"git_revision": git_revision(), "versions": versions()} if before is None else before

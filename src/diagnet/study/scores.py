@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -139,45 +139,81 @@ def weighted_accuracy(
     return np.asarray((weights @ ((scores >= 0) == targets)) / weights.sum(axis=1))
 
 
-def resampled(
+def figures_by_fold(
     scores: Scores,
     truth: Truth,
     *,
+    against: Scores | None = None,
+    jobs: Bool[np.ndarray, "fold repeat"] | None = None,
     measure: Measure = weighted_auc,
     n_resamples: int = N_RESAMPLES,
-    jobs: Bool[np.ndarray, "fold repeat"] | None = None,
-) -> Float[np.ndarray, "resample"]:
-    """Mean of a figure over folds and repeats: first as it is, then in each resample of patients and of repeats.
+) -> list[Float[np.ndarray, "resample repeat"]]:
+    """A figure of each job done, fold by fold: first as it is, then in each resample of patients.
 
-    Each fold's repeats are drawn with replacement too, so that the luck of a training is in the interval. The draws
-    are the same for every arm: differences of two results are paired.
+    The draws are the same for every arm: differences of two results are paired.
 
     Args:
         scores: of an arm.
         truth: of the same masses.
+        against: an arm whose figure is subtracted, repeat by repeat.
+        jobs: which folds and repeats count, those that are done by default.
         measure: the figure of weighted points.
         n_resamples: of the patients.
-        jobs: which folds and repeats count, those that are done by default.
     """
-    draws, state = _drawn(int(truth.patients.max()) + 1, n_resamples)
-    rng = np.random.default_rng()
-    rng.bit_generator.state = state
+    draws, _ = _drawn(int(truth.patients.max()) + 1, n_resamples)
     weights = np.concatenate([np.ones((1, len(truth.targets))), draws[:, truth.patients]]).astype(np.float64)
     done = jobs_done(scores, truth) if jobs is None else jobs
     figures = []
-    for fold in range(done.shape[0]):
-        drawn = rng.multinomial(done.shape[1], np.full(done.shape[1], 1 / done.shape[1]), size=n_resamples)
-        repeats = np.flatnonzero(done[fold])
-        if len(repeats) == 0:
-            continue
+    for fold, repeats in enumerate(done):
         here = truth.folds == fold
-        per_repeat = np.stack(
-            [measure(scores.values[r, here], truth.targets[here], weights[:, here]) for r in repeats], axis=1
-        )
-        odds = np.concatenate([np.ones((1, len(repeats))), drawn[:, repeats]]).astype(np.float64)
-        odds[odds.sum(axis=1) == 0] = 1
-        figures.append((per_repeat * odds).sum(axis=1) / odds.sum(axis=1))
-    return np.mean(figures, axis=0) if figures else np.full(n_resamples + 1, np.nan)
+        per_repeat = [
+            measure(scores.values[r, here], truth.targets[here], weights[:, here])
+            - (0 if against is None else measure(against.values[r, here], truth.targets[here], weights[:, here]))
+            for r in np.flatnonzero(repeats)
+        ]
+        if per_repeat:
+            figures.append(np.stack(per_repeat, axis=1))
+    return figures
+
+
+def resampled(
+    scores: Scores,
+    truth: Truth,
+    *,
+    against: Scores | None = None,
+    measure: Measure = weighted_auc,
+    n_resamples: int = N_RESAMPLES,
+    jobs: Bool[np.ndarray, "fold repeat"] | None = None,
+    seed_variance: float = 0.0,
+) -> Float[np.ndarray, "resample"]:
+    """Mean of a figure over folds and repeats: first as it is, then in each resample of patients.
+
+    The luck of the trainings' seeds is added to each resample as a normal draw, so that an interval holds it whether
+    a fold has one repeat or more.
+
+    Args:
+        scores: of an arm.
+        truth: of the same masses.
+        against: an arm whose figure is subtracted, repeat by repeat.
+        measure: the figure of weighted points.
+        n_resamples: of the patients.
+        jobs: which folds and repeats count, those that are done by default.
+        seed_variance: of the figure of one training in one fold, by its seed alone (`seed_luck.SeedLuck`).
+    """
+    figures = figures_by_fold(scores, truth, against=against, jobs=jobs, measure=measure, n_resamples=n_resamples)
+    if not figures:
+        return np.full(n_resamples + 1, np.nan)
+    mean = np.mean([each.mean(axis=1) for each in figures], axis=0)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = _drawn(int(truth.patients.max()) + 1, n_resamples)[1]
+    spread = (seed_variance * shares_of_seeds([each.shape[1] for each in figures])) ** 0.5
+    mean[1:] += spread * rng.standard_normal(n_resamples)
+    return np.asarray(mean)
+
+
+def shares_of_seeds(repeats: Sequence[int]) -> float:
+    """Variance of a mean over folds, then over folds' repeats, for a variance of 1 of each training."""
+    return sum(1 / n for n in repeats) / len(repeats) ** 2
 
 
 @lru_cache(maxsize=2)

@@ -139,6 +139,7 @@ class _Run:
                 self.points.kinds,
                 self.graph_settings,
                 relatives=self.points.relatives,
+                origins=self.points.origins,
             )
         rng = np.random.default_rng([self.seed, state.epoch + 1])
         neighborhoods = None if state.graph is None else Neighborhoods(state.graph)

@@ -38,11 +38,12 @@ class Points:
             read from when they are needed.
         labels: class of each point; a negative neighbor's is the class it was made from.
         kinds: 0 original, +1 positive neighbor, -1 negative neighbor; originals come first where `rows` is given.
-        relatives: patient of each point as a number, for `graph.skip_relatives`.
+        relatives: patient of each point as a number, for `graph.skip_same_patient`.
         rows: where each original lies in `images`; None: `images` holds every point in order.
         neighbors: images of the points after the originals; read where `rows` is given.
         surroundings: of each of `images`, where regions are drawn while training; their sides are a multiple of the
             images'.
+        origins: the mass each point comes from, for `graph.skip_own_neighbors`; None: each patient has one.
     """
 
     images: Float32[np.ndarray, "source height width"]
@@ -52,6 +53,7 @@ class Points:
     rows: Int[np.ndarray, "original"] | None = None
     neighbors: Float32[np.ndarray, "neighbor height width"] | None = None
     surroundings: Surroundings | None = None
+    origins: Int[np.ndarray, "point"] | None = None
 
     def __len__(self) -> int:
         """Number of points."""

@@ -151,7 +151,9 @@ def start(
     graph = None
     if settings.needs_graph and graph_settings.space == "image":
         vectors = points.take(np.arange(len(points))).reshape(len(points), -1)
-        graph = signed_graph(vectors, points.labels, points.kinds, graph_settings, relatives=points.relatives)
+        graph = signed_graph(
+            vectors, points.labels, points.kinds, graph_settings, relatives=points.relatives, origins=points.origins
+        )
     if isinstance(network, PretrainedNetwork):
         begin_head(
             network,

@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 
 from diagnet.arrays import Image, Labels
 from diagnet.evaluation.bootstrap import Interval
-from diagnet.evaluation.figures import CalibrationBin, Roc
+from diagnet.evaluation.figures import CalibrationBin, DecisionCurve, Roc
 from diagnet.run.report.page import Html
 
 # Okabe and Ito's colors; each class has a mark of its own too, each line a dash of its own.
@@ -124,6 +124,22 @@ def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figur
     axes.plot(scores, shares, "o-", color=COLORS[0], linewidth=1, markersize=6)
     _square(axes)
     return figure, f"Calibration plot: share of {target} test masses against their mean score, {len(bins)} bins"
+
+
+@_drawn
+def decision_plot(curve: DecisionCurve, target: str) -> tuple[Figure, str]:
+    """Net benefit over the threshold, with its band, beside calling every mass and calling none."""
+    figure, axes = _axes(f"Probability from which a mass is called {target}", "Net benefit")
+    if curve["low"]:
+        axes.fill_between(curve["thresholds"], curve["low"], curve["high"], color=COLORS[0], alpha=0.18, linewidth=0)
+    axes.plot(curve["thresholds"], curve["net_benefit"], color=COLORS[0], linewidth=2, label="by score")
+    axes.plot(curve["thresholds"], curve["call_all"], "--", color=COLORS[1], linewidth=1.5, label="all called")
+    axes.axhline(0, color=_GREY, linestyle=":", linewidth=1, label="none called")
+    top = max(*curve["call_all"], *curve["net_benefit"], *curve["high"], 0.05)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.25 * top, 1.1 * top)
+    axes.legend(loc="upper right")
+    return figure, f"Decision curve: net benefit of calling {target} test masses by score, from each threshold on"
 
 
 @_drawn

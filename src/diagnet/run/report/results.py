@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diagnet.arrays import Images
-from diagnet.run.report.figures import calibration_plot, picture, roc_plot
+from diagnet.run.report.figures import calibration_plot, decision_plot, picture, roc_plot
 from diagnet.run.report.files import RunFiles
 from diagnet.run.report.page import Html, figure, joined, number, reminder, section, table, tag
 from diagnet.run.tables import ScoredMass
@@ -78,6 +78,7 @@ def results(run: RunFiles) -> Html:
             else None,
             class_="soft",
         ),
+        _net_benefits(mass.get("decision_curve"), target),
         tag("div", *_curves(mass, target, level), _confusion(mass["confusion"], run.classes), class_="figures"),
         reminder(run.is_synthetic),
     )
@@ -156,7 +157,47 @@ def _curves(mass: Mapping[str, Any], target: str, level: str) -> list[Html]:
                 f" about {mass['n'] // len(bins)} masses with like scores, its bar for the {level} interval.",
             )
         )
+    if curve := mass.get("decision_curve"):  # runs from before have none
+        drawn.append(
+            figure(
+                decision_plot(curve, target),
+                f"Decision curve: {target} masses found a mass, less the false alarms, each weighed by what the"
+                " threshold says it costs: at 0.2 four false alarms cost as much as one mass found is worth."
+                f" Band: {level} interval, place by place. Where the line is not above both others, scores are of no"
+                " use for a decision at that threshold.",
+            )
+        )
     return drawn
+
+
+_SHOWN = (0.1, 0.2, 0.3, 0.5, 0.7)  # thresholds of the table of net benefits
+
+
+def _net_benefits(curve: Mapping[str, Any] | None, target: str) -> Html | None:
+    """Net benefit by 100 masses at a few thresholds, as a table."""
+    if not curve:
+        return None
+    rows = []
+    for shown in _SHOWN:
+        at = min(range(len(curve["thresholds"])), key=lambda k: abs(curve["thresholds"][k] - shown))
+        ends = [f"({100 * curve['low'][at]:.1f} to {100 * curve['high'][at]:.1f})"] if curve["low"] else []
+        rows.append(
+            [
+                f"{shown:g}",
+                joined(f"{100 * curve['net_benefit'][at]:.1f}", *(tag("small", f" {each}") for each in ends)),
+                f"{100 * curve['call_all'][at]:.1f}",
+            ]
+        )
+    return joined(
+        tag("h3", "Net benefit"),
+        table([f"called {target} from", "net benefit of 100 masses", "if all were called"], rows),
+        tag(
+            "p",
+            "Masses found less false alarms, each false alarm weighed by t / (1 - t) for the threshold t. Calling none"
+            " has a net benefit of 0.",
+            class_="soft",
+        ),
+    )
 
 
 def _units(units: Mapping[str, Any]) -> Html:

@@ -57,10 +57,8 @@ class _Scale:
     def rows(self, images: Images) -> Float32[np.ndarray, "image feature"]:
         """Undo `images`, up to clipping."""
         times = [-(-_SMALLEST // side) for side in self.shape]
-        small = images[:, :: times[0], :: times[1]]
-        return (small.reshape(len(images), self.shape[0] * self.shape[1]) * (self.high - self.low) + self.low).astype(
-            np.float32
-        )
+        small = images[:, :: times[0], :: times[1]].reshape(len(images), self.shape[0] * self.shape[1])
+        return (small * (self.high - self.low) + self.low).astype(np.float32)
 
 
 class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types

@@ -168,3 +168,30 @@ def test_groups_are_checked(groups, message):
     images = np.random.default_rng(0).random((4, 16, 16))
     with pytest.raises(ValueError, match=message):
         DiagNetClassifier(epochs=1).fit(images, [0, 1, 0, 1], groups=groups)
+
+
+def test_a_list_of_images_is_their_array(phantoms):
+    X, labels = phantoms
+    fitted = DiagNetClassifier(positive_share=0.0, epochs=1, random_state=0).fit(list(X), list(labels))
+    again = DiagNetClassifier(positive_share=0.0, epochs=1, random_state=0).fit(X, labels)
+    np.testing.assert_array_equal(fitted.predict_proba(list(X)), again.predict_proba(X))
+    assert fitted.neighbors_ is None
+
+
+@pytest.mark.parametrize("names", [np.array([3, 7], np.int8), np.array(["b", "m"]), np.array(["b", "m"], object)])
+def test_shares_of_zero_return_the_originals_and_the_labels_own_dtype(phantoms, names):
+    X, labels = phantoms
+    y = names[np.asarray(labels)]
+    found, classes = AdversarialAugmenter(positive_share=0.0, negative_share=0.0).fit_resample(X, y)
+    np.testing.assert_array_equal(found, X)
+    np.testing.assert_array_equal(classes, y)
+    assert classes.dtype == y.dtype
+    more = AdversarialAugmenter(positive_share=0.5, negative_share=0.0, budget=5).fit_resample(X, y)[1]
+    assert more.dtype == y.dtype
+    assert len(more) > len(y)
+
+
+def test_groups_may_be_names_of_different_kinds(phantoms):
+    X, labels = phantoms
+    groups = np.array(["P1", 2] * (len(X) // 2) + ["P1"] * (len(X) % 2), object)
+    assert DiagNetClassifier(positive_share=0.0, epochs=1).fit(X, labels, groups=groups).classes_.tolist() == [0, 1]

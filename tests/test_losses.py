@@ -246,3 +246,32 @@ def test_triplets_are_pairs_that_share_their_anchor():
     a, p, n = torch.tensor([0, 0, 3]), torch.tensor([1, 2, 4]), torch.tensor([3, 4, 1])
     loss = SignedGraphLoss(reduction="sum")
     assert torch.equal(loss(H, labels, (a, p, n)), loss(H, labels, (a, p, a, n)))
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, torch.as_tensor], ids=["lists", "numpy", "tensors"])
+@pytest.mark.parametrize("parts", [([0, 1], [1, 0], [2, 2]), ([0, 1], [1, 0], [0, 1], [2, 2])], ids=["3", "4"])
+def test_indices_may_be_lists_arrays_or_tensors(kind, parts):
+    H = torch.from_numpy(random_case(3, n=3)[0])
+    signs = torch.tensor([[0, 1, -1], [1, 0, -1], [0, 0, 0]])
+    found = SignedGraphLoss()(H, indices_tuple=tuple(kind(part) for part in parts))
+    assert found.item() == pytest.approx(signed_graph_loss(H, signs).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [csr_array, torch.tensor, lambda rows: torch.tensor(rows).to_sparse()])
+def test_weights_between_the_signs_are_refused_not_rounded(kind):
+    signs = kind([[0, 0.5], [0, 0]])
+    with pytest.raises(ValueError, match=r"`signs` must hold -1, 0 and \+1 alone, got 0.5"):
+        signed_graph_loss(torch.eye(2), signs)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (([0], [1]), "must have 3 or 4 parts, got 2"),
+        (([0.5], [1], [2]), "must hold whole numbers"),
+        (([[0]], [1], [2]), "must hold whole numbers"),
+    ],
+)
+def test_indices_that_are_none_are_told(parts, message):
+    with pytest.raises(ValueError, match=f"`indices_tuple` {message}"):
+        SignedGraphLoss()(torch.eye(3), indices_tuple=parts)

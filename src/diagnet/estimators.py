@@ -60,8 +60,8 @@ class _Scale:
     def rows(self, images: Images) -> Float32[np.ndarray, "image feature"]:
         """Undo `images`, up to clipping."""
         times = [-(-_SMALLEST // side) for side in self.shape]
-        small = images[:, :: times[0], :: times[1]]
-        return (small.reshape(len(images), -1) * (self.high - self.low) + self.low).astype(np.float32)
+        small = images[:, :: times[0], :: times[1]].reshape(len(images), self.shape[0] * self.shape[1])
+        return (small * (self.high - self.low) + self.low).astype(np.float32)
 
 
 class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -178,7 +178,8 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         network = network.model_copy(update={"n_classes": len(self.classes_)})
         state = start(points, network, graph, settings, seed=seed)
         train(state, points, graph, settings, seed=seed)
-        self.network_, self.neighbors_ = state.network.eval(), neighbors
+        self.network_ = state.network.eval()
+        self.neighbors_ = neighbors if len(neighbors.images) else None
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 -- scikit-learn's name
@@ -288,7 +289,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
         self.parents_ = np.concatenate([np.arange(len(X)), found.parents])
         made_of = np.bincount(found.labels, minlength=len(classes)).tolist()
         self.sampling_strategy_ = dict(zip(classes.tolist(), made_of, strict=True))
-        made = scale.rows(found.images).reshape(-1, *X.shape[1:]).astype(X.dtype)
+        made = scale.rows(found.images).reshape(len(found.images), *X.shape[1:]).astype(X.dtype)
         images, targets = np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
         return _in_the_type_of(given[0], images), _in_the_type_of(
             given[1], targets if one_hot is None else one_hot[self.parents_]
@@ -348,7 +349,8 @@ def _numbered(groups: ArrayLike, n: int) -> NDArray[np.int64]:
         raise ValueError(f"`groups` must have one entry an image, {n}, got the shape {found.shape}")
     if any(each is None or each != each for each in found.tolist()):
         raise ValueError("`groups` must be known for each image, got NaN or None")
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(found.tolist()))}  # names of any kinds
+    return np.array([numbers[name] for name in found.tolist()], np.int64)
 
 
 def _validated(
@@ -360,6 +362,8 @@ def _validated(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Check `X` (2-D by scikit-learn's rules, or of any more dimensions) and, when fitting, `y`."""
     dtype = [np.float64, np.float32]
+    if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) > 1:
+        X = np.stack(X)  # noqa: N806 -- scikit-learn's name
     if getattr(X, "ndim", 2) > 2:
         X = check_array(X, allow_nd=True, dtype=dtype)  # noqa: N806 -- scikit-learn's name
         found = _image_shape(X)

@@ -1,9 +1,11 @@
 """Signed graph loss, classification loss and their joint objective (Eqs. 4-6), for PyTorch."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, sparray, spmatrix
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +13,7 @@ from torch.nn import functional
 Distance = Literal["cosine", "angular"]
 Reduction = Literal["mean", "sum"]
 Signs: TypeAlias = Tensor | sparray | spmatrix
-IndicesTuple = tuple[Tensor, Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+IndicesTuple: TypeAlias = Sequence[Tensor | ArrayLike]
 
 _SHORTEST = 1e-36  # rows of smaller numbers count as zeros: their gradient would overflow float32
 
@@ -39,7 +41,7 @@ def signed_graph_loss(
         A scalar >= 0, in float32 at least; 0 where there is no edge.
 
     Raises:
-        ValueError: `signs` is not (n, n).
+        ValueError: `signs` is not (n, n), or holds another value than -1, 0 and +1.
     """
     anchors, others, values = _edges(signs, embeddings)
     return edge_loss(
@@ -129,20 +131,21 @@ class SignedGraphLoss(nn.Module):
             embeddings: h(x_i).
             signs: the (n, n) signed graph; or, as pytorch-metric-learning passes it, the (n,) labels.
             indices_tuple: (anchors, attracted, anchors, repelled) from a pair miner, or (anchors, attracted, repelled)
-                from a triplet miner; wins over `signs` and labels.
+                from a triplet miner: tensors, arrays or lists of whole numbers; wins over `signs` and labels.
             ref_emb: what the second indices of `indices_tuple` point into; `embeddings` by default.
             ref_labels: labels of `ref_emb`, where pairs come from labels alone.
             labels: the (n,) labels by name: without `indices_tuple`, equal labels attract and others repel.
 
         Raises:
-            ValueError: neither a graph, nor labels, nor an `indices_tuple` came.
+            ValueError: neither a graph, nor labels, nor an `indices_tuple` came, or the one that came cannot be used.
         """
         if isinstance(signs, Tensor) and signs.layout == torch.strided and signs.ndim == 1:
             signs, labels = None, signs
         reference = embeddings if ref_emb is None else ref_emb
         if indices_tuple is not None:
-            anchors, attracted, repelled = indices_tuple[0], indices_tuple[1], indices_tuple[-1]
-            repelled_from = indices_tuple[2] if len(indices_tuple) == 4 else anchors
+            parts = _indices(indices_tuple, embeddings.device)
+            anchors, attracted, repelled = parts[0], parts[1], parts[-1]
+            repelled_from = parts[2] if len(parts) == 4 else anchors
             edges = (
                 torch.cat([anchors, repelled_from]),
                 torch.cat([attracted, repelled]),
@@ -169,7 +172,8 @@ def _edges(signs: Signs, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not isinstance(signs, Tensor):
         matrix = coo_array(signs)
         shape = matrix.shape
-        rows, columns, values = (torch.from_numpy(part.astype("int64")) for part in (*matrix.coords, matrix.data))
+        rows, columns = (torch.from_numpy(part.astype("int64")) for part in matrix.coords)
+        values = torch.from_numpy(matrix.data)
     elif signs.layout == torch.strided:
         shape = tuple(signs.shape)
         rows, columns = torch.atleast_2d(signs).nonzero(as_tuple=True)
@@ -180,9 +184,22 @@ def _edges(signs: Signs, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (rows, columns), values = sparse.indices(), sparse.values()
     if shape != (len(embeddings), len(embeddings)):
         raise ValueError(f"`signs` must be ({len(embeddings)}, {len(embeddings)}), got {tuple(shape)}")
+    strange = values[(values != 0) & (values != 1) & (values != -1)]
+    if len(strange):
+        raise ValueError(f"`signs` must hold -1, 0 and +1 alone, got {strange[0].item()}")
     present = values != 0
     device = embeddings.device
     return rows[present].to(device), columns[present].to(device), values[present].to(device)
+
+
+def _indices(given: IndicesTuple, device: torch.device) -> list[Tensor]:
+    """The parts of an `indices_tuple` as indices; an empty list is one of no pairs."""
+    if len(given) not in (3, 4):
+        raise ValueError(f"`indices_tuple` must have 3 or 4 parts, got {len(given)}")
+    parts = [torch.as_tensor(part, device=device) for part in given]
+    if any(part.ndim != 1 or (len(part) and (part.is_floating_point() or part.dtype == torch.bool)) for part in parts):
+        raise ValueError("`indices_tuple` must hold whole numbers in one dimension, got others")
+    return [part.long() for part in parts]
 
 
 def _label_edges(labels: Tensor, ref_labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -77,7 +77,7 @@ def test_one_bad_file_does_not_lose_the_others(predict, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     done = predict(tmp_path, "--json")
     assert done.returncode == 3
-    assert "diagnet: passed over: 1 files in folders (no images)" in done.stderr
+    assert "diagnet: passed over: 1 files in folders (no images" in done.stderr
     by_name = {each["image"].rpartition("/")[2]: each for each in scores(done)}
     assert by_name["crop.png"]["malignancy"] is not None
     assert "broken or other file" in by_name["bad.png"]["reason"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diagnet.data.manifest import ALIASES, OPTIONAL, REQUIRED, read_manifest, write_manifest
+from diagnet.data.manifest import ALIASES, OPTIONAL, REQUIRED, UNUSABLE_SPACING, read_manifest, write_manifest
 from diagnet.data.mass import Mass, MassSet
 from diagnet.errors import DataError
 from dicom_files import write_dicom
@@ -134,6 +134,15 @@ def test_bad_tables_are_told_in_one_line(folder: Path, lines: list[str], message
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "P1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cells", ["0,0.07", "-1,0.07", "nan,0.07", "0.07 mm,0.07", "[0.07],0.07", ",0.07"])
+def test_one_unusable_spacing_is_counted_and_does_not_stop_the_table(folder: Path, cells: str) -> None:
+    header = f"{HEADER},row_spacing_mm,column_spacing_mm"
+    found = read_manifest(table(folder, header, f"a.png,P1,,,benign,,,,,{cells}", "b.png,P2,,,malignant,,,,,0.07,0.08"))
+    assert [mass.spacing_mm for mass in found.masses] == [None, (0.07, 0.08)]
+    assert found.notes == {UNUSABLE_SPACING: 1}
+    assert not found.left_out
 
 
 def test_other_encodings_and_missing_tables_are_told(folder: Path) -> None:

@@ -82,8 +82,10 @@ def test_linked_folders_are_followed_once(folder):
     (folder / "study").mkdir()
     (folder / "study" / "link").symlink_to(folder / "below", target_is_directory=True)
     (folder / "study" / "up").symlink_to(folder, target_is_directory=True)
-    found, _ = find_marked([folder / "study"])
+    found, n_passed = find_marked([folder / "study"])
     assert sorted(each.image.name for each in found) == ["IM0001", "a.png", "b.dcm"]
+    (folder / "study" / "again").symlink_to(folder / "below", target_is_directory=True)
+    assert find_marked([folder / "study"])[1] == n_passed + 1  # what is skipped is counted
 
 
 @pytest.mark.parametrize(

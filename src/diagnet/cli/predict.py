@@ -74,7 +74,10 @@ def predict(
     model = load_model(run, engine=engine.value)
     found, n_passed = find_marked(files)
     if n_passed:
-        print(f"diagnet: passed over: {n_passed} files in folders (no images)", file=sys.stderr)
+        print(
+            f"diagnet: passed over: {n_passed} files in folders (no images, or links to folders read already)",
+            file=sys.stderr,
+        )
     found = _with_marks(found, box, boxes, sr)
     _require_new(out_sr, "--out-sr")
     _require_new(out_sc, "--out-sc")

@@ -14,6 +14,7 @@ from diagnet.errors import DataError, DiagNetError
 REQUIRED = ("image", "patient_id", "label")
 BOX = Box._fields
 SPACING = ("row_spacing_mm", "column_spacing_mm")
+UNUSABLE_SPACING = "row whose spacing cannot be used and is taken as unknown"
 ORIGINAL_SIZE = ("original_width", "original_height")
 OPTIONAL = ("laterality", "view", "label_source", *BOX, *SPACING, *ORIGINAL_SIZE)
 ALIASES = {"file_path": "image"}  # as Mirai's tables call it
@@ -26,7 +27,7 @@ def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_image
     Columns `image` (a path relative to the table's folder, or absolute), `patient_id` and `label` are required;
     `laterality, view, label_source, x0, y0, x1, y1, row_spacing_mm, column_spacing_mm, original_width,
     original_height` are understood; all others are kept in `Mass.extra`. Rows without a label are left out and
-    counted. White space around a cell is none of its text.
+    counted; a spacing that cannot be used is unknown, and counted. White space around a cell is none of its text.
 
     Args:
         path: the table: UTF-8, comma or semicolon.
@@ -41,6 +42,7 @@ def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_image
     seen: dict[tuple[Path, Box | None], int] = {}
     masses: list[Mass] = []
     left_out: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for row in read_table(path, REQUIRED, OPTIONAL, ALIASES):
         image, box = path.parent.absolute() / row.cells["image"], _box(row)
         if not row.cells["image"]:
@@ -52,12 +54,12 @@ def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_image
         if (image, box) in seen:
             raise row.error("image", "differ in file or box from every other row", f"row {seen[image, box]} again")
         seen[image, box] = row.number
-        mass = _mass(row, image, box, classes)
+        mass = _mass(row, image, box, classes, notes)
         if mass.label is None:
             left_out["no label"] += 1
         else:
             masses.append(mass)
-    return MassSet(masses, classes=classes, source=str(path), left_out=dict(left_out))
+    return MassSet(masses, classes=classes, source=str(path), left_out=dict(left_out), notes=dict(notes))
 
 
 def write_manifest(path: Path, mass_set: MassSet) -> None:
@@ -89,7 +91,7 @@ def manifest_text(mass_set: MassSet, folder: Path) -> str:
     return text
 
 
-def _mass(row: Row, image: Path, box: Box | None, classes: tuple[str, ...]) -> Mass:
+def _mass(row: Row, image: Path, box: Box | None, classes: tuple[str, ...], notes: Counter[str]) -> Mass:
     cells = row.cells
     label = _label(cells["label"], classes)
     if cells["label"] and label is None:
@@ -107,10 +109,19 @@ def _mass(row: Row, image: Path, box: Box | None, classes: tuple[str, ...]) -> M
         laterality=SIDES[side],
         view=cells.get("view", "").upper(),
         label_source=cells.get("label_source", ""),
-        spacing_mm=_pair(row, SPACING),
+        spacing_mm=_spacing(row, notes),
         original_size=_pair(row, ORIGINAL_SIZE),
         extra={name: text for name, text in cells.items() if name not in REQUIRED + OPTIONAL},
     )
+
+
+def _spacing(row: Row, notes: Counter[str]) -> tuple[float, float] | None:
+    """A pixel's size; one that cannot be used is unknown and counted, for no score depends on it."""
+    try:
+        return _pair(row, SPACING)
+    except DataError:
+        notes[UNUSABLE_SPACING] += 1
+        return None
 
 
 def _pair(row: Row, columns: tuple[str, str]) -> tuple[float, float] | None:

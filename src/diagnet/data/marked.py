@@ -50,7 +50,7 @@ def find_marked(paths: Sequence[Path]) -> tuple[list[Marked], int]:
 
     Returns:
         The images in order, each without a box but those of tables; and how many files of folders were passed over,
-        because they are no images by name or content.
+        because they are no images by name or content, or links to folders that were read already.
 
     Raises:
         DataError: a table cannot be used.
@@ -180,6 +180,7 @@ def _images_below(folder: Path) -> tuple[list[Path], int]:
     for name, below, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(name)
         if real in seen:  # a link to where we have been
+            n_others += 1
             below.clear()
             continue
         seen.add(real)

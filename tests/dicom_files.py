@@ -1,11 +1,14 @@
 """Small DICOM files with any elements, for the tests."""
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 
@@ -81,3 +84,16 @@ def drawn_breast(side: str = "L", size: tuple[int, int] = (160, 128)) -> np.ndar
     mass = 1500 * np.exp(-((columns - 40) ** 2 + (rows - 80) ** 2) / 150)
     pixels = np.where(skin < 1, tissue + mass, 0).astype(np.uint16)
     return np.ascontiguousarray(pixels if side == "L" else pixels[:, ::-1])
+
+
+def patched(path: Path, keyword: str, vr: str, value: bytes) -> Path:
+    """Give an element of a file in explicit VR little endian any bytes, whatever pydicom thinks of them."""
+    whole, tag = path.read_bytes(), Tag(tag_for_keyword(keyword) or 0)
+    place = whole.index(struct.pack("<HH", tag.group, tag.element))
+    is_long = whole[place + 4 : place + 6] in (b"OB", b"OW", b"SQ", b"UN")
+    head = 12 if is_long else 8
+    (length,) = struct.unpack_from("<I" if is_long else "<H", whole, place + head - (4 if is_long else 2))
+    written = struct.pack("<HH", tag.group, tag.element) + vr.encode()
+    written += struct.pack("<HI", 0, len(value)) if vr in ("OB", "OW", "SQ", "UN") else struct.pack("<H", len(value))
+    path.write_bytes(whole[:place] + written + value + whole[place + head + length :])
+    return path

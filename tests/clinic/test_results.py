@@ -22,7 +22,7 @@ from diagnet.clinic.presentation import write_presentation_state
 from diagnet.clinic.report import write_structured_report
 from diagnet.errors import DataError, RefusedInputError
 from diagnet.notice import NOTICE
-from dicom_files import lut
+from dicom_files import lut, patched
 
 WRITERS = {
     "report": write_structured_report,
@@ -116,6 +116,29 @@ def test_real_files_lack_and_misuse_elements(tmp_path, elements):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert dcmread(tmp_path / f"{name}.dcm").get("PatientName", "") == dcmread(image).get("PatientName", "")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("WindowCenter", "DS", b"2,50"),
+        ("WindowWidth", "OB", b"\1\2\3\4"),
+        ("PixelSpacing", "DS", rb"0,28\0,28 "),
+        ("PixelSpacing", "LO", b"[0.28]"),
+        ("RescaleSlope", "DS", b"1,00"),
+        ("ViewPosition", "US", b"\1\0"),
+        ("ImageLaterality", "US", b"\1\0"),
+        ("StudyDescription", "US", b"\1\0"),
+        ("PatientSex", "US", b"\1\0"),
+        ("StudyDate", "FD", b"\0\0\0\0\0\0\0\0"),
+    ],
+)
+def test_a_malformed_optional_element_stops_no_result(tmp_path, keyword, vr, value):
+    image = mammogram(tmp_path / "image.dcm", RescaleSlope=1, RescaleIntercept=0, RescaleType="US")
+    patched(image, keyword, vr, value)
+    for name, write in WRITERS.items():
+        write(MASSES, image, tmp_path / f"{name}.dcm")
+        assert not validated(tmp_path / f"{name}.dcm")
 
 
 def test_only_the_patient_and_the_study_are_copied(tmp_path):

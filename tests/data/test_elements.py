@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -22,7 +20,7 @@ from pydicom.uid import (
 
 from diagnet.data.dicom import read_geometry, read_mammogram
 from diagnet.errors import DataError
-from dicom_files import drawn_breast, lut, write_dicom
+from dicom_files import drawn_breast, lut, patched, write_dicom
 
 RAMP = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)  # 0, 64, ..., 4032
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 1024}
@@ -32,19 +30,6 @@ EMPTY_ITEM = b"\xfe\xff\x00\xe0\x00\x00\x00\x00"
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "image.dcm"
-
-
-def patched(path: Path, keyword: str, vr: str, value: bytes) -> Path:
-    """Give an element of a file in explicit VR little endian any bytes, whatever pydicom thinks of them."""
-    whole, tag = path.read_bytes(), Tag(tag_for_keyword(keyword) or 0)
-    place = whole.index(struct.pack("<HH", tag.group, tag.element))
-    is_long = whole[place + 4 : place + 6] in (b"OB", b"OW", b"SQ", b"UN")
-    head = 12 if is_long else 8
-    (length,) = struct.unpack_from("<I" if is_long else "<H", whole, place + head - (4 if is_long else 2))
-    written = struct.pack("<HH", tag.group, tag.element) + vr.encode()
-    written += struct.pack("<HI", 0, len(value)) if vr in ("OB", "OW", "SQ", "UN") else struct.pack("<H", len(value))
-    path.write_bytes(whole[:place] + written + value + whole[place + head + length :])
-    return path
 
 
 def code(value: str) -> list[Dataset]:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import DA, TM
 
 from diagnet.clinic.privacy import silenced
+from diagnet.data.elements import leave_out_malformed
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 # Type 2 in the Patient and General Study modules (PS3.3, C.7.1.1, C.7.2.1): they must be there, and may be empty.
@@ -47,9 +49,11 @@ def read_source(path: Path) -> Dataset:
     with silenced():
         try:
             header = dcmread(path, force=True, specific_tags=list(_TAGS), stop_before_pixels=True)
+            leave_out_malformed(header)
             missing = [keyword for keyword in _UIDS if not UID(str(header.get(keyword) or "")).is_valid]
             for keyword in _MAY_BE_EMPTY:
                 if keyword not in header or not _is_usable(header, keyword):
+                    header.pop(keyword, None)  # with its representation, which may be another than the standard's
                     setattr(header, keyword, "")
             if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge", ""))):
                 header.pop("PatientAge", None)
@@ -102,12 +106,14 @@ def _complete_display(header: Dataset) -> None:
 
 def _is_usable(header: Dataset, keyword: str) -> bool:
     """Tell whether a value can be written again; another one would make a result invalid."""
-    value = str(header.get(keyword) or "")
     try:
+        if dictionary_VR(keyword) != header[keyword].VR:
+            return False
+        value = str(header.get(keyword) or "")
         if keyword.endswith("Date"):
             DA(value)
         elif keyword.endswith("Time"):
             TM(value)
-    except ValueError:
+    except Exception:  # pydicom raises whatever a malformed value makes it meet
         return False
     return keyword != "PatientSex" or value in ("M", "F", "O", "")

@@ -122,7 +122,7 @@ def test_other_files_and_missing_files_are_told(tmp_path: Path, reader: object) 
     with pytest.raises(DataError, match="got a folder"):
         reader(tmp_path)
     PIL.Image.new("L", (3, 3)).save(tmp_path / "image.gif")
-    with pytest.raises(DataError, match="must be a whole PNG, JPEG, TIFF or DICOM file"):
+    with pytest.raises(DataError, match="must be a whole PNG, JPEG, TIFF, PGM or DICOM file"):
         reader(tmp_path / "image.gif")
 
 
@@ -253,3 +253,21 @@ def test_an_inverted_mammogram_is_flagged(tmp_path: Path, suffix: str) -> None:
             save(path, np.ascontiguousarray(pixels))
         flag = "the background is bright: this may be a negative"
         assert (flag in read_picture(path).warnings) is is_negative
+
+
+@pytest.mark.parametrize("kind", ["P5", "P2"])
+@pytest.mark.parametrize("largest", [255, 4095, 65535])
+def test_pgm_keeps_all_its_bits(tmp_path, kind, largest):
+    values = np.linspace(0, largest, 40 * 30).astype(int).reshape(40, 30)
+    whole = (
+        " ".join(map(str, values.ravel())).encode()
+        if kind == "P2"
+        else values.astype(np.uint8 if largest < 256 else ">u2").tobytes()
+    )
+    path = tmp_path / "mass.pgm"
+    path.write_bytes(f"{kind} 30 40 {largest}\n".encode() + whole)
+    np.testing.assert_allclose(read_image(path), values / largest, atol=1e-4)
+    assert image_size(path) == (30, 40)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DataError, match="must be a whole PNG, JPEG, TIFF, PGM or DICOM file"):
+        read_image(path)

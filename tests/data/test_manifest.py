@@ -114,7 +114,7 @@ def test_rounded_boxes_are_clipped(folder: Path) -> None:
         ([HEADER, "none.png,P1,,,benign,,,,"], "`image` must name a file relative to the table's folder, got none"),
         ([HEADER, f"{'n' * 999}.png,P1,,,benign,,,,"], "`image` must name a file relative to the table's folder"),
         ([HEADER, ",P1,,,benign,,,,"], "`image` must name a file, got an empty cell"),
-        ([HEADER, "masses.csv,P1,,,benign,,,,"], "must be a PNG, JPEG, TIFF or DICOM image that may be read"),
+        ([HEADER, "masses.csv,P1,,,benign,,,,"], "must be a PNG, JPEG, TIFF, PGM or DICOM image that may be read"),
         ([HEADER, "a.png, ,,,benign,,,,"], "`patient_id` must be given, got an empty cell in {path}, row 2"),
         ([HEADER, "a.png,P1,both,,benign,,,,"], "`laterality` must be L, R, LEFT, RIGHT or empty"),
         ([HEADER, "a.png,P1,,,benign,,,,,more"], "`row` must have 9 cells as the header has, got 10 in"),

@@ -31,7 +31,14 @@ from diagnet.inference.assessment import Policy
 _KEPT_BYTES = 512 * 2**20  # of decoded images
 _CHUNK = 2**20
 _PREFIX = "diagnet-uploads-"
-_MAGIC = ((b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"))
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+    (b"P2", ".pgm"),
+    (b"P5", ".pgm"),
+)
 _SUFFIXES = {
     ".dcm": ".dcm",
     ".dicom": ".dcm",
@@ -40,6 +47,8 @@ _SUFFIXES = {
     ".jpeg": ".jpg",
     ".tif": ".tif",
     ".tiff": ".tif",
+    ".pgm": ".pgm",
+    ".pnm": ".pgm",
 }
 
 
@@ -158,7 +167,7 @@ class Images:
         """Write what a client sent to a file of mode 0600; return it and the content's SHA-256.
 
         Raises:
-            HTTPException: 415, it is no DICOM, PNG, JPEG or TIFF file.
+            HTTPException: 415, it is no DICOM, PNG, JPEG, TIFF or PGM file.
         """
         content.seek(0)
         suffix = _kind(content.read(132), policy)
@@ -325,4 +334,4 @@ def _kind(head: bytes, policy: Policy) -> str:
             return suffix
     if policy.force:  # a DICOM file without preamble has no sign at its head
         return ".dcm"
-    raise Refusal(415, "`file` must be a DICOM, PNG, JPEG or TIFF file, got another.", "unknown-kind-of-file")
+    raise Refusal(415, "`file` must be a DICOM, PNG, JPEG, TIFF or PGM file, got another.", "unknown-kind-of-file")

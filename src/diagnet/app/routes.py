@@ -28,7 +28,7 @@ _PREDICT_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "properties": {
-                    "file": {"type": "string", "format": "binary", "description": "DICOM, PNG, JPEG or TIFF."},
+                    "file": {"type": "string", "format": "binary", "description": "DICOM, PNG, JPEG, TIFF or PGM."},
                     "boxes": {"type": "string", "description": "JSON: [[x0, y0, x1, y1], ...]"},
                     "force": {"type": "string", "enum": ["true", "false"]},
                     "allow_for_processing": {"type": "string", "enum": ["true", "false"]},
@@ -51,7 +51,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
 
     @router.post("/images", status_code=201)
     async def add_image(
-        file: Annotated[UploadFile, File(description="DICOM, PNG, JPEG or TIFF.")],
+        file: Annotated[UploadFile, File(description="DICOM, PNG, JPEG, TIFF or PGM.")],
         force: Annotated[bool, Form(description="Read DICOM files that lack the preamble of PS3.10.")] = False,
         allow_for_processing: Annotated[bool, Form(description="Read raw detector data too.")] = False,
     ) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="[RUN] FILE...",
-            help="A finished run's folder, else the shipped model scores. DICOM, PNG, JPEG, TIFF, folders, or a table.",
+            help="A finished run's folder, else the shipped model scores. Images, folders of images, or a table.",
             show_default=False,
         ),
     ],

@@ -20,7 +20,7 @@ from diagnet.data.quiet import quiet
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 BareFiles = Literal["named", "none", "any"]
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # their first bytes
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P2", b"P5")  # their first bytes
 _TINT = 32  # levels of 255 by which a grey pixel's channels may differ: scans have a tint, JPEG its noise
 _COLORED_SHARE = 0.01  # of the pixels that may be in color, as a mark drawn on a screenshot
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF's tags
@@ -41,7 +41,7 @@ def read_image(path: Path) -> Image:
 
 
 def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFiles = "named") -> Mammogram:
-    """Read a DICOM, PNG, JPEG or TIFF file as grey values in [0, 1], see `scaled_over_breast`.
+    """Read a DICOM, PNG, JPEG, TIFF or PGM file as grey values in [0, 1], see `scaled_over_breast`.
 
     What is grey in color channels becomes grey, a color picture is refused, transparency is dropped, orientation marks
     for photo viewers are ignored. DICOM goes through the display chain of `diagnet.data.dicom.read_mammogram`.
@@ -50,7 +50,7 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
         path: the file.
         allow_for_processing: read raw detector data too.
         bare: which DICOM files without preamble are read: those whose name ends in .dcm or .dicom, none, or any that is
-            no PNG, JPEG or TIFF by its content.
+            no PNG, JPEG, TIFF or PGM by its content.
 
     Raises:
         DataError: the file is missing, broken, cut short, or of another format.
@@ -141,7 +141,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     """Open an image with Pillow; whatever goes wrong inside the block is told in one line."""
     with quiet():
         try:
-            with PIL.Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+            with PIL.Image.open(path, formats=("PNG", "JPEG", "TIFF", "PPM")) as file:
                 check_pixel_count(*file.size, path)
                 _check_tiff(file, path)
                 yield file
@@ -151,7 +151,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
             raise RefusedInputError(f"`image` must be of a mammogram's size, got too many pixels in {path}.") from error
         except Exception as error:  # Pillow raises whatever a broken file makes it meet
             raise DataError(
-                f"`image` must be a whole PNG, JPEG, TIFF or DICOM file, got a broken or other file: {path}."
+                f"`image` must be a whole PNG, JPEG, TIFF, PGM or DICOM file, got a broken or other file: {path}."
             ) from error
 
 

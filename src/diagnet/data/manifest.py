@@ -165,7 +165,7 @@ def _checked_size(image: Path, row: Row) -> tuple[int, int]:
     try:
         return image_size(image)
     except DiagNetError as error:  # its text names the file, which may hold a patient's identifier
-        raise row.error("image", "be a PNG, JPEG, TIFF or DICOM image that may be read", "another file") from error
+        raise row.error("image", "be a PNG, JPEG, TIFF, PGM or DICOM image that may be read", "another file") from error
 
 
 def _cells(mass: Mass, folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from diagnet.data.manifest import ALIASES, BOX, ORIGINAL_SIZE, SIDES
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError
 
-SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".pnm")
 WHOSE = ("patient_id", "study", "laterality", "view", "lesion_id")
 _STUDY = {"study_id": "study", "exam_id": "study"}  # the second as Mirai's tables call it
 

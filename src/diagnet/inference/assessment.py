@@ -107,7 +107,7 @@ def assess(
 
     Args:
         model: from `load_model`.
-        image: a DICOM, PNG, JPEG or TIFF file.
+        image: a DICOM, PNG, JPEG, TIFF or PGM file.
         boxes: (x0, y0, x1, y1) of each mass in pixels of the file, x1 and y1 exclusive; None for the whole image,
             which must then be a crop.
         policy: which files and boxes may be scored.

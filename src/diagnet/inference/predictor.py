@@ -31,7 +31,7 @@ class Predictor(Model):
         """Score marked masses: what `diagnet predict` says of the same file and boxes.
 
         Args:
-            image: a DICOM, PNG, JPEG or TIFF file; or displayed grey values in [0, 1], higher is brighter.
+            image: a DICOM, PNG, JPEG, TIFF or PGM file; or displayed grey values in [0, 1], higher is brighter.
             boxes: (x0, y0, x1, y1) of each mass in pixels, x1 and y1 exclusive; None: the whole image, a crop.
             policy: which files and boxes may be scored.
 

@@ -63,7 +63,7 @@ export class Cases {
     }
     if (!file.size) return this.reader.warns(`${file.name} is empty.`);
     if (file.name.includes(".") && !READABLE.test(file.name) && !UID_ENDING.test(file.name)) {
-      return this.reader.warns(`${file.name} is not an image that can be read: DICOM, PNG, JPEG or TIFF.`);
+      return this.reader.warns(`${file.name} is not an image that can be read: DICOM, PNG, JPEG, TIFF or PGM.`);
     }
     const form = new FormData();
     form.append("file", file);

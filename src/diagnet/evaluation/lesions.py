@@ -6,6 +6,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import expit, logit
 
 from diagnet.data.mass import Mass
 from diagnet.evaluation.bootstrap import Interval
@@ -101,9 +102,9 @@ def lesion_scores(malignancy: Scores, groups: Groups) -> Float[np.ndarray, "lesi
     certain = np.clip(malignancy[is_scored], _CERTAIN, 1 - _CERTAIN)
     n_lesions = int(groups.max()) + 1
     counts = np.bincount(groups[is_scored], minlength=n_lesions)
-    sums = np.bincount(groups[is_scored], np.log(certain / (1 - certain)), minlength=n_lesions)
+    sums = np.bincount(groups[is_scored], logit(certain), minlength=n_lesions)
     with np.errstate(invalid="ignore"):
-        return np.asarray(1 / (1 + np.exp(-sums / counts)))
+        return np.asarray(expit(sums / counts))
 
 
 def figures_by_lesion(

@@ -139,6 +139,8 @@ def test_a_region_is_of_the_source_that_looks_most_like_it():
     assert like(found).source == "mammograms"
     assert like(found, contrast=0.6, picture_air=0.1) == Verdict(source="crops")
     assert like(found, contrast=0.01).source == ""  # unlike both
+    alone = fit_domain(rows, patients(600), ["crops", *sources[1:]])
+    assert alone.verdict(RegionFacts(*rows[0].tolist())).source == "mammograms"  # not the one nearest mass's
     assert like(fit_domain(rows, patients(600), ["one"] * 600)).source == ""
     with pytest.raises(ValueError, match="must name the source of each of its rows"):
         Domain.model_validate({**found.model_dump(), "sources": ("crops",)})

@@ -9,7 +9,7 @@ from diagnet.data.image import read_image, read_picture
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.regions import read_regions, read_rois, rois_in_turn
 from diagnet.data.roi import RoiSettings, cut_roi
-from diagnet.data.surroundings import no_wide
+from diagnet.data.surroundings import cut_wide, no_wide
 from diagnet.errors import DataError, DiagNetError
 
 TIGHT = RoiSettings(padding_factor=1.0, size=16, grey_range="image")
@@ -51,7 +51,10 @@ def test_each_file_is_read_once_and_order_is_kept(png_masses, workers, monkeypat
     assert steps == [("regions", done, 3) for done in range(4)]
     for roi, mass in zip(rois, png_masses, strict=True):
         assert np.array_equal(roi, cut_roi(read_image(mass.image), mass, TIGHT))
-    assert not np.isnan(wide[1]).any()
+    for around, box, mass in zip(*wide, png_masses, strict=True):
+        expected = cut_wide(read_image(mass.image), mass, TIGHT)
+        assert np.array_equal(around, expected[0])
+        assert np.array_equal(box, expected[1])
 
 
 def test_pixels_in_memory_need_no_file():

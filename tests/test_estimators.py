@@ -195,3 +195,25 @@ def test_groups_may_be_names_of_different_kinds(phantoms):
     X, labels = phantoms
     groups = np.array(["P1", 2] * (len(X) // 2) + ["P1"] * (len(X) % 2), object)
     assert DiagNetClassifier(positive_share=0.0, epochs=1).fit(X, labels, groups=groups).classes_.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float16, np.float32, np.float64, bool])
+def test_the_augmenter_keeps_the_dtype(dtype):
+    rng = np.random.default_rng(0)
+    X = (rng.random((24, 8, 8)) * (1 if dtype is bool else 200)).round().astype(dtype)
+    y = np.tile(["benign", "malignant"], 12)
+    found, labels = AdversarialAugmenter(budget=5, random_state=0).fit_resample(X, y)
+    assert (found.dtype, labels.dtype) == (X.dtype, y.dtype)
+    assert np.array_equal(found[:24], X)
+    assert len(found) > 24
+
+
+def test_the_classifier_takes_data_frames():
+    pandas = pytest.importorskip("pandas", reason="not installed: data frames were not tested")
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    X = rng.random((24, 64)) + y[:, None]
+    frame = pandas.DataFrame(X, columns=[f"pixel {k}" for k in range(64)])
+    settings = {"epochs": 1, "positive_share": 0.0, "network": TINY, "random_state": 0}
+    by_frame = DiagNetClassifier(**settings).fit(frame, pandas.Series(y)).predict_proba(frame)
+    assert np.array_equal(by_frame, DiagNetClassifier(**settings).fit(X, y).predict_proba(X))

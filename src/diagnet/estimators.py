@@ -231,8 +231,8 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
         parents_: for each row returned, the row of `X` it comes from.
         sampling_strategy_: how many neighbors each class got.
 
-    `X` is (n, height, width), (n, 1, height, width) or (n, height * width), and comes back in that shape; lists, data
-    frames, sparse matrices and one-hot rows of `y` come back as such.
+    `X` is (n, height, width), (n, 1, height, width) or (n, height * width), and comes back in that shape and dtype;
+    lists, data frames, sparse matrices and one-hot rows of `y` come back as such.
     """
 
     def __init__(
@@ -314,7 +314,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
 
 
 def _in_the_type_of(given: Any, values: NDArray[Any]) -> Any:
-    """Values as a list, a sparse matrix or in pandas' types, where such were given."""
+    """Values as a list, a sparse matrix or in pandas' types, where such were given; else in the array's own dtype."""
     if isinstance(given, list):
         return values.tolist()
     if issparse(given):
@@ -322,7 +322,8 @@ def _in_the_type_of(given: Any, values: NDArray[Any]) -> Any:
     if hasattr(given, "iloc"):  # pandas, without importing it
         names = {"columns": given.columns} if hasattr(given, "columns") else {"name": given.name}
         return type(given)(values, **names).astype(given.dtypes)
-    return values
+    dtype = np.asarray(given).dtype
+    return np.asarray(np.rint(values) if dtype.kind in "iu" and values.dtype.kind == "f" else values, dtype=dtype)
 
 
 def _image_shape(X: NDArray[Any]) -> tuple[int, int]:  # noqa: N803 -- scikit-learn's name

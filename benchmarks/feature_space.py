@@ -1,6 +1,6 @@
 """The paper's three steps in the space of EfficientNet-Lite0's frozen features, arm by arm, on crops and mammograms.
 
-    python benchmarks/feature_space.py rois.csv mammograms.csv --out ROWS.csv    # taken up where it was; an hour
+    python benchmarks/feature_space.py rois.csv mammograms.csv --out ROWS.csv  # taken up where it was; hours
 
 A mass is a vector: 200 principal components of its frozen features, fitted on the training patients. Neighbors are
 vectors too, found by `diagnet.neighbors` in that space; the graph joins its nearest vectors. A network of one residual

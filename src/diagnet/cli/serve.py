@@ -4,7 +4,6 @@ import logging
 import os
 import socket
 import sys
-import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,8 +59,9 @@ def serve(
     from diagnet.data.marked import find_marked
     from diagnet.inference.predictor import shipped_run
 
-    print("diagnet: loading the model and the list of images ...", file=sys.stderr, flush=True)
     settings = server_settings(host, port, token_file, allow_unlike=allow_unlike)
+    listening = _bound(host, port)
+    print("diagnet: loading the model and the list of images ...", file=sys.stderr, flush=True)
     run = shipped_run() if run is None else run
     masses = None if data is None else read_data(data, read_config(run / "config.toml"))
     if images is not None and not images.exists():
@@ -92,7 +92,6 @@ def serve(
             timeout_graceful_shutdown=5,
         )
     )
-    listening = _bound(host, port)
     where = f"[{host}]" if ":" in host else host
     page = f"http://{where}:{listening.getsockname()[1]}/"
     print(f"{app.state.notice}\nReader page: {page}", flush=True)
@@ -103,6 +102,8 @@ def serve(
             file=sys.stderr,
         )
     if open_page:  # the socket listens already: the browser's request waits for the server
+        import webbrowser
+
         webbrowser.open(page)
     server.run(sockets=[listening])
 

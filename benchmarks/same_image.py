@@ -8,8 +8,8 @@ shipped model scores the same box on both. A pair is alike where the scores diff
 they are the same and the hash of the displayed pixels is, too.
 
 The laws hold for the real files of ../shared: any lossless compression, a header without one of its optional elements
-and in another order, rows of air cut off or added, and a marker in the air leave the score and, but for the last two,
-the hash.
+and in another order, rows of air cut off or added, and a marker in the air leave the score. The hash stays where no
+pixel changed.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How good the scores are: AUC and its companions by mass, image and patient, with intervals by patient."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -228,7 +228,8 @@ def auc_of(predictions: Predictions, settings: EvaluationSettings, *, seed: Sequ
     """AUC with its interval by patient, as `evaluate` gives it with `np.random.default_rng(seed)`."""
     n_patients = len(set(predictions.patients))
     counts = draw_patients(n_patients, settings.n_resamples, rng=np.random.default_rng(seed))
-    areas, *_ = _resampled(predictions, predictions.patient_groups, counts)
+    blocks = _weights(predictions.patient_groups, counts)
+    areas = np.concatenate([np.zeros(0), *(_auc(predictions, weights) for weights in blocks)])
     return _auc_figure(predictions, areas, settings.confidence)
 
 
@@ -296,6 +297,13 @@ def _auc(predictions: Predictions, weights: Weights) -> Resampled:
     return np.asarray(np.mean(areas, axis=0))
 
 
+def _weights(patients: Groups, counts: Counts) -> Iterator[Weights]:
+    """Weights of the points in each resample, some resamples at a time."""
+    step = max(1, _BLOCK // len(patients))
+    for start in range(0, len(counts), step):
+        yield counts[start : start + step, patients].astype(np.float64)
+
+
 def _resampled(
     predictions: Predictions, patients: Groups, counts: Counts
 ) -> tuple[Resampled, Float64[np.ndarray, "resample rate"], Float64[np.ndarray, "resample threshold"]]:
@@ -303,9 +311,7 @@ def _resampled(
     areas, heights = [np.zeros(0)], [np.zeros((0, len(_FALSE_ALARMS)))]
     benefits = [np.zeros((0, len(_THRESHOLDS)))]
     scores, targets = predictions.malignancy, predictions.malignant == 1
-    step = max(1, _BLOCK // len(patients))
-    for start in range(0, len(counts), step):
-        weights = counts[start : start + step, patients].astype(np.float64)
+    for weights in _weights(patients, counts):
         areas.append(_auc(predictions, weights))
         heights.append(weighted_sensitivity(scores, targets, weights, _FALSE_ALARMS))
         benefits.append(weighted_net_benefit(scores, targets, weights, _THRESHOLDS))

@@ -166,6 +166,8 @@ def _with_marks(
 
 def _with_lesions(assessments: "Sequence[Assessment]", found: "Sequence[Marked]") -> "list[Assessment]":
     """Score what is marked in two views once more, as one lesion."""
+    if len(found) < 2 and not any(each.lesion_ids for each in found):
+        return list(assessments)  # no header is read again for a second view that is not there
     import secrets
 
     from diagnet.app.exam import exam_of

@@ -22,6 +22,7 @@ from diagnet.evaluation.lesions import figures_by_lesion, lesion_groups, sightin
 from diagnet.evaluation.predictions import Predictions
 from diagnet.memory import keep_freed_memory
 from diagnet.progress import Progress, silent
+from diagnet.run.augmentation import to_draw_from
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
 from diagnet.run.folder import claim, git_revision, now, require_text, versions, write_metrics, write_record
@@ -29,7 +30,6 @@ from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
 from diagnet.run.tables import PARTS, PlacedMass, scored_masses, write_predictions, write_split
 from diagnet.training.distributed import Processes
-from diagnet.training.points import Surroundings
 
 SCHEMA_VERSION = 1
 _SPLIT, _BOOTSTRAP = 0, 3  # each step draws from a stream of its own; 1 and 2 are the folds'
@@ -108,9 +108,7 @@ def run_experiment(
         )
         mass_set, images, facts, wide = regions.mass_set, regions.images, regions.facts, regions.wide
         data_hash = array_hash(images)
-    surroundings = None
-    if config.training.needs_surroundings and wide is not None:
-        surroundings = Surroundings(*wide, own_range=config.roi.grey_range == "region")
+    surroundings = to_draw_from(wide, config.roi) if config.training.needs_surroundings else None
     names, patients = mass_set.image_names, mass_set.patients
     data = Data(images, mass_set, mass_set.labels, names, patients, facts, surroundings)
     splits, split_notes = _splits(config, data)

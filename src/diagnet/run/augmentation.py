@@ -17,7 +17,8 @@ from diagnet.config import Config
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.regions import read_regions
-from diagnet.data.roi import flipped
+from diagnet.data.roi import RoiSettings, flipped
+from diagnet.data.surroundings import Wide
 from diagnet.distance import Distance, angular_distance, cosine_distance
 from diagnet.neighbor_search import Found
 from diagnet.neighbors import Neighbors, find_neighbors
@@ -50,6 +51,11 @@ class Augmented:
     def parents(self) -> Int[np.ndarray, "neighbor"]:
         """Index of the training mass each neighbor comes from."""
         return self.origin[len(self.origin) - len(self.neighbors.kinds) :]
+
+
+def to_draw_from(wide: Wide | None, settings: RoiSettings) -> Surroundings | None:
+    """What lies around masses, as training draws regions cut with `settings` from it; None where it is not known."""
+    return None if wide is None else Surroundings(*wide, own_range=settings.grey_range == "region")
 
 
 def augment(

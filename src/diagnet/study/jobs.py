@@ -22,6 +22,7 @@ from diagnet.data.splits import make_folds
 from diagnet.data.surroundings import no_wide
 from diagnet.errors import SettingsError
 from diagnet.memory import keep_freed_memory
+from diagnet.run.augmentation import to_draw_from
 from diagnet.study.arms import Arm
 from diagnet.study.methods import METHODS, Cases
 from diagnet.study.perturbations import PERTURBATIONS
@@ -118,7 +119,9 @@ def run_job(
     for margin in job.arm.margins:
         roi = config.roi.model_copy(update={"padding_factor": margin})
         for name, paths in (("test", data), *((name, (path,)) for name, path in tests)):
-            others, cut, _ = _data(paths, config.classes, roi, distinct_patients)
+            is_own = (paths, roi) == (data, config.roi)  # read already, with what training draws from
+            draws = is_own and config.training.needs_surroundings
+            others, cut, _ = _data(paths, config.classes, roi, distinct_patients, surroundings=draws)
             rows = test if name == "test" else np.arange(len(others.labels))
             numbers = others.patient_numbers
             scored = score(Cases(cut, tuple(others.masses), others.labels, numbers).part(rows))
@@ -195,6 +198,4 @@ def _data(
         # None is left out, even one of a single grey value: rows name masses by their place in the table.
         mass_set, wide = found, no_wide(len(found.masses), roi) if surroundings else None
         images = read_rois(found.masses, roi, workers=os.cpu_count(), wide=wide)
-    if not surroundings or wide is None:
-        return mass_set, images, None
-    return mass_set, images, Surroundings(*wide, own_range=roi.grey_range == "region")
+    return mass_set, images, to_draw_from(wide, roi) if surroundings else None

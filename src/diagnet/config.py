@@ -4,10 +4,13 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from diagnet.atomic import as_utf8
 from diagnet.data.inbreast import InbreastSettings
@@ -248,16 +251,15 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def described_settings(config: Config) -> list[dict[str, Any]]:
     """Name of every setting, as `--set` spells it, with its value and what it means ("" where the name says it)."""
     values = config.model_dump(mode="json")
-    found = []
-    for section, field in Config.model_fields.items():
-        if section == "preset":
-            continue
-        fields = {"": field} if not isinstance(values[section], dict) else dict(field.annotation.model_fields)  # type: ignore[union-attr]  # a section is a model
-        for name, each in fields.items():
-            value = values[section][name] if name else values[section]
-            whole = f"{section}.{name}" if name else section
-            found.append({"name": whole, "value": value, "meaning": each.description or ""})
-    return found
+    return [
+        {
+            "name": name,
+            "value": reduce(getitem, name.split("."), values),
+            "meaning": field.description or "",
+        }
+        for name, field in _fields().items()
+        if name != "preset"
+    ]
 
 
 def _toml_line(key: str, value: Any) -> str:
@@ -281,14 +283,16 @@ def _toml_letter(letter: str) -> str:
     return f"\\U{ord(letter):08x}" if letter > "\uffff" or letter == "\x7f" else json.dumps(letter)[1:-1]
 
 
-def _names() -> list[str]:
+def _fields() -> dict[str, FieldInfo]:
     """Every setting, as `--set` spells it."""
-    sections = {name: field.annotation for name, field in Config.model_fields.items()}
-    return [
-        f"{section}.{name}" if name else section
-        for section, kind in sections.items()
-        for name in (kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else [""])
-    ]
+    found: dict[str, FieldInfo] = {}
+    for section, field in Config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= {f"{section}.{name}": each for name, each in kind.model_fields.items()}
+        else:
+            found[section] = field
+    return found
 
 
 def one_line(error: ValidationError) -> str:
@@ -296,7 +300,7 @@ def one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, _names() if "." in name else [*Config.model_fields], 1)
+        near = difflib.get_close_matches(name, list(_fields()) if "." in name else [*Config.model_fields], 1)
         fix = f"did you mean `{near[0]}`?" if near else "`diagnet settings` lists them"
         return f"`{name}` must be an existing setting, got an unknown name. Fix: {fix}"
     message = first["msg"].removeprefix("Value error, ")

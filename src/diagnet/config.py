@@ -90,7 +90,7 @@ _NEW_NAMES: dict[str, tuple[str, ...]] = {"skip_relatives": SKIPS}
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one experiment."""
+    """The settings of one experiment: `Config()` is the preset `small`, `Config(preset="lite0")` that one."""
 
     preset: Literal["small", "paper", "lite0", "best"] = "small"
     seed: int = Field(0, ge=0)
@@ -104,6 +104,19 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     training: TrainingSettings = TrainingSettings()
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_preset(cls, values: Any) -> Any:
+        """What is not given is as in the preset."""
+        preset = values.get("preset", "small") if isinstance(values, Mapping) else None
+        if preset not in _PRESETS:
+            return values  # refused by its type
+        given = merged(_PRESETS[preset], values)
+        network = given.setdefault("network", {})
+        if isinstance(network, dict):
+            network.setdefault("n_classes", len(given.get("classes", CLASSES)))
+        return given
 
     @field_validator("classes")
     @classmethod
@@ -128,11 +141,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         preset = preset.lower()
         if preset not in _PRESETS:
             raise SettingsError(f"`preset` must be one of {', '.join(_PRESETS)}, got {preset!r}")
-        given = merged(_PRESETS[preset], changes or {})
-        classes = given.get("classes", CLASSES)
-        given.setdefault("network", {}).setdefault("n_classes", len(classes))
         try:
-            return cls.model_validate({**given, "preset": preset})
+            return cls.model_validate({**merged(_PRESETS[preset], changes or {}), "preset": preset})
         except ValidationError as error:
             raise SettingsError(one_line(error)) from error
 

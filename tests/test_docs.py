@@ -1,13 +1,18 @@
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 import diagnet
 from diagnet.cli import app
 from diagnet.config import Config
+from dicom_files import write_dicom
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,6 +62,31 @@ def test_settings_in_the_table_are_the_preset_smalls():
             assert (f"{found:g}" if isinstance(found, float) else str(found).lower()) == value, key
             checked += 1
     assert checked > 20
+
+
+def test_the_guide_to_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "python.md").read_text()
+    pixels = np.full((2700, 1300), 200, np.uint16)
+    pixels[2350:2520, 980:1180] += (1000 * np.random.default_rng(0).random((170, 200))).astype(np.uint16)
+    write_dicom(tmp_path / "mammogram.dcm", pixels)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/python.md", "exec"), names)  # noqa: S102 -- our own page
+    assert len(names["y_more"]) == 56
+    assert capsys.readouterr().out.startswith(("benign", "malignant", "refused", "no call"))
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="not installed: the site was not built")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    page = (tmp_path / "site" / "api.html").read_text()
+    for name in set(diagnet.__all__) - {"__version__", "assess"}:
+        assert f".{name}" in page, name
 
 
 def test_architecture_lists_the_tree():

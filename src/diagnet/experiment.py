@@ -47,7 +47,7 @@ class Run:
 def run_experiment(
     config: Config,
     masses: MassSet | Prepared,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     with_report: bool = True,
@@ -82,6 +82,7 @@ def run_experiment(
         RunFolderError: the folder is taken, or cannot be written.
         MissingExtraError: the report is wanted and matplotlib is not installed.
     """
+    out = Path(out)
     if with_report:
         require_report()
     keep_freed_memory()

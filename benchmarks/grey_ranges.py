@@ -2,9 +2,10 @@
 
     python benchmarks/grey_ranges.py rois.csv mammograms.csv --json  # 12 minutes on a quiet core
 
-One training on both sources a fold, five folds by patient, EfficientNet-Lite0 at 128 x 128 and x 1.6, mean of two flips.
-Each way is compared with `region` (own minimum and maximum, labels and clips left out) on each source: difference of the
-means of the folds' AUC, 95 % interval over patients. Rule: another default must have an interval above 0 on both sources.
+One training on both sources a fold, five folds by patient, EfficientNet-Lite0 at 128 x 128, boxes x 1.6, mean of two
+flips. Each way is compared with `region` (own minimum and maximum; labels and clips do not count) on each source:
+difference of the means of the folds' AUC, with a 95 % interval over patients. The default would change for a way whose
+interval is above 0 on both sources.
 """
 
 import argparse

@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,17 @@ def test_readme_fits_a_screen_and_its_imports_work():
     for name in re.search(r"from diagnet import (.+)", readme)[1].split(", "):
         assert getattr(diagnet, name) is not None
     assert "NOT FOR CLINICAL USE" in readme
+
+
+def test_on_a_package_index_no_link_of_the_readme_is_relative():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    text = (ROOT / "README.md").read_text()
+    for each in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 8
+    assert all(link.startswith("https://") for link in links)
+    assert "/raw.githubusercontent.com/" in next(link for link in links if link.endswith(".png"))
 
 
 def test_make_knows_the_two_commands():

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from diagnet.clinic.privacy import silenced
 from diagnet.data.box import Box
+from diagnet.data.dicom_objects import parsed
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 MAX_MARKS = 1000
@@ -63,9 +63,10 @@ def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
     """Read marks, and what is wrong with the first one that is."""
     if path.stat().st_size > MAX_BYTES:
         raise RefusedInputError(f"`marks` must have at most {MAX_BYTES // 1_000_000} MB, got more in {path}.")
+    dataset, _ = parsed(path, _TAGS, name="marks", max_inflated=MAX_BYTES)
     found, first = Marks(), None
     n_outlines = 0
-    for references, graphic in _drawn(dcmread(path, force=True, specific_tags=list(_TAGS)), path):
+    for references, graphic in _drawn(dataset, path):
         try:
             images = [_image(reference, path) for reference in references()]
             box = _box(graphic, path)

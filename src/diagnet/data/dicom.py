@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, BreastTomosynthesisImageStorage, DigitalMammographyXRayImageStorageForProcessing
 
 from diagnet.arrays import Image
 from diagnet.data.breast import find_breast
 from diagnet.data.dicom_file import broken, decoded, read_elements
+from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import numbers
 from diagnet.data.lut import displayed_values, modality_values
 from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
@@ -231,7 +231,7 @@ def is_known_other(path: Path) -> bool:
     """Tell a DICOM file that is no mammogram by its SOP class: a directory, report, state, or a picture of our own."""
     with quiet():
         try:
-            header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageComments"])
+            header, _ = parsed(path, ["SOPClassUID", "ImageComments"], header_only=True)
             sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")))
             own = str(header.get("ImageComments", "")) == NOTICE  # clinic/picture.py writes it
         except Exception:  # whatever a broken file makes pydicom meet is told when it is scored

@@ -11,7 +11,9 @@ from diagnet.data.dicom_objects import parsed
 from diagnet.data.image import is_dicom
 from diagnet.data.marked import Marked
 from diagnet.data.quiet import quiet
+from diagnet.data.reading_process import apart
 from diagnet.data.view import one_of, view
+from diagnet.errors import DiagNetError
 
 _TAGS = [
     "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "ImageLaterality", "Laterality", "ViewPosition",
@@ -94,6 +96,14 @@ class _Header:
 
 def _header(image: Path) -> _Header:
     """The few elements needed, none where the file is no DICOM file that can be read."""
+    try:
+        return _read_header(image)
+    except DiagNetError:  # whoever reads the image is told why
+        return _Header()
+
+
+@apart(_Header)
+def _read_header(image: Path) -> _Header:
     with quiet():
         try:
             if not is_dicom(image) or read_file_meta_info(image).get("TransferSyntaxUID") in _PACKED:

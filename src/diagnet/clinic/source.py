@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from pydicom.valuerep import DA, TM
 from diagnet.clinic.privacy import silenced
 from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import leave_out_malformed
+from diagnet.data.reading_process import apart
 from diagnet.errors import DataError, DiagNetError, MissingExtraError, RefusedInputError
 
 # Type 2 in the Patient and General Study modules (PS3.3, C.7.1.1, C.7.2.1): they must be there, and may be empty.
@@ -46,6 +47,7 @@ def read_source(path: Path) -> Dataset:
         MissingExtraError: the extra `pacs` is not installed.
     """
     require_pacs()
+    _parse_apart(path)
     with silenced():
         try:
             header, _ = parsed(path, _TAGS, header_only=True, name="source")
@@ -67,6 +69,13 @@ def read_source(path: Path) -> Dataset:
     if missing:
         raise RefusedInputError(f"`{missing[0]}` must be a UID that a result can refer to, got none in {path}.")
     return header
+
+
+@apart(name="source")
+def _parse_apart(path: Path) -> None:
+    """Parse a header where that may cost much; what is parsed there without harm is parsed here again."""
+    with silenced(), suppress(Exception):  # what is wrong with it is told when it is read here
+        parsed(path, _TAGS, header_only=True, name="source")
 
 
 @contextmanager

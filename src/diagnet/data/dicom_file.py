@@ -25,6 +25,7 @@ from pydicom.uid import (
 from diagnet.data.codestream import MAX_SCANS, codestream_bits, codestream_size, jpeg_frame, rle_size, without_boxes
 from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import check_required, leave_out_malformed
+from diagnet.data.regular_file import regular_size
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
@@ -175,7 +176,7 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> bytes:
                 f"`PixelData` must hold {columns} x {rows} pixels of {bits} bits, {n_expected} bytes,"
                 f" got {len(pixel_data)} in {path}."
             )
-        return pixel_data
+        return bytes(pixel_data)
     frame = without_boxes(_frame(dataset, path))
     if syntax == RLELossless and frame is not None:
         if 64 * len(frame) > _SURE_BYTES and rle_size(frame, 2 * n_expected) > 2 * n_expected:
@@ -185,7 +186,8 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> bytes:
     if frame is None or size != (columns, rows, 1):
         got = "a frame that does not say its size" if size is None else "{} x {} of {}".format(*size)
         raise DataError(f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {got} in {path}.")
-    check_scans(frame, path)
+    if not frame.startswith(b"\xff\x4f"):
+        check_jpeg(frame, (columns, rows), path)
     return frame
 
 
@@ -198,14 +200,23 @@ def _frame(dataset: Dataset, path: Path) -> bytes:
     return get_frame(dataset.PixelData, 0, number_of_frames=1, extended_offsets=extended)
 
 
-def check_scans(stream: bytes, path: Path) -> None:
-    """Refuse a JPEG of so many scans that decoding it would take minutes; other streams have none.
+def check_jpeg(stream: bytes, size: tuple[int, int], path: Path) -> None:
+    """Refuse a JPEG that may be of another size, or of so many scans that decoding it would take minutes.
+
+    Args:
+        stream: the JPEG.
+        size: (width, height) that it should have.
+        path: of the file, for an error.
 
     Raises:
+        DataError: its structure is not that of one picture of this size.
         RefusedInputError: it has more than `diagnet.data.codestream.MAX_SCANS`.
     """
     found = jpeg_frame(stream)
-    if found is not None and found.n_scans > MAX_SCANS:
+    if found is None or (found.width, found.height) != size:
+        got = "another one" if found is None else f"{found.width} x {found.height}"
+        raise DataError(f"`image` must be one JPEG picture of {size[0]} x {size[1]} pixels, got {got} in {path}.")
+    if found.n_scans > MAX_SCANS:
         raise RefusedInputError(f"`image` must have at most {MAX_SCANS} scans, got {found.n_scans} in {path}.")
 
 
@@ -216,12 +227,7 @@ def check_file(path: Path) -> None:
         DataError: it is no file, or cannot be read.
         RefusedInputError: it has more than `MAX_BYTES` bytes.
     """
-    try:
-        n_bytes, is_file = path.stat().st_size, path.is_file()
-    except OSError as error:
-        raise DataError(f"`image` must be a file that can be read, got {error.strerror}: {path}.") from None
-    if not is_file:
-        raise DataError(f"`image` must be a file, got {'a folder' if path.is_dir() else 'something else'}: {path}.")
+    n_bytes = regular_size(path, "image")
     if n_bytes > MAX_BYTES:
         raise RefusedInputError(f"`image` must have at most {MAX_BYTES // 2**20} MB, got {n_bytes} bytes in {path}.")
 

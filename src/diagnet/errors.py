@@ -19,6 +19,10 @@ class DataError(DiagNetError):
     """A manifest, release, image or split that cannot be used."""
 
 
+class ReadingError(DataError):
+    """A file whose reading was ended: it took too long or too much memory, or a library broke down over it."""
+
+
 class SettingsError(DiagNetError):
     """A setting that does not exist or has a value out of range."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from diagnet.cli import doctor, listen, masses, predict, runs, serve, settings, study
+from diagnet.data.reading_process import read_apart, read_here
 from diagnet.errors import DiagNetError
 from diagnet.version import __version__
 
@@ -57,6 +58,7 @@ def _root(
 def main() -> None:
     """Run the command line; an expected failure is one line and an exit code."""
     warnings.showwarning = lambda message, *_, **__: print(f"diagnet: warning: {message}", file=sys.stderr)
+    read_apart()
     try:
         app()
     except DiagNetError as error:
@@ -64,3 +66,5 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `diagnet ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        read_here()

@@ -14,6 +14,7 @@ import typer
 from diagnet.cli.options import grouped
 from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet
+from diagnet.data.reading_process import SERVER_PROCESSES, read_apart
 
 if TYPE_CHECKING:
     import ssl
@@ -100,6 +101,7 @@ def listen(
     from diagnet.clinic.worker import Worker, WorkerSettings
     from diagnet.inference.assessment import Policy
 
+    read_apart(SERVER_PROCESSES)
     _check(forward, place, trust)
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from diagnet.clinic.privacy import silenced
 from diagnet.data.box import Box
+from diagnet.data.dicom_objects import parsed
+from diagnet.data.reading_process import apart
+from diagnet.data.regular_file import regular_size
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 MAX_MARKS = 1000
@@ -46,6 +48,14 @@ def read_marks(sr: Path) -> Marks:
         DataError: the file is no DICOM file of marks, is broken, or holds no outline.
         RefusedInputError: it is nested too deep, too large, or holds too many outlines; or none but on later frames.
     """
+    found = Marks()
+    boxes, found.n_passed = _found(sr)
+    found.update(boxes)
+    return found
+
+
+@apart(Box, name="marks")
+def _found(sr: Path) -> tuple[dict[str, list[Box]], int]:
     with silenced():
         try:
             found, error = _read(sr)
@@ -56,16 +66,17 @@ def read_marks(sr: Path) -> Marks:
             raise DataError(f"`marks` must be a DICOM report of outlined masses, got {reason}: {sr}.") from None
     if not found:
         raise error or DataError(f"`marks` must hold outlines of masses, got none in {sr}.")
-    return found
+    return dict(found), found.n_passed
 
 
 def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
     """Read marks, and what is wrong with the first one that is."""
-    if path.stat().st_size > MAX_BYTES:
+    if regular_size(path, "marks") > MAX_BYTES:
         raise RefusedInputError(f"`marks` must have at most {MAX_BYTES // 1_000_000} MB, got more in {path}.")
+    dataset, _ = parsed(path, _TAGS, name="marks", max_inflated=MAX_BYTES)
     found, first = Marks(), None
     n_outlines = 0
-    for references, graphic in _drawn(dcmread(path, force=True, specific_tags=list(_TAGS)), path):
+    for references, graphic in _drawn(dataset, path):
         try:
             images = [_image(reference, path) for reference in references()]
             box = _box(graphic, path)

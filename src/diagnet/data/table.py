@@ -4,12 +4,17 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagnet.data.regular_file import regular_bytes
 from diagnet.errors import DataError
+
+MAX_BYTES = 256_000_000
+MAX_COLUMNS, MAX_CELLS = 1_000, 5_000_000  # a table of 200,000 masses has some four million cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ def read_table(
         aliases: other name -> column; used where the column itself is absent.
 
     Raises:
-        DataError: no such file, not UTF-8, no CSV, no rows, or a column missing or there twice.
+        DataError: no such file, not UTF-8, no CSV, no rows, a column missing or there twice, or more than `MAX_BYTES`,
+            `MAX_COLUMNS` or `MAX_CELLS`.
     """
     header, *records = _records(path)
     known = {name.casefold(): name for name in (*required, *optional, *aliases)}
@@ -69,9 +75,9 @@ def read_table(
     for name in required:
         if name not in names:
             raise DataError(f"`{name}` must be a column, got none of this name in {path}, row 1.")
-    for name in names:
-        if name and names.count(name) > 1:
-            raise DataError(f"`{name}` must be one column, got {names.count(name)} of this name in {path}, row 1.")
+    for name, n_columns in Counter(names).items():
+        if name and n_columns > 1:
+            raise DataError(f"`{name}` must be one column, got {n_columns} of this name in {path}, row 1.")
     rows = []
     for number, record in enumerate(records, start=2):
         texts = [text.strip() for text in record]
@@ -103,19 +109,25 @@ def _cell(text: str) -> str:
 
 
 def _records(path: Path) -> list[list[str]]:
+    content = regular_bytes(path, "table", MAX_BYTES)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"`table` must be a file that can be read, got {error.strerror}: {path}.") from error
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"`table` must be UTF-8 text, got other bytes in {path}. Fix: save it as UTF-8 CSV.") from error
     if not text.strip():
         raise DataError(f"`table` must have a header, got an empty file: {path}.")
     delimiter = ";" if (marks := _unquoted(text)).count(";") > marks.count(",") else ","
+    records, n_cells = [], 0
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            records.append(record)
+            n_cells += len(record)
+            if len(records[0]) > MAX_COLUMNS or n_cells > MAX_CELLS:
+                most = f"{MAX_COLUMNS:,} columns and {MAX_CELLS:,} cells"
+                raise DataError(f"`table` must have at most {most}, got more in {path}, row {len(records)}.")
     except csv.Error as error:
         raise DataError(f"`table` must be CSV, got {error} in {path}.") from error
+    return records
 
 
 def _unquoted(text: str) -> str:

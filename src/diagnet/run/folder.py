@@ -6,16 +6,17 @@ import json
 import os
 import platform
 import subprocess
-import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from diagnet.atomic import as_utf8, write_text
+from diagnet.config import parsed_toml
 from diagnet.data.mass import MassSet
 from diagnet.data.table import table_text
 from diagnet.errors import RunFolderError
+from diagnet.run.schema import History, Metrics, Record, checked, parsed, read_object
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
@@ -59,8 +60,8 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
 def _changed_settings(before: Any, after: str) -> str:
     """Name what differs between two settings in TOML: `: training.epochs 60, now 30`."""
     try:
-        old, new = tomllib.loads(before), tomllib.loads(after)
-    except (TypeError, tomllib.TOMLDecodeError):
+        old, new = parsed_toml(before), parsed_toml(after)
+    except (AttributeError, TypeError, ValueError):
         return ""
     flat_old, flat_new = (
         {
@@ -95,7 +96,9 @@ def read_record(run: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing or broken.
     """
-    return read_json(run / RECORD)
+    found = read_json(run / RECORD)
+    checked(Record, found, run / RECORD)
+    return found
 
 
 def write_metrics(run: Path, metrics: Mapping[str, Any]) -> None:
@@ -109,7 +112,9 @@ def read_metrics(run: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing or broken.
     """
-    return read_json(run / METRICS)
+    found = read_json(run / METRICS)
+    checked(Metrics, found, run / METRICS)
+    return found
 
 
 def write_history(run: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -124,9 +129,10 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         RunFolderError: it is missing or broken.
     """
     try:
-        return [json.loads(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
+        rows = [parsed(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{run / HISTORY}` must be a readable file of a run, got: {error}") from error
+    return checked(History, {"rows": rows}, run / HISTORY).rows
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -135,13 +141,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing or no JSON object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"`{path}` must hold a JSON object, got a {type(value).__name__}")
-    return value
+    return read_object(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
 from diagnet.run.folder import claim, git_revision, now, require_text, versions, write_metrics, write_record
 from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
+from diagnet.run.seal import seal, seal_key
 from diagnet.run.tables import PARTS, PlacedMass, scored_masses, write_predictions, write_split
 from diagnet.training.distributed import Processes
 
@@ -176,7 +177,8 @@ def run_experiment(
         write_record(out, record | {"status": "reporting"})
         write_report(out, data.images)
         progress("report", 1, 1)
-    write_record(out, record)
+    seal(out, seal_key())
+    write_record(out, record | {"sealed": True})
     return Run(out, metrics, predictions)
 
 

@@ -26,6 +26,7 @@ from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
 from diagnet.run.folder import RECORD, read_record
 from diagnet.run.schema import NetworkFacts, Record, checked
+from diagnet.run.seal import MANIFEST, check_seal, seal_key
 
 _ROUNDING = 1e-6  # that grey values may lie outside of [0, 1]
 _BATCH = 32  # images in one pass; larger ones are no faster
@@ -144,10 +145,12 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
     Raises:
         MissingExtraError: the engine asked for is not installed.
         RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
+        SettingsError: the key that DIAGNET_SEAL_KEY names cannot be read.
     """
     record = checked(Record, read_record(run), run / RECORD)
     if record.status != "finished":
         raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
+    manifest = check_seal(run, seal_key())
     paths = sorted((run / "model").glob("fold-*.safetensors"))
     if not paths:
         raise RunFolderError(f"`RUN` must hold a model, got none in {run / 'model'}")
@@ -167,11 +170,14 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
             f"`domain` must be as this version of diagnet stores it, got another one in {run / 'model'}."
             " Fix: use the version of diagnet that trained the run, or train again."
         ) from error
+    threshold, classes = float(np.mean([each.threshold for each in facts])), facts[0].classes
+    if manifest and (manifest.classes, manifest.threshold) != (classes, threshold):
+        raise RunFolderError(f"`{MANIFEST}` must name the classes and threshold of the networks, got others in {run}")
     return Model(
         networks=networks,
         temperatures=tuple(each.temperature for each in facts),
-        threshold=float(np.mean([each.threshold for each in facts])),
-        classes=facts[0].classes,
+        threshold=threshold,
+        classes=classes,
         preprocessing=preprocessing[0],
         engine=resolve_engine(engine, networks),
         abstention=Abstention(

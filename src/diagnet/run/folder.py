@@ -6,22 +6,58 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from diagnet.atomic import as_utf8, write_text
 from diagnet.config import parsed_toml
 from diagnet.data.mass import MassSet
 from diagnet.data.table import table_text
-from diagnet.errors import RunFolderError
+from diagnet.errors import RunFolderError, RunInUseError
 from diagnet.run.schema import History, Metrics, Record, checked, parsed, read_object
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
 RECORD, METRICS, HISTORY = "run.json", "metrics.json", "metrics.jsonl"
+_LOCK = ".lock"
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing a run's folder while the block lasts; a dead process keeps nobody out.
+
+    Raises:
+        RunInUseError: another process is writing it.
+        RunFolderError: it is a file, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
+    is_new = not folder.exists()
+    lock = FileLock(folder / _LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunInUseError(
+            f"`--out` must be written by one process, got {folder}, which another one is writing. Fix: wait for it."
+        ) from None
+    except OSError as error:
+        raise RunFolderError(
+            f"`--out` must be a folder that can be written, got: {error.strerror}: {folder}"
+        ) from error
+    try:
+        yield
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)  # still ours: who waits for it looks whether it is there
+        lock.release()
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it
 
 
 def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
@@ -38,7 +74,7 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
     if not (folder / RECORD).exists():
         if folder.exists() and not folder.is_dir():
             raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir()):
             raise RunFolderError(f"`--out` must be an empty or new folder, got {folder} with other files in it")
         return
     status = read_record(folder)

@@ -39,6 +39,12 @@ class RunFolderError(DiagNetError):
     """An output folder that cannot be written, already holds a run, or is not a run."""
 
 
+class RunInUseError(RunFolderError):
+    """A run folder that another process is writing."""
+
+    exit_code = 2
+
+
 class RefusedInputError(DiagNetError):
     """A single input that must not be scored, with the reason."""
 

@@ -38,6 +38,7 @@ app.command(epilog="Example: diagnet predict mammogram.dcm --box 928,2304,1239,2
 app.command(epilog="Example: diagnet serve runs/first --data masses.csv --images mammograms")(serve.serve)
 app.command(epilog="Example: diagnet export runs/first --onnx --out first.onnx")(runs.export)
 app.command(epilog="Example: diagnet pack runs/best masses.csv --out small")(runs.pack)
+app.command(epilog="Example: diagnet seal runs/first --key site.key")(runs.seal)
 app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET --forward 127.0.0.1:4242:ORTHANC")(
     listen.listen
 )

@@ -28,6 +28,7 @@ export const KEYS = [
     [["."], "brighter (lower level)", ({ view }) => view.changeWindow(-0.03 * view.window.width, 1)],
     [[","], "darker (higher level)", ({ view }) => view.changeWindow(0.03 * view.window.width, 1)],
     [["w"], `next preset: ${PRESETS.map(({ name }) => name.toLowerCase()).join(", ")}`, ({ view }) => view.choosePreset(view.window.preset + 1)],
+    [["f"], "fold the list and the findings away, or show them", (reader) => reader.foldAll()],
     [["i"], "invert", ({ view }) => view.invert()],
   ]],
   ["Marking", [

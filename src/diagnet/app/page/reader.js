@@ -14,6 +14,7 @@ import { Problem, Server, ServerLost } from "./server.js";
 import { fillToolbar } from "./toolbar.js";
 import { View } from "./view.js";
 
+const FOLDED = "diagnet.folded"; // which parts of the page are, kept by the browser
 const KEPT_IMAGES = 3; // decoded ones, most recent last; a large one has about 50 MB
 
 export class Reader {
@@ -24,6 +25,7 @@ export class Reader {
     this.decoded = new Map();
     this.reading = null;
     this.tool = "move";
+    this.folded = (localStorage.getItem(FOLDED) ?? "").split(" ").filter(Boolean);
     this.scorer = new Scorer(this);
     this.views = ["A", "B"].map((name) => new View(name, this));
     this.view = this.views[0];
@@ -220,6 +222,34 @@ export class Reader {
     this.#renderToolbar();
   }
 
+  // -- what folds away: the list of images and the findings, so that the image has the room
+
+  fold(part) {
+    const folded = this.folded.includes(part) ? this.folded.filter((other) => other !== part) : [...this.folded, part];
+    this.#fold(folded);
+  }
+
+  foldAll() {
+    this.#fold(this.folded.length ? [] : ["list", "panel"]);
+  }
+
+  /** What is said there must be seen. */
+  unfoldPanel() {
+    if (this.folded.includes("panel")) this.fold("panel");
+  }
+
+  #fold(folded) {
+    this.folded = folded;
+    localStorage.setItem(FOLDED, folded.join(" "));
+    if (!this.isFolded("panel") || !byId("panel").contains(document.activeElement)) return this.render();
+    this.view.canvas.focus();
+    this.render();
+  }
+
+  isFolded(part) {
+    return this.folded.includes(part) && !(part === "panel" && this.reading); // a reader study asks there
+  }
+
   rule() {
     this.useTool("ruler");
     if (this.view.mammogram) this.view.ruleMiddle();
@@ -311,6 +341,7 @@ export class Reader {
 
   render() {
     document.body.classList.toggle("reading-on", Boolean(this.reading));
+    for (const part of ["list", "panel"]) document.body.classList.toggle(`no-${part}`, this.isFolded(part));
     byId("model").hidden = this.reading?.showsModel === false;
     byId("start-reading").textContent = this.reading ? "Pause study" : "Reader study";
     for (const view of this.views) view.element.classList.toggle("active", view === this.view);
@@ -321,7 +352,7 @@ export class Reader {
 
   #renderToolbar() {
     const { preset, inverted } = this.view.window;
-    const key = [this.view.name, this.tool, preset, inverted, this.isDouble].join();
+    const key = [this.view.name, this.tool, preset, inverted, this.isDouble, this.isFolded("list"), this.isFolded("panel")].join();
     if (key === this.toolbarKey) return; // a drag changes the window sixty times a second
     this.toolbarKey = key;
     fillToolbar(byId("toolbar"), this);

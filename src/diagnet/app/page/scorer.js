@@ -22,6 +22,7 @@ export class Scorer {
     const asked = this.reader.cases.of(mark);
     if (asked.gone) return this.reader.warns("This image is no longer on the server: open it again to score it.");
     if (document.activeElement?.id === "score") this.reader.view.layer.focus(mark); // the button goes, the keyboard stays
+    this.reader.unfoldPanel();
     const { version } = mark;
     const place = [asked.image.id, mark.whole];
     Object.assign(mark, { state: "asked", failure: "" });

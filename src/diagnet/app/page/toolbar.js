@@ -18,11 +18,13 @@ export function fillToolbar(element, reader) {
     id, type: "button", "aria-label": name, title: `${name} (key ${letter})`, "aria-keyshortcuts": letter, onclick: action,
     "aria-pressed": pressed === undefined ? null : String(pressed),
   }, text);
+  const folds = (part, text, name) => button(`fold-${part}`, text, name, "F", () => reader.fold(part), !reader.isFolded(part));
   refill(element,
     make("div", { class: "group", role: "group", "aria-label": "Tool for dragging" }, TOOLS.map(tool)),
     make("div", { class: "group" }, presets, button("invert", "Invert", "Invert grey values", "I", () => view.invert(), view.window.inverted)),
     make("div", { class: "group" },
       button("zoom-out", "−", "Zoom out", "-", () => view.zoom(0.8)), button("zoom-in", "+", "Zoom in", "+", () => view.zoom(1.25)),
       button("fit", "Fit", "Fit whole image", "0", () => view.fit()), button("actual", "1:1", "1:1, one pixel for one pixel", "1", () => view.actualSize())),
-    make("div", { class: "group" }, button("second", "Two views", "Two views side by side", "2", () => reader.toggleSecond(), reader.isDouble)));
+    make("div", { class: "group" }, button("second", "Two views", "Two views side by side", "2", () => reader.toggleSecond(), reader.isDouble)),
+    make("div", { class: "group folds" }, folds("list", "List", "List of images"), folds("panel", "Findings", "Findings")));
 }

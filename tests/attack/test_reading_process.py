@@ -16,7 +16,7 @@ from diagnet.clinic.marks import read_marks
 from diagnet.data import reading_process
 from diagnet.data.dicom import is_known_other, read_geometry, read_mammogram, read_uid
 from diagnet.data.image import image_size, read_picture
-from diagnet.data.reading_process import apart, read_apart, read_here
+from diagnet.data.reading_process import apart, read_apart, read_here, start_reading
 from diagnet.errors import DataError, MissingExtraError, ReadingError, RefusedInputError
 from dicom_files import drawn_breast, write_dicom
 
@@ -148,6 +148,16 @@ def test_one_process_serves_many_threads_one_after_the_other(tmp_path: Path) -> 
     assert len(found) == 8
     assert len(set(found)) == 1
     assert found[0] != os.getpid()
+
+
+def test_a_process_can_be_started_before_there_is_a_file(tmp_path: Path) -> None:
+    pool = reading_process._pool
+    assert pool is not None
+    pool.close()
+    start_reading()
+    start_reading()
+    (process,) = pool._free
+    assert reader(tmp_path) == process._process.pid
 
 
 def test_a_hole_that_no_check_knows_costs_one_refusal(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def state_of_many_items(path: Path) -> Path:
     return many_items_in_a_length(path, tag=0x00700001, sop_class=_GSPS)
 
 
-def deflated_marks(path: Path, n_bytes: int = 512 * 2**20) -> Path:
-    """A report that unpacks to half a gigabyte."""
+def deflated_marks(path: Path, n_bytes: int = 128 * 2**20) -> Path:
+    """A report that unpacks to twice what is allowed."""
     packing = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     whole = packing.compress(_element(0x00420011, b"OB", b"")[:-4] + struct.pack("<I", n_bytes - 2**20))
     zeros = bytes(2**20)
@@ -114,13 +114,22 @@ def tiny_precincts(path: Path, side: int = 9_000) -> Path:
 
 def two_frames(path: Path) -> Path:
     """JPEG whose first SOF is the header's, and whose second one is not."""
+    return _compressed(path, _two_sizes(), (64, 64), JPEGBaseline8Bit)
+
+
+def picture_of_two_sizes(path: Path) -> Path:
+    """The same as a plain picture."""
+    path.write_bytes(_two_sizes())
+    return path
+
+
+def _two_sizes() -> bytes:
     good = _jpeg(64, 64)
     place = good.index(b"\xff\xc0")
     length = struct.unpack_from(">H", good, place + 2)[0]
     second = bytearray(good[place : place + 2 + length])
-    struct.pack_into(">HH", second, 5, 60_000, 60_000)
-    whole = good[: place + 2 + length] + bytes(second) + good[place + 2 + length :]
-    return _compressed(path, whole, (64, 64), JPEGBaseline8Bit)
+    struct.pack_into(">HH", second, 5, 9_000, 9_000)
+    return good[: place + 2 + length] + bytes(second) + good[place + 2 + length :]
 
 
 def many_scans(path: Path, n: int = 3_000, side: int = 2_000) -> Path:
@@ -155,7 +164,7 @@ def many_columns(path: Path, n: int = 20_000) -> Path:
     return path
 
 
-def many_cells(path: Path, n_rows: int = 200_000) -> Path:
+def many_cells(path: Path, n_rows: int = 20_000) -> Path:
     """A table of 500 columns and empty cells."""
     path.write_text("image,patient_id,label" + "".join(f",c{k}" for k in range(497)) + "\n")
     with path.open("a") as file:
@@ -172,7 +181,7 @@ def pipe(path: Path) -> Path:
 def j2k(width: int, height: int, *, precincts: bool = False) -> bytes:
     """A code stream of one empty tile."""
     siz = struct.pack(">HH8IH3B", 41, 0, width, height, 0, 0, width, height, 0, 0, 1, 7, 1, 1)
-    sizes = bytes(6) if precincts else b""
+    sizes = b"\0" + b"\x11" * 5 if precincts else b""  # 1 and 2 pixels a side: T.800, A.6.1
     cod = struct.pack(">HBBHBBBBBB", 12 + len(sizes), int(precincts), 0, 1, 0, 5, 4, 4, 0, 1) + sizes
     qcd = struct.pack(">HB", 3 + 16, 0x40) + bytes([8 << 3] * 16)
     tile = struct.pack(">HHIBB", 10, 0, 0, 0, 1)

@@ -14,7 +14,7 @@ import typer
 from diagnet.cli.options import grouped
 from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet
-from diagnet.data.reading_process import SERVER_PROCESSES, read_apart
+from diagnet.data.reading_process import SERVER_PROCESSES, read_apart, start_reading
 
 if TYPE_CHECKING:
     import ssl
@@ -102,6 +102,7 @@ def listen(
     from diagnet.inference.assessment import Policy
 
     read_apart(SERVER_PROCESSES)
+    start_reading()
     _check(forward, place, trust)
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)

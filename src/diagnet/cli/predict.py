@@ -62,6 +62,7 @@ def predict(
     from diagnet.atomic import write_text
     from diagnet.cli.terminal import shown_progress
     from diagnet.data.marked import find_marked
+    from diagnet.data.reading_process import start_reading
     from diagnet.inference.assessment import Policy, assess
     from diagnet.inference.predictor import load_model
     from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
@@ -71,6 +72,7 @@ def predict(
     if out is not None and out.suffix.lower() != ".csv":
         raise typer.BadParameter(f"must be a .csv file, got {out}.", param_hint="--out")
     run, files = run_and_files(files)
+    start_reading()
     model = load_model(run, engine=engine.value)
     found, n_passed = find_marked(files)
     if n_passed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diagnet.data.reading_process import SERVER_PROCESSES, read_apart
+from diagnet.data.reading_process import SERVER_PROCESSES, read_apart, start_reading
 from diagnet.errors import DataError, MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def serve(
     from diagnet.inference.predictor import shipped_run
 
     read_apart(SERVER_PROCESSES)
+    start_reading()
     settings = server_settings(host, port, token_file, allow_unlike=allow_unlike)
     listening = _bound(host, port)
     print("diagnet: loading the model and the list of images ...", file=sys.stderr, flush=True)

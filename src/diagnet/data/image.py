@@ -68,6 +68,8 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
             path, allow_for_processing=allow_for_processing, require_preamble=is_strict, is_scaled=True
         )
     with _opened(path) as file:
+        if isinstance(file, JpegImageFile):
+            check_jpeg(path.read_bytes(), file.size, path)
         values = _grey(file, path)  # first: what is asked of a file already read has no tiles
         _check_grey(file, path)
         pixels = scaled_over_breast(values)
@@ -148,8 +150,6 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         try:
             with PIL.Image.open(path, formats=("PNG", "JPEG", "TIFF", "PPM")) as file:
                 check_pixel_count(*file.size, path)
-                if isinstance(file, JpegImageFile):
-                    check_jpeg(path.read_bytes(), file.size, path)
                 _check_tiff(file, path)
                 yield file
         except DiagNetError:

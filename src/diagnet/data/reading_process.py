@@ -29,7 +29,7 @@ from diagnet import errors
 from diagnet.errors import DiagNetError, ReadingError
 
 READING_SECONDS = 20.0  # for one file, after which its process is ended
-READING_BYTES = 4 * 2**30  # of a process' address space: 100 million pixels need about three quarters
+READING_BYTES = 3 * 2**30  # of a process' address space: 100 million pixels need about three quarters
 SERVER_PROCESSES = 2  # of a server, so that one slow file does not hold up the next
 _START_SECONDS = 300.0  # a cold disk or a busy machine may take long to start a process; no file has a part in that
 _GRACE_SECONDS = 2.0  # until the process is ended from here, where it could not end itself
@@ -65,6 +65,12 @@ def read_here() -> None:
     """Let this program read files in its own process again, as it does when it begins; the others wait for its end."""
     global _pool
     _pool = None
+
+
+def start_reading() -> None:
+    """Start a process that will soon read a file, while other work is done; nothing where files are read here."""
+    if _pool is not None:
+        _pool.start()
 
 
 def apart(*kinds: type, name: str = "image") -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
@@ -118,6 +124,7 @@ class _Pool:
         }
         with self._places:
             process = self._waiting()
+            process.wait_until_ready()
             began = time.monotonic()
             try:
                 answer, memory = process.ask(whole)
@@ -134,6 +141,11 @@ class _Pool:
         if "error" in answer:
             raise self._error(answer, name, args[0])
         return _value(answer["result"], memory, {kind.__name__: kind for kind in kinds})
+
+    def start(self) -> None:
+        """Start a process, unless one waits already."""
+        if self._owner == os.getpid() and not self._free:
+            self._free.append(_Process(self._seconds, self._n_bytes))
 
     def close(self) -> None:
         """End all that wait."""
@@ -188,9 +200,16 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is ours to answer
             )
+        self._is_ready = False
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can read, which is no file's fault; OSError where it never will."""
+        if self._is_ready:
+            return
         self._socket.settimeout(_START_SECONDS)
         try:
             _received(self._socket)
+            self._is_ready = True
         except BaseException as error:
             self.end()
             if isinstance(error, OSError | EOFError | ValueError):

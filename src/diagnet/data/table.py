@@ -11,6 +11,9 @@ from typing import Any
 
 from diagnet.errors import DataError
 
+# What a spreadsheet takes for a formula; with apostrophes in front, so that taking one off gives back what was written.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -88,12 +91,32 @@ def read_table(
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV that `csv` and `read_table` read back with every letter, line ends in cells among them."""
+    """A table as CSV that `read_table` reads back with every letter, line ends in cells among them.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe, which `without_apostrophe` takes off.
+
+    Source: OWASP, CSV injection.
+    """
     return "".join(f"{_line(cells)}\n" for cells in (columns, *rows))
 
 
+def without_apostrophe(text: str) -> str:
+    """Take off what `table_text` put before a text that looks like a formula."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _inert(text: str) -> str:
+    if not _FORMULA.match(text):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text  # a number, its sign before it
+
+
 def _line(cells: Sequence[Any]) -> str:
-    line = ",".join(_cell("" if cell is None else str(cell)) for cell in cells)
+    line = ",".join(_cell(_inert("" if cell is None else str(cell))) for cell in cells)
     return line or '""' * len(cells)  # a row of one empty cell would be a blank row
 
 
@@ -113,7 +136,8 @@ def _records(path: Path) -> list[list[str]]:
         raise DataError(f"`table` must have a header, got an empty file: {path}.")
     delimiter = ";" if (marks := _unquoted(text)).count(";") > marks.count(",") else ","
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return [list(map(without_apostrophe, row)) for row in rows]
     except csv.Error as error:
         raise DataError(f"`table` must be CSV, got {error} in {path}.") from error
 

@@ -15,6 +15,8 @@ from diagnet.errors import DataError
 
 MAX_BYTES = 256_000_000
 MAX_COLUMNS, MAX_CELLS = 1_000, 5_000_000  # a table of 200,000 masses has some four million cells
+# What a spreadsheet takes for a formula; with apostrophes in front, so that taking one off gives back what was written.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,32 @@ def read_table(
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV that `csv` and `read_table` read back with every letter, line ends in cells among them."""
+    """A table as CSV that `read_table` reads back with every letter, line ends in cells among them.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe, which `without_apostrophe` takes off.
+
+    Source: OWASP, CSV injection.
+    """
     return "".join(f"{_line(cells)}\n" for cells in (columns, *rows))
 
 
+def without_apostrophe(text: str) -> str:
+    """Take off what `table_text` put before a text that looks like a formula."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _inert(text: str) -> str:
+    if not _FORMULA.match(text):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text  # a number, its sign before it
+
+
 def _line(cells: Sequence[Any]) -> str:
-    line = ",".join(_cell("" if cell is None else str(cell)) for cell in cells)
+    line = ",".join(_cell(_inert("" if cell is None else str(cell))) for cell in cells)
     return line or '""' * len(cells)  # a row of one empty cell would be a blank row
 
 
@@ -120,7 +142,7 @@ def _records(path: Path) -> list[list[str]]:
     records, n_cells = [], 0
     try:
         for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
-            records.append(record)
+            records.append(list(map(without_apostrophe, record)))
             n_cells += len(record)
             if len(records[0]) > MAX_COLUMNS or n_cells > MAX_CELLS:
                 most = f"{MAX_COLUMNS:,} columns and {MAX_CELLS:,} cells"

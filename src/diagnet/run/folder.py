@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from diagnet.atomic import as_utf8, write_text
 from diagnet.config import parsed_toml
 from diagnet.data.mass import MassSet
-from diagnet.data.table import table_text
+from diagnet.data.table import table_text, without_apostrophe
 from diagnet.errors import RunFolderError, RunInUseError
 from diagnet.run.schema import History, Metrics, Record, checked, parsed, read_object
 from diagnet.version import __version__
@@ -210,7 +210,7 @@ def read_records(path: Path, columns: Collection[str] = ()) -> list[dict[str, st
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file, strict=True)
+            header, *rows = (list(map(without_apostrophe, row)) for row in csv.reader(file, strict=True))
         if missing := set(columns) - set(header):
             raise ValueError(f"no column {', '.join(sorted(missing))}")  # noqa: TRY301 -- reworded below
         return [dict(zip(header, row, strict=True)) for row in rows if row]

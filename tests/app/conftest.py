@@ -28,10 +28,10 @@ def make_client(served, tmp_path) -> Iterator:
 
     clients: list[TestClient] = []
 
-    def make(state: Path = tmp_path / "state", *, images: bool = True, data: bool = True, **settings) -> TestClient:
+    def make(state: Path | None = None, *, images: bool = True, data: bool = True, **settings) -> TestClient:
         app = create_app(
             served.run,
-            state,
+            state or tmp_path / f"state{len(clients) or ''}",  # each server has its own
             settings=ServerSettings(**settings),
             data=served.masses if data else None,
             shown=find_marked([served.images])[0] if images else (),

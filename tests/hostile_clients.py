@@ -31,9 +31,9 @@ UNCLEAR = {
     "two hosts": POST + HOST + b"Content-Length: 2\r\n\r\n{}",
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "a head of 100 kB": POST + b"X-A: " + b"a" * 100_000 + b"\r\n\r\n",
-    "another transfer encoding": POST + b"Transfer-Encoding: xchunked\r\n\r\n",
 }
 CHUNKED = {
+    "another transfer encoding": POST + b"Transfer-Encoding: xchunked\r\n\r\n",
     "chunks": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "a chunk larger than 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n10000000000000002\r\n{}\r\n0\r\n\r\n",
     "a chunk of 5,000 digits": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 5000 + b"\r\n",
@@ -71,7 +71,7 @@ def sent(port, raw, receive_buffer=None):
     return connection
 
 
-def upload(port, n_bytes, said=b"x", token=""):
+def upload(port, n_bytes, said=b"--x\r\n", token=""):
     """A connection that announces a file and sends little of it."""
     authorization = f"Authorization: Bearer {token}\r\n" if token else ""
     head = (

@@ -60,7 +60,7 @@ def test_a_study_is_taken_up_again_after_a_restart(start):
     assert rows.pop(0)["readerID"] == "BEGIN DATA:"
     truth = [row for row in rows if row["readerID"] == "-1"]
     assert sorted(row["score"] for row in truth) == ["0", "1"]
-    assert sorted(row["caseID"] for row in truth) == sorted(f"case-{each[:12]}" for each in session["cases"])
+    assert sorted(row["caseID"] for row in truth) == sorted(f"case-{each}" for each in session["cases"])
     read = [(row["readerID"], row["modalityID"], row["score"]) for row in rows if row["readerID"] != "-1"]
     assert sorted(read) == sorted(
         ("R1", stage, score)
@@ -109,7 +109,7 @@ def test_no_mass_ends_a_case_and_scores_0_at_both_stages(start):
             more = given | {"stage": stage, "no_mass": False, "score": 50}
             assert client.post(f"{where}/scores", json=more).status_code == 409
         rows = [row for row in csv.reader(client.get(f"{where}/imrmc.csv").text.splitlines()) if row[0] == "R1"]
-        name, model = f"case-{session['cases'][0][:12]}", session["model_sha256"][:8]
+        name, model = f"case-{session['cases'][0]}", session["model_sha256"][:8]
         assert rows == [["R1", name, "without-model", "0"], ["R1", name, f"with-model-{model}", "0"]]
 
 
@@ -153,7 +153,7 @@ def test_the_truth_of_a_case_is_1_where_it_is_malignant(start):
         session = client.post("/v1/reading", json={"reader": "R1"}).json()
         rows = list(csv.DictReader(client.get(f"/v1/reading/{session['id']}/imrmc.csv").text.splitlines()))
     truth = {row["caseID"]: row["score"] for row in rows if row["readerID"] == "-1"}
-    assert truth == {f"case-{malignant[:12]}": "1", f"case-{benign[:12]}": "0"}
+    assert truth == {f"case-{malignant}": "1", f"case-{benign}": "0"}
 
 
 @settings(deadline=None)  # it writes files
@@ -185,4 +185,4 @@ def test_a_reader_of_any_code_is_read_back_by_imrmc(tmp_path_factory, reader):
     session = room.begin(reader, 0, {image: True})["id"]
     room.score(session, ScoreRequest(image=image, stage="without", score=1, seconds=1))
     rows = list(csv.reader(io.StringIO(room.as_imrmc(session), newline=""), strict=True))
-    assert rows[3] == [reader, "case-000000000000", "without-model", "1"]
+    assert rows[3] == [reader, f"case-{image}", "without-model", "1"]

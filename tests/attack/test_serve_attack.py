@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import hostile_clients as hostile
-from hostile_clients import answer_to, ask, connect, drip, many, multipart, port_of, reader_of, sent, upload
+from hostile_clients import answer_to, ask, connect, drip, many, multipart, reader_of, sent, upload
 
 LONGEST_WAIT_S = 2.0  # of an innocent client
-TOKEN = "a-token-of-many-letters"  # noqa: S105 -- of these tests
+TOKEN = "a-token-of-many-letters"  # noqa: S105 -- as conftest.py starts it
 
 
 def innocent(port, path="/v1/images"):
@@ -44,10 +44,10 @@ def test_silent_connections_shut_nobody_out(server, said):
         assert all(hostile.until_closed(each, 0.1)[1] for each in held)
 
 
-def test_silent_connections_leave_files_to_open(make_server):
+def test_silent_connections_leave_files_to_open(servers):
     """With few open files a server takes fewer connections, and writes no trace for each that is refused."""
-    made = make_server(images="", limit="ulimit -n 128")
-    port = port_of(made.process)
+    made = servers["few files"]
+    port = made.port
     with many(300, connect, port):
         for _ in range(5):
             innocent(port, "/healthz")
@@ -104,40 +104,36 @@ def test_a_clear_request_in_pieces_is_read(server):
     assert is_closed
 
 
-def test_slow_readers_of_pixels_take_no_memory(make_server, tmp_path, print_figure):
-    made = make_server(images="", unread_s=2.5, requests_per_second=1e4, burst=10_000)
-    port = port_of(made.process)
+def test_slow_readers_of_pixels_take_no_memory(server, tmp_path, print_figure):
+    port = server.port
     body, kind = multipart(large_image(tmp_path))
     image = json.loads(ask(port, "POST", "/v1/images", body, **kind)[1])["id"]
     pixels = ask(port, "GET", f"/v1/images/{image}/pixels")[1]
     assert len(pixels) == 2 * 3000**2
-    before = hostile.resident_mb(made.process.pid)
+    before = hostile.resident_mb(server.process.pid)
     with many(16, reader_of, port, f"/v1/images/{image}/pixels") as held:
-        for _ in range(5):
+        for _ in range(4):
             time.sleep(0.2)
             innocent(port)
-        grown = hostile.resident_mb(made.process.pid) - before
+        grown = hostile.resident_mb(server.process.pid) - before
         assert grown < 40  # 16 answers have 290 MB
-        time.sleep(3.5)
-        for each in held:
-            got, is_closed = hostile.until_closed(each, 5)
-            assert is_closed
-            assert len(got) < len(pixels)
+        time.sleep(2.5)
+        got, is_closed = hostile.until_closed(held[0], 5)
+        assert is_closed
+        assert len(got) < len(pixels)
     assert ask(port, "GET", f"/v1/images/{image}/pixels")[1] == pixels
+    ask(port, "DELETE", f"/v1/images/{image}")
     print_figure(f"16 clients that do not read 18 MB of pixels each: {max(grown, 0):.0f} MB")
 
 
-def test_an_answer_that_is_taken_slowly_is_given_whole(server, tmp_path):
+def test_an_answer_that_is_taken_slowly_goes_on(server, tmp_path):
     """A slow line is no attack: the deadline is for those who take nothing."""
     body, kind = multipart(large_image(tmp_path, 2001))
     image = json.loads(ask(server.port, "POST", "/v1/images", body, **kind)[1])["id"]
     with reader_of(server.port, f"/v1/images/{image}/pixels") as connection:
-        got = 0
-        for _ in range(30):
+        for _ in range(40):  # seconds of this server's deadline: 1.5
             time.sleep(0.1)
-            got += len(connection.recv(2**16))
-        rest, _ = hostile.until_closed(connection, 3)
-    assert got + len(rest) > 2 * 2001**2
+            assert connection.recv(2**16)
     ask(server.port, "DELETE", f"/v1/images/{image}")
 
 
@@ -147,16 +143,16 @@ def test_uploads_under_way_count(server, dicom_file):
         time.sleep(0.3)
         assert ask(server.port, "POST", "/v1/images", body, **kind)[0] == 409
         innocent(server.port)
-    with many(2, upload, server.port, 100_000_000):  # 200 MB of 200
+    body, kind = multipart(b"x" * 12_000_000)
+    with many(2, upload, server.port, 100_000_000):  # 191 MB of 200
         time.sleep(0.3)
         assert ask(server.port, "POST", "/v1/predict", body, **kind)[0] == 503
     time.sleep(0.3)
     assert ask(server.port, "POST", "/v1/predict", body, **kind)[0] == 422  # there is room again; it asks for no boxes
 
 
-def test_wrong_tokens_lock_out_those_who_guess(make_server):
-    made = make_server(images="", token=TOKEN, wrong_tokens_per_minute=5, requests_per_second=10, burst=40)
-    port = port_of(made.process)
+def test_wrong_tokens_lock_out_those_who_guess(servers):
+    port = servers["token"].port
     codes = [ask(port, "GET", "/v1/model", token=f"guess-{k}")[0] for k in range(60)]
     assert codes[:5] == [401] * 5
     assert set(codes[5:]) == {429}
@@ -184,10 +180,17 @@ def test_a_flood_ends_in_few_lines(server):
     innocent(server.port)
 
 
-def test_a_second_server_on_one_state_is_one_line(make_server, server):
-    second = make_server(state=server.state)
-    _, told = second.process.communicate(timeout=60)
-    assert second.process.returncode == 1
+@pytest.fixture(scope="session")
+def second_server(make_server, server):
+    """Another server on the same state folder, and what it said."""
+    process = make_server(state=server.state).process
+    _, told = process.communicate(timeout=60)
+    return process.returncode, told
+
+
+def test_a_second_server_on_one_state_is_one_line(second_server):
+    code, told = second_server
+    assert code == 1
     assert told.startswith("diagnet: `--state` must be one server's alone, got ")
     assert told.count("\n") == 1
 

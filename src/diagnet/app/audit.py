@@ -24,8 +24,8 @@ class AuditLog:
         max_bytes: of all files together.
     """
 
-    def __init__(self, path: Path, max_bytes: float = 100 * 2**20) -> None:
-        self._path, self._max, self._lock, self._n_lost = path, max_bytes / _N_FILES, threading.Lock(), 0
+    def __init__(self, path: Path, max_bytes: int = 100 * 2**20) -> None:
+        self._path, self._max, self._lock, self._n_lost = path, max_bytes // _N_FILES, threading.Lock(), 0
 
     def write(self, facts: Mapping[str, Any]) -> None:
         """Append a line.

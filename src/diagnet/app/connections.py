@@ -37,6 +37,8 @@ class _StrictReader(h11.Connection):
         """Return h11's next event, or raise for a head that is not clear."""
         if self.their_state is h11.IDLE:
             head, is_whole, _ = self.trailing_data[0].partition(b"\r\n\r\n")
+            if len(head) > _MAX_HEAD:  # h11 counts only what comes in several parts
+                self._refuse(400, f"The head must have at most {_MAX_HEAD // 2**10} kB, got more.")
             if _UNCLEAR_LINES.search(head):
                 self._refuse(400, "Lines of the head must end in CR LF and not be folded, got others.")
             framing = _FRAMING.findall(head) if is_whole else []

@@ -118,7 +118,7 @@ class ReadingRoom:
         A case in which no mass was seen has the score 0, without the model and with it.
         The data come after the line `BEGIN DATA:`. Scored cases without truth are left out: iMRMC refuses them.
 
-        A case is named by the beginning of its id, so that it has one name in the exports of all readers, and the
+        A case is named by its id, so that it has one name in the exports of all readers, and the
         modality by the model, so that two models' scores stay apart where exports are put together.
 
         Args:
@@ -171,7 +171,7 @@ class ReadingRoom:
 
 
 def _case(image: str) -> str:
-    return f"case-{image[:12]}"  # with letters, so that no program takes it for a number
+    return f"case-{image}"  # with letters, so that no program takes it for a number
 
 
 def _done(scores: Sequence[Mapping[str, Any]], image: str) -> set[str]:

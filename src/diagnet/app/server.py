@@ -73,7 +73,7 @@ def create_app(
     images.offer(shown, labels or {})
     answers = Answers(run, model, images, data, write_report, settings.max_upload_mb, settings.allow_unlike)
     worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading", key, model.sha256, model.threshold)
-    audit = AuditLog(state / "audit.jsonl", settings.audit_mb * 2**20)
+    audit = AuditLog(state / "audit.jsonl", int(settings.audit_mb * 2**20))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

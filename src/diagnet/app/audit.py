@@ -50,14 +50,11 @@ class AuditLog:
 
     def _append(self, facts: Mapping[str, Any]) -> None:
         line = (json.dumps(facts, allow_nan=False) + "\n").encode()
+        if self._path.exists() and self._path.stat().st_size + len(line) > self._max:
+            self._rotate()
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             size = os.fstat(handle).st_size
-            if size and size + len(line) > self._max:
-                os.close(handle)
-                self._rotate()
-                handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                size = os.fstat(handle).st_size
             if (n_written := os.write(handle, line)) < len(line):  # the disk is full: no half of a line stays
                 os.ftruncate(handle, size)
                 raise OSError(0, f"only {n_written} of {len(line)} bytes were taken")

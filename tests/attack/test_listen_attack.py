@@ -181,7 +181,7 @@ def test_a_disk_that_fills_while_an_object_comes_is_answered(listen, tmp_path, m
     def begin(self, *arguments):
         opened(self, *arguments)
         self._to.close()
-        self._to = Path("/dev/full").open("wb", buffering=0)
+        self._to = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 -- closed by the listener
 
     with monkeypatch.context() as patch:
         patch.setattr(Incoming, "__init__", begin)

@@ -206,6 +206,7 @@ class Server(ThreadedAssociationServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # of connections that are not accepted yet; with 5, a burst waits for seconds
 
     def __init__(
         self, entity: ApplicationEntity, address: tuple[str, int], handlers: list[Any], places: Places, tls: Any

@@ -11,8 +11,11 @@ export const KEYS = [
     [["o"], "open files", (reader) => reader.chooseFiles()],
     [["n", "PageDown"], "next image", (reader) => reader.step(1)],
     [["p", "PageUp"], "previous image", (reader) => reader.step(-1)],
-    [["2"], "one view, or two side by side", (reader) => reader.toggleSecond()],
-    [["x"], "the other of the two views", (reader) => reader.otherView()],
+    [["h"], "one view, two of the breast, four of the study", (reader) => reader.stepLayout()],
+    [["2"], "two views of the breast, or one", (reader) => reader.toggleLayout(2)],
+    [["4"], "four views of the study, chest walls together, or one", (reader) => reader.toggleLayout(4)],
+    [["x"], "the next view", (reader) => reader.otherView()],
+    [["k"], "link zoom and pan within a side, or not", (reader) => reader.toggleLink()],
   ]],
   ["Looking", [
     [["+", "="], "zoom in", ({ view }) => view.zoom(1.25)],
@@ -33,11 +36,12 @@ export const KEYS = [
   ]],
   ["Marking", [
     [["b"], "new box in the middle of the view; on a box: arrows move it, Shift+arrows resize it, with Ctrl by single pixels, Delete removes it", (reader) => reader.markMiddle()],
+    [["c"], "box of the mass under the pointer, or in the middle of the view", (reader) => reader.clickPointer()],
     [["Enter"], "ask the model about the selected mass", ({ scorer }) => scorer.score()],
     [["r"], "ruler in the middle of the view; arrows move its ends, Delete removes it", (reader) => reader.rule()],
     [["v"], "tool: move", (reader) => reader.useTool("move")],
     [["l"], "tool: window and level by drag", (reader) => reader.useTool("window")],
-    [["m"], "tool: mark by drag", (reader) => reader.useTool("mark")],
+    [["m"], "tool: mark, by a click inside the mass or by drag", (reader) => reader.useTool("mark")],
   ]],
   ["Understanding", [
     [["s"], "saliency on or off", ({ scorer }) => scorer.toggleSaliency()],

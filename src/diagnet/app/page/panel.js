@@ -32,7 +32,7 @@ export class Panel {
   #start({ cases }) {
     return make("div", { class: "card" }, make("h2", {}, "Start here"), make("ol", { class: "steps" },
       make("li", {}, cases ? "Choose an image on the left." : "Open a mammogram: drop DICOM, PNG or JPEG files anywhere, or press ", cases ? null : key("O")),
-      make("li", {}, "Mark a mass: press ", key("B"), ", or choose Mark and drag a box round it."),
+      make("li", {}, "Mark a mass: point at it and press ", key("C"), ", or choose Mark and click inside it or drag a box round it."),
       make("li", {}, "Press ", key("Enter"), " to ask the model.")));
   }
 
@@ -40,7 +40,7 @@ export class Panel {
     const { case: shown, mark } = now;
     if (!mark) {
       return [make("div", { class: "card" }, make("h2", {}, "No mass marked"),
-        make("p", {}, "Press ", key("B"), ", or choose Mark and drag a box round the mass."),
+        make("p", {}, "Point at the mass and press ", key("C"), ", or choose Mark and click inside it or drag a box round it. ", key("B"), " makes a box in the middle."),
         make("button", { id: "mark-here", type: "button", onclick: () => this.actions.mark() }, "Mark a mass"), this.#flags(shown.image.flags))];
     }
     const similar = mark.similar;

@@ -193,3 +193,27 @@ def test_one_to_one_and_zoom_center_on_the_mass_or_stay_at_the_pointer(page):
     page.mouse.move(size["x"] + before[0], size["y"] + before[1])
     page.keyboard.press("+")
     assert place_of(page) == pytest.approx(before, abs=2)
+
+
+def test_the_glass_shows_what_lies_under_the_pointer_larger(page):
+    size = page.locator(".view").bounding_box()
+    x, y = size["x"] + 0.4 * size["width"], size["y"] + 0.45 * size["height"]
+    page.mouse.move(x, y)
+    page.keyboard.press("g")
+    page.wait_for_selector(".glass:not([hidden])")
+    page.mouse.move(x + 5, y)
+    page.wait_for_timeout(60)
+    glass = page.locator(".glass").first.bounding_box()
+    assert glass["x"] + glass["width"] / 2 == pytest.approx(x + 5, abs=2)
+    same = page.evaluate(  # the middle of the glass is what the pointer is at
+        """([x, y]) => {
+             const grey = (canvas, u, v) => canvas.getContext("2d").getImageData(u, v, 1, 1).data[0];
+             const glass = document.querySelector(".glass"), pixels = document.querySelector("canvas.pixels");
+             const box = pixels.getBoundingClientRect();
+             return [grey(glass, glass.width / 2, glass.height / 2), grey(pixels, x - box.left, y - box.top)]; }""",
+        [x + 5, y],
+    )
+    assert same[0] == pytest.approx(same[1], abs=12)
+    page.click("#glass")
+    page.wait_for_timeout(60)
+    assert page.locator(".glass:not([hidden])").count() == 0

@@ -22,6 +22,7 @@ export const KEYS = [
     [["-"], "zoom out", ({ view }) => view.zoom(0.8)],
     [["0"], "whole image", ({ view }) => view.fit()],
     [["1"], "one pixel for one pixel", ({ view }) => view.actualSize()],
+    [["g"], "magnifying glass at the pointer, else at the mass", (reader) => reader.toggleGlass()],
     [["ArrowLeft"], "pan", ({ view }) => view.pan(60, 0)],
     [["ArrowRight"], "pan", ({ view }) => view.pan(-60, 0)],
     [["ArrowUp"], "pan", ({ view }) => view.pan(0, 60)],

@@ -11,6 +11,7 @@ const CALLS = {
   abstained: ["◆", "No call", "The model abstains. Do not read the score as a call."],
   refused: ["■", "Not scored", "The model refuses this mark."],
 };
+const tenths = (share) => (share == null ? null : `${(100 * share).toFixed(1)} %`);
 const key = (name) => make("kbd", {}, name);
 
 export class Panel {
@@ -148,7 +149,7 @@ export class Panel {
 
   #record(assessment, model) {
     const rows = [
-      ["Uncalibrated", assessment.raw_malignancy?.toFixed(3)], ["Threshold", `${assessment.threshold.toFixed(3)}${model.facts?.operating_point ? ` (${model.facts.operating_point})` : ""}`],
+      ["Uncalibrated", tenths(assessment.raw_malignancy)], ["Threshold", `${tenths(assessment.threshold)}${model.facts?.operating_point ? ` (${model.facts.operating_point})` : ""}`],
       ["Display", assessment.steps?.join(" · ")], ["Took", `${Math.round(assessment.latency_ms)} ms`],
       ["Model", assessment.model_sha256?.slice(0, 16)], ["Input", assessment.input_sha256?.slice(0, 16)],
     ];

@@ -8,7 +8,10 @@ export function listenToPointer(view) {
   view.element.addEventListener("wheel", (event) => wheeled(view, event), { passive: false });
   view.element.addEventListener("contextmenu", (event) => event.preventDefault());
   view.element.addEventListener("dblclick", () => view.tool === "mark" || view.fit());
-  view.element.addEventListener("pointermove", (event) => { view.pointer = [event.clientX, event.clientY]; });
+  view.element.addEventListener("pointermove", (event) => {
+    view.pointer = [event.clientX, event.clientY];
+    if (view.listener.isMagnified) view.requestPaint();
+  });
   view.element.addEventListener("pointerleave", () => { view.pointer = null; });
 }
 

@@ -32,6 +32,7 @@ export class Reader {
     this.view = this.views[0];
     this.layout = 1; // views on the screen: 1, 2, or 4
     this.isLinked = true;
+    this.isMagnified = false;
     this.panel = new Panel(byId("panel"), {
       score: (mark) => this.scorer.score(mark),
       remove: (mark) => this.removed(this.view, mark),
@@ -266,6 +267,12 @@ export class Reader {
     this.#renderToolbar();
   }
 
+  toggleGlass() {
+    this.isMagnified = !this.isMagnified;
+    this.#renderToolbar();
+    for (const view of this.views) view.requestPaint();
+  }
+
   /** Show a picture turned, or as stored; the marks go along, and the server knows nothing of it. */
   async turn(view, turn) {
     view.case.turnTo(turn);
@@ -317,7 +324,9 @@ export class Reader {
 
   activated(view) {
     if (this.view === view) return;
+    this.view.requestPaint(); // the glass goes along
     this.view = view;
+    view.requestPaint();
     this.scorer.veil();
     this.render();
   }
@@ -436,7 +445,7 @@ export class Reader {
 
   #renderToolbar() {
     const { preset, inverted } = this.view.window;
-    const key = [this.view.name, this.tool, preset, inverted, this.layout, this.isLinked, this.isFolded("list"), this.isFolded("panel")].join();
+    const key = [this.view.name, this.tool, preset, inverted, this.layout, this.isLinked, this.isMagnified, this.isFolded("list"), this.isFolded("panel")].join();
     if (key === this.toolbarKey) return; // a drag changes the window sixty times a second
     this.toolbarKey = key;
     fillToolbar(byId("toolbar"), this);

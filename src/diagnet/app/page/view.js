@@ -2,6 +2,7 @@
 
 import { CanvasPainter } from "./canvas_painter.js";
 import { clamp, make } from "./elements.js";
+import { Magnifier } from "./magnifier.js";
 import { boxBetween } from "./mark.js";
 import { MarksLayer } from "./marks_layer.js";
 import { listenToPointer } from "./pointer.js";
@@ -30,6 +31,7 @@ export class View {
     this.empty = make("p", { class: "empty" });
     this.element = make("section", { class: "view", "aria-label": `View ${name}`, "data-tool": "move" },
       this.layer.svg, this.title, this.doubt, this.turning, this.facts, this.bar, this.empty);
+    this.glass = new Magnifier(this);
     this.#makeCanvas(TexturePainter.on);
     listenToPointer(this);
     this.element.addEventListener("focusin", () => listener.activated(this));
@@ -196,6 +198,7 @@ export class View {
   }
 
   paint() {
+    this.glass.paint();
     if (!this.mammogram) return;
     const ratio = devicePixelRatio;
     this.painter.paint({ scale: this.scale * ratio, x: this.x * ratio, y: this.y * ratio, window: this.window });

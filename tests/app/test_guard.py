@@ -18,7 +18,7 @@ TOKEN = "a-token-of-many-letters"  # noqa: S105 -- of these tests
 ROUTES = {
     "GET /healthz", "GET /v1/model", "POST /v1/images", "GET /v1/images", "GET /v1/images/{image}",
     "GET /v1/images/{image}/pixels", "DELETE /v1/images/{image}", "POST /v1/predict", "POST /v1/similar",
-    "GET /v1/cases/{case}/picture", "POST /v1/saliency", "POST /v1/report", "POST /v1/reading",
+    "GET /v1/cases/{case}/picture", "POST /v1/saliency", "POST /v1/box", "POST /v1/report", "POST /v1/reading",
     "GET /v1/reading/{session}", "POST /v1/reading/{session}/scores", "GET /v1/reading/{session}/imrmc.csv",
     "GET /", "GET /page/{name:path}", "GET /openapi.json",
 }  # fmt: skip

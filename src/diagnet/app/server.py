@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from diagnet.app.answers import Answers, WriteReport
 from diagnet.app.audit import AuditLog
+from diagnet.app.box_routes import box_routes
 from diagnet.app.guard import CSRF_HEADER, Guard, is_open
 from diagnet.app.images import Images
 from diagnet.app.problems import DOCUMENTED, tell_problems
@@ -93,6 +94,7 @@ def create_app(
         return {"status": "ok"}
 
     app.include_router(score_routes(answers, images, worker, settings))
+    app.include_router(box_routes(images, worker))
     app.include_router(reading_routes(room, images))
 
     @app.get("/", include_in_schema=False)

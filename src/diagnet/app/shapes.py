@@ -27,6 +27,14 @@ class MarkedMass(_Sent):
     box: Corners
 
 
+class Click(_Sent):
+    """A place inside a mass on an image at hand, in pixels of the file."""
+
+    image: ImageId
+    x: Side
+    y: Side
+
+
 class SimilarRequest(MarkedMass):
     """A mass, and how many cases of each class are wanted."""
 

@@ -267,6 +267,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.say(similar(given["box"], given["n"]))
             case ["POST", "saliency"]:
                 self.say(saliency(given["box"]))
+            case ["POST", "box"]:
+                self.say({"box": [given["x"] - 30, given["y"] - 20, given["x"] + 30, given["y"] + 20]})
             case ["GET", "cases", case, "picture"]:
                 self.send(self.server.picture(case), "image/png")
             case ["POST", "report"] if given["format"] == "json":

@@ -55,6 +55,10 @@ def test_open_mark_score_and_similar_cases(page, tmp_path):
     assert "calibrated" in said
     assert re.search(r"Of 60 masses with scores like this one \(20 to 80 %\), \d+ were malignant", said)
     assert NOTICE in said
+    page.click("#record summary")
+    record = page.inner_text("#record")  # one unit for all scores and thresholds
+    assert re.search(r"Threshold\s+45\.0 %", record)
+    assert re.search(r"Uncalibrated\s+\d+\.\d %", record)
     page.wait_for_selector(".similar")
     assert page.locator(".column.benign .similar").count() == page.locator(".column.malignant .similar").count() == 4
     assert re.search(r"distance 0\.\d+", page.inner_text(".column.benign"))

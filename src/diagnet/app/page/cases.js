@@ -97,7 +97,7 @@ export class Cases {
     return true;
   }
 
-  /** `looked`: the cases in views A and B; `current`: the one looked at; `choose`, `close`: null while they must not. */
+  /** `looked`: the cases in the views; `current`: the one looked at; `choose`, `close`: null while they must not. */
   render(element, { looked, current, choose, close }) {
     refill(element, this.all.map((shown, k) => make("li", {},
       make("button", {
@@ -105,7 +105,7 @@ export class Cases {
         "aria-current": shown === current ? "true" : null, onclick: () => choose?.(shown),
       }, shown.thumbnail, make("span", { class: "side" }, shown.side || "Side not known"),
       make("span", { class: "name" }, shown.image.name),
-      make("span", { class: "state" }, STATES[shown.state], looked[1] && looked.includes(shown) ? ` · view ${"AB"[looked.indexOf(shown)]}` : "")),
+      make("span", { class: "state" }, STATES[shown.state], looked.slice(1).some(Boolean) && looked.includes(shown) ? ` · view ${"ABCD"[looked.indexOf(shown)]}` : "")),
       shown.file && close && make("button", {
         id: `close-${k + 1}`, type: "button", class: "close", "aria-label": `Remove ${shown.title}`, onclick: () => close(shown),
       }, "×"))));

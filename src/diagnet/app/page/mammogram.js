@@ -32,6 +32,26 @@ export class Mammogram {
     return Math.min(Math.max(Math.round(Math.log2(1 / scale)), 0), this.levels.length - 1);
   }
 
+  /** The same turned: "mirror" left for right, "half" by half a turn. */
+  turned(turn) {
+    const { width, height } = this;
+    const pixels = this.levels[0].pixels.slice();
+    if (turn === "half") pixels.reverse();
+    else for (let y = 0; y < height; y++) pixels.subarray(y * width, (y + 1) * width).reverse();
+    return new Mammogram({ width, height, pixels });
+  }
+
+  /** On which side of the picture the chest wall is, "" where that cannot be seen: tissue reaches that border. */
+  get wall() {
+    const { width, height, pixels } = this.levels.at(-1);
+    const bright = (x) => { let n = 0; for (let y = 0; y < height; y++) n += pixels[y * width + x] > 1500; return n / height; };
+    const strip = Math.max(2, Math.round(width / 16));
+    const share = (from) => { let sum = 0; for (let k = 0; k < strip; k++) sum += bright(from + k); return sum / strip; };
+    const [left, right] = [share(0), share(width - strip)];
+    if (Math.abs(left - right) < 0.2) return "";
+    return left > right ? "left" : "right";
+  }
+
   /** Grey values in [0, 1] below which the given shares of the breast lie; exact zeros are background. */
   quantiles(shares) {
     const { pixels } = this.levels.find((level) => level.pixels.length <= 1_000_000) ?? this.levels.at(-1);

@@ -59,6 +59,11 @@ export class Model {
     this.#asked = new AbortController();
   }
 
+  /** The box of the mass that a click lies in: a suggestion, and no finding. */
+  async boxAt(image, [x, y]) {
+    return (await this.server.json("v1/box", { image, x, y }, this.#asked.signal)).box;
+  }
+
   async assessment(image, box) {
     return (await this.server.json("v1/predict", { image, boxes: [box] }, this.#asked.signal)).assessments[0];
   }

@@ -11,6 +11,7 @@ const CALLS = {
   abstained: ["◆", "No call", "The model abstains. Do not read the score as a call."],
   refused: ["■", "Not scored", "The model refuses this mark."],
 };
+const tenths = (share) => (share == null ? null : `${(100 * share).toFixed(1)} %`);
 const key = (name) => make("kbd", {}, name);
 
 export class Panel {
@@ -32,7 +33,7 @@ export class Panel {
   #start({ cases }) {
     return make("div", { class: "card" }, make("h2", {}, "Start here"), make("ol", { class: "steps" },
       make("li", {}, cases ? "Choose an image on the left." : "Open a mammogram: drop DICOM, PNG or JPEG files anywhere, or press ", cases ? null : key("O")),
-      make("li", {}, "Mark a mass: press ", key("B"), ", or choose Mark and drag a box round it."),
+      make("li", {}, "Mark a mass: point at it and press ", key("C"), ", or choose Mark and click inside it or drag a box round it."),
       make("li", {}, "Press ", key("Enter"), " to ask the model.")));
   }
 
@@ -40,7 +41,7 @@ export class Panel {
     const { case: shown, mark } = now;
     if (!mark) {
       return [make("div", { class: "card" }, make("h2", {}, "No mass marked"),
-        make("p", {}, "Press ", key("B"), ", or choose Mark and drag a box round the mass."),
+        make("p", {}, "Point at the mass and press ", key("C"), ", or choose Mark and click inside it or drag a box round it. ", key("B"), " makes a box in the middle."),
         make("button", { id: "mark-here", type: "button", onclick: () => this.actions.mark() }, "Mark a mass"), this.#flags(shown.image.flags))];
     }
     const similar = mark.similar;
@@ -148,7 +149,7 @@ export class Panel {
 
   #record(assessment, model) {
     const rows = [
-      ["Uncalibrated", assessment.raw_malignancy?.toFixed(3)], ["Threshold", `${assessment.threshold.toFixed(3)}${model.facts?.operating_point ? ` (${model.facts.operating_point})` : ""}`],
+      ["Uncalibrated", tenths(assessment.raw_malignancy)], ["Threshold", `${tenths(assessment.threshold)}${model.facts?.operating_point ? ` (${model.facts.operating_point})` : ""}`],
       ["Display", assessment.steps?.join(" · ")], ["Took", `${Math.round(assessment.latency_ms)} ms`],
       ["Model", assessment.model_sha256?.slice(0, 16)], ["Input", assessment.input_sha256?.slice(0, 16)],
     ];

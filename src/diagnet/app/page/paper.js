@@ -19,7 +19,12 @@ function picture(view) {
   context.scale(devicePixelRatio, devicePixelRatio);
   if (view.veiled) {
     context.globalAlpha = Number(view.veiled.canvas.style.opacity);
-    context.drawImage(view.veiled.canvas, ...place(view.veiled.region));
+    context.save();
+    const [left, top, width, height] = place(view.case.turned(view.veiled.region));
+    context.translate(left + width / 2, top + height / 2);
+    context.scale(view.case.turn ? -1 : 1, view.case.turn === "half" ? -1 : 1);
+    context.drawImage(view.veiled.canvas, -width / 2, -height / 2, width, height);
+    context.restore();
     context.globalAlpha = 1;
   }
   context.font = "bold 16px sans-serif";

@@ -7,7 +7,12 @@ export function listenToPointer(view) {
   view.element.addEventListener("pointerdown", (event) => pressed(view, event));
   view.element.addEventListener("wheel", (event) => wheeled(view, event), { passive: false });
   view.element.addEventListener("contextmenu", (event) => event.preventDefault());
-  view.element.addEventListener("dblclick", () => view.fit());
+  view.element.addEventListener("dblclick", () => view.tool === "mark" || view.fit());
+  view.element.addEventListener("pointermove", (event) => {
+    view.pointer = [event.clientX, event.clientY];
+    if (view.listener.isMagnified) view.requestPaint();
+  });
+  view.element.addEventListener("pointerleave", () => { view.pointer = null; });
 }
 
 function wheeled(view, event) {
@@ -33,7 +38,7 @@ function pressed(view, event) {
   };
   const stop = (last) => {
     for (const [name, act] of heard) view.element.removeEventListener(name, act);
-    released(view, tool, last.type === "pointerup");
+    released(view, tool, last.type === "pointerup", start);
   };
   const heard = [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]];
   for (const [name, act] of heard) view.element.addEventListener(name, act);
@@ -52,9 +57,11 @@ function dragged(view, tool, dx, dy, start, here) {
   view.requestPaint();
 }
 
-function released(view, tool, meant) {
+function released(view, tool, meant, start) {
   const box = view.layer.draft;
   view.layer.draft = null;
   view.requestPaint();
-  if (tool === "mark" && meant && box) view.listener.drawn(view, box);
+  if (tool !== "mark" || !meant) return;
+  if (box) view.listener.drawn(view, box);
+  else view.listener.clicked(view, start);
 }

@@ -1,5 +1,6 @@
 // The page as a whole: which images are open, which is looked at, what is asked of the server.
 
+import { PLACES } from "./case.js";
 import { Cases } from "./cases.js";
 import { byId, make, refill } from "./elements.js";
 import { fillHelp, listenToKeys } from "./keys.js";
@@ -15,7 +16,7 @@ import { fillToolbar } from "./toolbar.js";
 import { View } from "./view.js";
 
 const FOLDED = "diagnet.folded"; // which parts of the page are, kept by the browser
-const KEPT_IMAGES = 3; // decoded ones, most recent last; a large one has about 50 MB
+const KEPT_IMAGES = 4; // decoded ones, most recent last; a large one has about 50 MB
 
 export class Reader {
   constructor() {
@@ -27,9 +28,11 @@ export class Reader {
     this.tool = "move";
     this.folded = (localStorage.getItem(FOLDED) ?? "").split(" ").filter(Boolean);
     this.scorer = new Scorer(this);
-    this.views = ["A", "B"].map((name) => new View(name, this));
+    this.views = ["A", "B", "C", "D"].map((name) => new View(name, this));
     this.view = this.views[0];
-    this.isDouble = false;
+    this.layout = 1; // views on the screen: 1, 2, or 4
+    this.isLinked = true;
+    this.isMagnified = false;
     this.panel = new Panel(byId("panel"), {
       score: (mark) => this.scorer.score(mark),
       remove: (mark) => this.removed(this.view, mark),
@@ -150,7 +153,7 @@ export class Reader {
     try {
       if (!shown.image.width) await this.cases.askFacts(shown);
       if (shown.state === "refused") throw new Problem(422, shown.image.reason || "The server refuses this image.");
-      const mammogram = await this.#decode(shown.image.id);
+      const mammogram = await this.#decode(shown);
       if (view.case !== shown) return; // another one was chosen meanwhile
       view.show(shown, mammogram);
       view.saying("");
@@ -162,34 +165,67 @@ export class Reader {
     }
     if (view === this.view) this.scorer.veil();
     this.render();
-    if (this.isDouble && view === this.views[0] && view.case === shown) await this.#showPartner();
+    if (this.layout === 2 && view === this.views[0] && view.case === shown) await this.#showPartner();
   }
 
-  async #decode(id) {
-    const found = this.decoded.get(id) ?? new Mammogram(await this.server.pixels(id));
-    this.decoded.delete(id);
-    this.decoded.set(id, found);
+  async #decode({ image: { id }, turn }) {
+    const key = id + turn;
+    const found = this.decoded.get(key) ?? (turn ? (await this.#decode({ image: { id }, turn: "" })).turned(turn) : new Mammogram(await this.server.pixels(id)));
+    this.decoded.delete(key);
+    this.decoded.set(key, found);
     for (const old of [...this.decoded.keys()].slice(0, -KEPT_IMAGES)) this.decoded.delete(old);
     return found;
   }
 
-  step(by) {
-    const { all } = this.cases;
-    if (!this.reading && all.length) this.show(all[(all.indexOf(this.view.case) + by + all.length) % all.length]);
+  /** Show an image that was chosen, where it hangs. */
+  choose(shown) {
+    return this.layout === 4 ? this.#hang(shown) : this.show(shown);
   }
 
-  async toggleSecond() {
-    const [first, second] = this.views;
-    this.isDouble = !this.isDouble;
-    byId("views").classList.toggle("double", this.isDouble);
-    if (this.isDouble) {
-      byId("views").append(second.element);
-      await this.#showPartner();
-    } else {
-      second.element.remove();
-      second.show(null, null);
-      this.activated(first);
+  step(by) {
+    const { all } = this.cases;
+    if (!this.reading && all.length) this.choose(all[(all.indexOf(this.view.case) + by + all.length) % all.length]);
+  }
+
+  /** One view, two of a breast, or four of a study. */
+  async layOut(n) {
+    if (n === this.layout) return;
+    if (this.reading && n > 1) return this.says("A reader study shows one image at a time.");
+    const [first] = this.views;
+    const looked = this.layout === 4 ? this.view.case : first.case;
+    this.layout = n;
+    byId("views").dataset.layout = n;
+    for (const [k, view] of this.views.entries()) {
+      if (k < n) byId("views").append(view.element);
+      else view.element.remove();
+      view.element.dataset.wall = view.wall = n === 4 ? { R: "right", L: "left" }[PLACES[k][0]] : "";
+      if (k >= n) view.show(null, null);
+      else view.fit();
     }
+    this.activated(first);
+    if (n === 4) await (looked ? this.#hang(looked) : null);
+    else if (looked && first.case !== looked) await this.show(looked, first);
+    else if (n === 2) await this.#showPartner();
+    this.render();
+  }
+
+  toggleLayout(n) {
+    return this.layOut(this.layout === n ? 1 : n);
+  }
+
+  stepLayout() {
+    return this.layOut({ 1: 2, 2: 4, 4: 1 }[this.layout]);
+  }
+
+  /** Four views of a study, each at its place, or nothing and the reason. */
+  async #hang(looked) {
+    const hanging = looked.hanging(this.cases.all);
+    this.activated(this.views[hanging.indexOf(looked)]);
+    await Promise.all(this.views.map((view, k) => {
+      if (hanging[k]) return view.case === hanging[k] && view.mammogram ? null : this.show(hanging[k], view);
+      view.show(null, null);
+      return view.saying(looked.image.unpaired ? looked.alone : `No ${PLACES[k].join(" ")} of the same patient and study here.`);
+    }));
     this.render();
   }
 
@@ -205,16 +241,45 @@ export class Reader {
   /** An image that was chosen for view B by hand may be another woman's: the view says so. */
   #comparePair() {
     const [{ case: first }, second] = this.views;
-    const isOther = first && second.case && first !== second.case && !first.pairs(second.case);
+    const isOther = this.layout === 2 && first && second.case && first !== second.case && !first.pairs(second.case);
     second.doubt.textContent = isOther ? "≠ not shown to be the same patient, study and side as view A" : "";
-    if (second.case && !isOther && first?.image.by_patient_alone) this.says("Paired by patient and side: the table of --images tells no study.");
+    if (this.layout > 1 && second.case && !isOther && first?.image.by_patient_alone) this.says("Paired by patient and side: the table of --images tells no study.");
   }
 
+  /** To the next view on the screen. */
   otherView() {
-    if (!this.isDouble) return;
-    const other = this.views.find((view) => view !== this.view);
+    if (this.layout === 1) return;
+    const other = this.views[(this.views.indexOf(this.view) + 1) % this.layout];
     other.canvas.focus();
     this.activated(other); // an empty one takes no keyboard, and may be filled all the same
+  }
+
+  /** The views of a side are looked at alike. */
+  moved(view) {
+    if (!this.isLinked || !view.case?.image.laterality) return;
+    for (const other of this.views) {
+      if (other !== view && other.mammogram && other.case.image.laterality === view.case.image.laterality && other.case.isOfStudy(view.case)) other.follow(view);
+    }
+  }
+
+  toggleLink() {
+    this.isLinked = !this.isLinked;
+    this.says(this.isLinked ? "Zoom and pan are linked within a side." : "Each view is zoomed and panned by itself.");
+    this.#renderToolbar();
+  }
+
+  toggleGlass() {
+    this.isMagnified = !this.isMagnified;
+    this.#renderToolbar();
+    for (const view of this.views) view.requestPaint();
+  }
+
+  /** Show a picture turned, or as stored; the marks go along, and the server knows nothing of it. */
+  async turn(view, turn) {
+    view.case.turnTo(turn);
+    const { case: shown, selected } = view;
+    await this.show(shown, view);
+    if (selected) view.select(selected);
   }
 
   useTool(tool) {
@@ -260,7 +325,9 @@ export class Reader {
 
   activated(view) {
     if (this.view === view) return;
+    this.view.requestPaint(); // the glass goes along
     this.view = view;
+    view.requestPaint();
     this.scorer.veil();
     this.render();
   }
@@ -284,6 +351,32 @@ export class Reader {
     view.layer.focus(mark);
     this.scorer.veil();
     this.render();
+  }
+
+  /** One click inside a mass: the server suggests its box. */
+  async clicked(view, place) {
+    const { case: shown, mammogram } = view;
+    if (!mammogram || place[0] < 0 || place[1] < 0 || place[0] >= mammogram.width || place[1] >= mammogram.height) return;
+    if (this.reading) return this.says("In a reader study boxes are drawn by hand: drag a box round the mass.");
+    if (shown.gone) return this.warns("This image is no longer on the server: open it again, or drag a box round the mass.");
+    if (this.finding) return; // a double click means one mass
+    this.finding = true;
+    try {
+      const { turn } = shown;
+      const [x, y] = shown.turned([...place, ...place]);
+      const box = await this.model.boxAt(shown.image.id, [x, y]);
+      if (view.case !== shown || shown.turn !== turn || this.reading) return;
+      this.drawn(view, shown.turned(box));
+      this.says("A suggested box: correct it by its handles, or press Enter to ask the model.");
+    } catch (error) {
+      if (error.name !== "AbortError") this.warns(`${error.message} Drag a box round the mass instead.`);
+    } finally {
+      this.finding = false;
+    }
+  }
+
+  clickPointer() {
+    this.clicked(this.view, this.view.pointed);
   }
 
   markMiddle() {
@@ -353,7 +446,7 @@ export class Reader {
 
   #renderToolbar() {
     const { preset, inverted } = this.view.window;
-    const key = [this.view.name, this.tool, preset, inverted, this.isDouble, this.isFolded("list"), this.isFolded("panel")].join();
+    const key = [this.view.name, this.tool, preset, inverted, this.layout, this.isLinked, this.isMagnified, this.isFolded("list"), this.isFolded("panel")].join();
     if (key === this.toolbarKey) return; // a drag changes the window sixty times a second
     this.toolbarKey = key;
     fillToolbar(byId("toolbar"), this);
@@ -362,7 +455,7 @@ export class Reader {
   renderList() {
     this.cases.render(byId("list"), {
       looked: this.views.map((view) => view.case), current: this.view.case,
-      choose: this.reading ? null : (shown) => this.show(shown), close: this.reading ? null : (closed) => this.close(closed),
+      choose: this.reading ? null : (shown) => this.choose(shown), close: this.reading ? null : (closed) => this.close(closed),
     });
   }
 }

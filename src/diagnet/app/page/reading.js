@@ -75,7 +75,7 @@ export class Reading {
   async enter() {
     const { reader } = this;
     reader.reading = this;
-    if (reader.isDouble) await reader.toggleSecond();
+    await reader.layOut(1);
     Object.assign(reader.view.window, { preset: 0, inverted: false }); // every study begins alike
     this.marksBefore = reader.cases.all.map(({ marks }) => marks);
     for (const known of reader.cases.all) known.marks = [];
@@ -90,7 +90,7 @@ export class Reading {
     const shown = reader.cases.byId(this.image);
     reader.scorer.saliency.on = false;
     if (!this.showsModel) reader.model.withdraw();
-    if (shown && this.first && !shown.marks.length) shown.marks = [new Mark([...this.first.box])];
+    if (shown && this.first && !shown.marks.length) shown.marks = [new Mark(shown.turned(this.first.box))];
     for (const known of reader.cases.all) known.read = this.cases.slice(0, this.next).includes(known.image.id);
     if (shown && (reader.view.case !== shown || !reader.view.mammogram)) await reader.show(shown);
     else if (!shown) reader.view.show(null, null);
@@ -165,7 +165,7 @@ export class Reading {
     if (this.saving) return;
     if (!mark) return this.reader.says("Mark the mass first: press B, or choose Mark and drag a box round it.");
     if (this.score === null) return this.reader.says("Give a score first, with the slider or as a number.");
-    await this.#keep({ box: mark.whole, stage: this.stage, score: this.score });
+    await this.#keep({ box: this.reader.view.case.turned(mark.whole), stage: this.stage, score: this.score });
   }
 
   /** There is nothing for the model to score: the case is read. */

@@ -24,7 +24,7 @@ export class Scorer {
     if (document.activeElement?.id === "score") this.reader.view.layer.focus(mark); // the button goes, the keyboard stays
     this.reader.unfoldPanel();
     const { version } = mark;
-    const place = [asked.image.id, mark.whole];
+    const place = [asked.image.id, asked.turned(mark.whole)];
     Object.assign(mark, { state: "asked", failure: "" });
     this.reader.render();
     try {
@@ -49,7 +49,8 @@ export class Scorer {
   async askSimilar(mark) {
     if (this.reader.reading?.showsModel === false) return;
     const { version } = mark;
-    const similar = await this.reader.model.similar(this.reader.cases.of(mark).image.id, mark.whole);
+    const of = this.reader.cases.of(mark);
+    const similar = await this.reader.model.similar(of.image.id, of.turned(mark.whole));
     if (mark.version !== version) return;
     mark.similar = similar;
     this.reader.render();
@@ -66,7 +67,8 @@ export class Scorer {
   async #askSaliency(mark) {
     if (this.saliency.on && !mark.saliency?.values) {
       const { version } = mark;
-      const saliency = await this.reader.model.saliency(this.reader.cases.of(mark).image.id, mark.whole);
+      const of = this.reader.cases.of(mark);
+      const saliency = await this.reader.model.saliency(of.image.id, of.turned(mark.whole));
       if (mark.version !== version) return;
       mark.saliency = saliency;
     }
@@ -94,7 +96,7 @@ export class Scorer {
   async report(format) {
     const scored = this.reader.view.case.marks.filter(({ assessment }) => assessment);
     try {
-      const blob = await this.reader.model.report(this.reader.view.case.image.id, scored.map(({ whole }) => whole), format);
+      const blob = await this.reader.model.report(this.reader.view.case.image.id, scored.map(({ whole }) => this.reader.view.case.turned(whole)), format);
       download(blob, `diagnet-${this.reader.view.case.image.name.replace(/\W+/g, "-")}.${format === "sr" ? "dcm" : "json"}`);
     } catch (error) {
       if (error.name !== "AbortError") this.reader.warns(error.message);

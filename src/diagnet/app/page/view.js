@@ -2,6 +2,7 @@
 
 import { CanvasPainter } from "./canvas_painter.js";
 import { clamp, make } from "./elements.js";
+import { Magnifier } from "./magnifier.js";
 import { boxBetween } from "./mark.js";
 import { MarksLayer } from "./marks_layer.js";
 import { listenToPointer } from "./pointer.js";
@@ -14,6 +15,7 @@ const SCALE_BAR_MM = [1, 2, 5, 10, 20, 50, 100];
 export class View {
   /** `listener` hears activated(view), selected(view, mark), changed(mark), removed(mark), confirmed(mark), says(text). */
   constructor(name, listener) {
+    this.wall = ""; // the side of the view that the picture stands at
     this.name = name;
     this.listener = listener;
     this.case = this.mammogram = this.selected = null;
@@ -23,11 +25,13 @@ export class View {
     this.layer = new MarksLayer(this);
     this.title = make("p", { class: "corner title" });
     this.doubt = make("p", { class: "corner doubt", role: "note" });
+    this.turning = make("div", { class: "corner turning", role: "group", "aria-label": "Turn the picture" });
     this.facts = make("p", { class: "corner facts" });
     this.bar = make("p", { class: "corner scale-bar" });
     this.empty = make("p", { class: "empty" });
     this.element = make("section", { class: "view", "aria-label": `View ${name}`, "data-tool": "move" },
-      this.layer.svg, this.title, this.doubt, this.facts, this.bar, this.empty);
+      this.layer.svg, this.title, this.doubt, this.turning, this.facts, this.bar, this.empty);
+    this.glass = new Magnifier(this);
     this.#makeCanvas(TexturePainter.on);
     listenToPointer(this);
     this.element.addEventListener("focusin", () => listener.activated(this));
@@ -62,9 +66,19 @@ export class View {
       this.canvas.setAttribute("aria-label", `${shown.title}, ${shown.image.width} by ${shown.image.height} pixels`);
       this.title.replaceChildren(make("b", {}, shown.side || "side not known"), ` ${shown.image.name}`);
     }
+    this.#offerTurning();
     this.#resized();
     this.fit();
     this.layer.rebuild();
+  }
+
+  /** A picture whose chest wall is on the wrong side may be mirrored or upside down: the reader says which, nobody else. */
+  #offerTurning() {
+    const { case: shown, mammogram } = this;
+    const isWrong = shown?.wall && mammogram?.wall && shown.wall !== mammogram.wall;
+    const button = (turn, text) => make("button", { type: "button", onpointerdown: (event) => event.stopPropagation(), onclick: () => this.listener.turn(this, turn) }, text);
+    this.turning.replaceChildren(...(mammogram && shown.turn ? [`Shown ${shown.turn === "half" ? "turned by 180°" : "mirrored"}, not as stored. `, button("", "As stored")]
+      : isWrong ? [`The chest wall is on the ${mammogram.wall} of this ${shown.image.laterality} picture: mirrored, turned or labeled wrongly. `, button("mirror", "Mirror it"), " ", button("half", "Turn it by 180°")] : []));
   }
 
   saying(text) {
@@ -83,7 +97,11 @@ export class View {
 
   toImage(clientX, clientY) {
     const { left, top } = this.element.getBoundingClientRect();
-    return [(clientX - left - this.x) / this.scale, (clientY - top - this.y) / this.scale];
+    return this.toImageOfView(clientX - left, clientY - top);
+  }
+
+  toImageOfView(x, y) {
+    return [(x - this.x) / this.scale, (y - this.y) / this.scale];
   }
 
   get fitting() {
@@ -95,7 +113,19 @@ export class View {
     if (!this.mammogram) return;
     this.scale = this.fitting;
     this.#center(this.mammogram.width / 2, this.mammogram.height / 2);
+    if (this.wall) this.x = this.wall === "left" ? 0 : this.element.clientWidth - this.scale * this.mammogram.width;
     this.fitted = true;
+    this.listener.moved(this);
+  }
+
+  /** Look at the same part, in shares of the picture, as another view does. */
+  follow(other) {
+    if (other.fitted && this.fitted) return;
+    this.fitted = other.fitted;
+    this.scale = (this.fitting * other.scale) / other.fitting;
+    const [x, y] = other.toImageOfView(other.element.clientWidth / 2, other.element.clientHeight / 2);
+    this.#center((x / other.mammogram.width) * this.mammogram.width, (y / other.mammogram.height) * this.mammogram.height);
+    if (this.fitted && this.wall) this.x = this.wall === "left" ? 0 : this.element.clientWidth - this.scale * this.mammogram.width;
   }
 
   #center(x, y) {
@@ -111,10 +141,19 @@ export class View {
     this.y = clamp(this.y + dy, margin - this.scale * this.mammogram.height, this.element.clientHeight - margin);
     this.fitted = false;
     this.requestPaint();
+    this.listener.moved(this);
   }
 
-  /** Zoom about a point of the view, by default its middle. */
-  zoom(factor, x = this.element.clientWidth / 2, y = this.element.clientHeight / 2) {
+  /** What a reader looks at: where the pointer is, else the selected mass, else the middle; in pixels of the view. */
+  get looked() {
+    const { left, top } = this.element.getBoundingClientRect();
+    if (this.pointer) return [this.pointer[0] - left, this.pointer[1] - top];
+    const [x0, y0, x1, y1] = this.selected?.box ?? [];
+    return this.selected ? this.toScreen((x0 + x1) / 2, (y0 + y1) / 2) : [this.element.clientWidth / 2, this.element.clientHeight / 2];
+  }
+
+  /** Zoom about a point of the view, by default the one looked at. */
+  zoom(factor, x = this.looked[0], y = this.looked[1]) {
     if (!this.mammogram) return;
     const scale = clamp(this.scale * factor, this.fitting / 2, LARGEST_SCALE);
     this.x = x - ((x - this.x) * scale) / this.scale;
@@ -124,7 +163,11 @@ export class View {
   }
 
   actualSize() {
-    if (this.mammogram) this.zoom(1 / devicePixelRatio / this.scale);
+    if (!this.mammogram) return;
+    const place = this.toImageOfView(...this.looked);
+    this.scale = 1 / devicePixelRatio;
+    this.#center(...place);
+    this.pan(0, 0);
   }
 
   showBox(mark) {
@@ -155,6 +198,7 @@ export class View {
   }
 
   paint() {
+    this.glass.paint();
     if (!this.mammogram) return;
     const ratio = devicePixelRatio;
     this.painter.paint({ scale: this.scale * ratio, x: this.x * ratio, y: this.y * ratio, window: this.window });
@@ -190,9 +234,12 @@ export class View {
 
   #placeVeil() {
     if (!this.veiled) return;
-    const { canvas, region: [x0, y0, x1, y1] } = this.veiled;
-    const [left, top] = this.toScreen(x0, y0);
-    canvas.style.transform = `translate(${left}px, ${top}px) scale(${(this.scale * (x1 - x0)) / canvas.width}, ${(this.scale * (y1 - y0)) / canvas.height})`;
+    const { canvas, region } = this.veiled;
+    const [x0, y0, x1, y1] = this.case.turned(region);
+    const { turn } = this.case;
+    const [left, top] = this.toScreen(turn ? x1 : x0, turn === "half" ? y1 : y0);
+    const [across, down] = [(this.scale * (x1 - x0)) / canvas.width, (this.scale * (y1 - y0)) / canvas.height];
+    canvas.style.transform = `translate(${left}px, ${top}px) scale(${turn ? -across : across}, ${turn === "half" ? -down : down})`;
   }
 
   // -- marks
@@ -217,6 +264,12 @@ export class View {
 
   confirmed(mark) {
     this.listener.confirmed(this, mark);
+  }
+
+  /** Where the pointer is, in pixels of the file; the middle of the view where it is elsewhere. */
+  get pointed() {
+    const { left, top, width, height } = this.element.getBoundingClientRect();
+    return this.toImage(...(this.pointer ?? [left + width / 2, top + height / 2]));
   }
 
   /** The box that the keyboard's B makes: a seventh of the view, in its middle. */

@@ -1,0 +1,32 @@
+"""The route that turns a click inside a mass into its box."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+
+from diagnet.app.images import Images, Shown
+from diagnet.app.shapes import Click
+from diagnet.app.worker import Worker
+from diagnet.data.mammogram import Mammogram
+from diagnet.inference.one_click import box_at
+
+
+def box_routes(images: Images, worker: Worker) -> APIRouter:
+    """Routes that help to mark a mass."""
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/box")
+    async def box(asked: Click) -> dict[str, Any]:
+        """Suggest the box of the mass that a click lies in: no finding, and no score."""
+        shown = images.get(asked.image)
+        return {"box": list(await worker.run(lambda: _box(shown, images.picture(asked.image), asked)))}
+
+    return router
+
+
+def _box(shown: Shown, picture: Mammogram, asked: Click) -> tuple[float, ...]:
+    height, width = picture.pixels.shape
+    if not (0 <= asked.x < width and 0 <= asked.y < height):
+        raise HTTPException(422, f"`x`, `y` must lie in the image of {width} x {height} pixels.")
+    return box_at(picture, asked.x, asked.y, shown.original_size)

@@ -1,16 +1,20 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import hostile_files
 from diagnet.clinic.marks import read_marks
 from diagnet.data import dicom_objects, table
-from diagnet.data.image import read_picture
+from diagnet.data.dicom import read_identity, read_uid
+from diagnet.data.image import is_dicom, read_picture
 from diagnet.data.manifest import read_manifest
-from diagnet.data.marked import read_marked
-from diagnet.errors import DiagNetError
+from diagnet.data.marked import Marked, find_marked, read_marked
+from diagnet.data.prepared import read_prepared
+from diagnet.errors import DiagNetError, ReadingError
+from dicom_files import drawn_breast, write_dicom
 
 QUICK = 2.0  # seconds of the processor
 IMAGES = [
@@ -117,3 +121,63 @@ def test_outlines_of_many_objects_or_a_pipe_are_refused_at_once(tmp_path: Path) 
     ):
         with pytest.raises(DiagNetError, match=line):
             _mass_outlines(path)
+
+
+def test_a_pipe_in_a_folder_or_a_prepared_folder_is_not_waited_for(tmp_path: Path) -> None:
+    hostile_files.pipe(tmp_path / "mammogram")  # no suffix: its content would tell what it is
+    hostile_files.pipe(tmp_path / "a.png")
+    assert find_marked([tmp_path]) == ([], 0)
+    with pytest.raises(DiagNetError, match="`image` must be a file, got something else"):
+        is_dicom(tmp_path / "mammogram")
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    for make in (hostile_files.pipe, lambda path: path.write_text("[" * 100_000)):
+        (folder / "prepared.json").unlink(missing_ok=True)
+        make(folder / "prepared.json")
+        with pytest.raises(DiagNetError, match="`data` must be"):
+            read_prepared(folder)
+
+
+def test_a_server_passes_over_a_pipe_among_its_images(tmp_path: Path) -> None:
+    from diagnet.app.images import Images
+
+    images = Images(b"key", max_images=1, keep_s=1.0)
+    images.offer([Marked(hostile_files.pipe(tmp_path / "a.png"))], {})
+    assert images.all() == []
+    images.close()
+
+
+@pytest.mark.usefixtures("unchecked_shapes")  # there is no model
+def test_marks_whose_reading_was_ended_are_failed_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diagnet.clinic import worker as worker_module
+    from diagnet.clinic.queue import Queue
+
+    tried, told = [], []
+
+    def ended(path: Path) -> None:
+        tried.append(path)
+        raise ReadingError(f"`marks` must be read within 20 s and 3 GB of memory, got a file that takes more: {path}.")
+
+    monkeypatch.setattr(worker_module, "read_marks", ended)
+    with Queue(tmp_path / "queue", max_bytes=10**8).opened() as queue:
+        hostile_files.marks_of_many_items(queue.place("marks") / "a.dcm")
+        worker = worker_module.Worker(queue, SimpleNamespace(), SimpleNamespace(), lambda what, _: told.append(what))
+        worker.score_ready()
+        worker.score_ready()
+        assert len(tried) == 1
+        assert sorted(path.name for path in queue.place("failed").iterdir()) == ["a.dcm", "a.json"]
+    assert told == [
+        "failed: `marks` must be read within 20 s and 3 GB of memory, got a file that takes more: the file."
+    ]
+
+
+def test_what_a_sender_says_an_object_is_is_read_within_limits(tmp_path: Path) -> None:
+    good = write_dicom(tmp_path / "a.dcm", drawn_breast())
+    assert read_identity(good)[0] == read_uid(good)
+    with pytest.raises(DiagNetError, match="at most 10000 items"):
+        read_identity(hostile_files.marks_of_many_items(tmp_path / "b.dcm"))
+    (tmp_path / "c.dcm").write_bytes(good.read_bytes()[132:])
+    with pytest.raises(DiagNetError, match="must be a DICOM image that can be decoded"):
+        read_identity(tmp_path / "c.dcm")

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,7 +119,7 @@ class Images:
         """
         for each in found:
             try:
-                with each.image.open("rb") as file:
+                with _opened(each.image) as file:
                     image_id = self._id(hashlib.file_digest(file, "sha256").digest())
             except OSError:
                 continue
@@ -289,7 +290,7 @@ class Images:
         if shown.is_uploaded:
             return
         try:
-            with shown.path.open("rb") as file:
+            with _opened(shown.path) as file:
                 is_same = self._id(hashlib.file_digest(file, "sha256").digest()) == shown.id
         except OSError:
             is_same = False
@@ -368,6 +369,13 @@ class Images:
 
 def _new(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def _opened(path: Path) -> BufferedReader:
+    """Open a regular file; a pipe in its place would be waited for."""
+    if not path.is_file():
+        raise FileNotFoundError
+    return path.open("rb")
 
 
 def _unread(exam: Exam) -> dict[str, Any]:

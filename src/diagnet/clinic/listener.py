@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydicom import dcmread
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -33,7 +32,8 @@ from diagnet.clinic.connections import Deadlines, Places, Server
 from diagnet.clinic.privacy import silenced
 from diagnet.clinic.queue import Queue
 from diagnet.clinic.worker import Tell
-from diagnet.errors import NetworkError, SettingsError
+from diagnet.data.dicom import read_identity
+from diagnet.errors import DiagNetError, NetworkError, SettingsError
 
 _MARKS = (
     ComprehensiveSRStorage, Comprehensive3DSRStorage, EnhancedSRStorage, ExtensibleSRStorage, MammographyCADSRStorage,
@@ -236,12 +236,12 @@ class Listener:
         if kind == "marks" and self.queue.failed_is_full():
             return "`failed` in the queue is full. Fix: look at what lies there, and remove it", _FULL
         try:
-            header = dcmread(path, specific_tags=["SOPInstanceUID", "SOPClassUID"], stop_before_pixels=True)
-        except Exception:  # pydicom raises whatever a broken object makes it meet
+            own_uid, own_class = read_identity(path)
+        except DiagNetError:
             return "it cannot be read", _NOT_UNDERSTOOD
-        if not uid.is_valid or header.get("SOPInstanceUID") != uid:
+        if not uid.is_valid or own_uid != uid:
             return "it is another one than announced", _OTHER_OBJECT
-        if not header.get("SOPClassUID") == event.request.AffectedSOPClassUID == event.context.abstract_syntax:
+        if not own_class == event.request.AffectedSOPClassUID == event.context.abstract_syntax:
             return "its SOP class is another one than agreed", _OTHER_OBJECT
         return "", _STORED
 

@@ -231,6 +231,26 @@ def read_uid(path: Path) -> str:
             raise broken(path, error) from None  # its text may quote a patient's data
 
 
+@apart()
+def read_identity(path: Path) -> tuple[str, str]:
+    """Read SOPInstanceUID and SOPClassUID of any DICOM file with a preamble, "" where it has none.
+
+    Raises:
+        DataError: the file is no DICOM file, or it is broken.
+        RefusedInputError: it holds too many items or elements.
+    """
+    with quiet():
+        try:
+            header, has_preamble = parsed(path, ["SOPInstanceUID", "SOPClassUID"], header_only=True)
+            if has_preamble:
+                return str(header.get("SOPInstanceUID", "")), str(header.get("SOPClassUID", ""))
+        except DiagNetError:
+            raise
+        except Exception as error:  # pydicom raises whatever a broken file makes it meet
+            raise broken(path, error) from None  # its text may quote a patient's data
+    raise broken(path, ValueError("no preamble"))
+
+
 def is_known_other(path: Path) -> bool:
     """Tell a DICOM file that is no mammogram by its SOP class: a directory, report, state, or a picture of our own."""
     try:

@@ -20,6 +20,7 @@ from diagnet.data.dicom_file import check_file, check_jpeg, check_pixel_count
 from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.data.reading_process import apart
+from diagnet.data.regular_file import regular_size
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 BareFiles = Literal["named", "none", "any"]
@@ -136,6 +137,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _beginning(path: Path) -> bytes:
+    regular_size(path, "image")
     try:
         with path.open("rb") as file:
             return file.read(132)

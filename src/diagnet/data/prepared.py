@@ -16,6 +16,7 @@ from diagnet.data.mass import MassSet
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.region_facts import RegionFacts
 from diagnet.data.regions import ONE_GREY, rois_in_turn
+from diagnet.data.regular_file import regular_bytes, regular_size
 from diagnet.data.roi import RoiSettings
 from diagnet.data.surroundings import no_wide
 from diagnet.errors import DataError, RefusedInputError, RunFolderError
@@ -123,6 +124,9 @@ def write_prepared(
     return read_prepared(out)
 
 
+_MAX_ABOUT = 16_000_000  # bytes
+
+
 def is_prepared(path: Path) -> bool:
     """Tell whether a path is a prepared folder."""
     return (path / ABOUT).is_file()
@@ -155,7 +159,7 @@ def read_prepared(path: Path) -> Prepared:
     if not is_prepared(path):
         raise DataError(f"`data` must be a folder that `diagnet prepare` wrote, got {path} without {ABOUT}.")
     try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads(regular_bytes(path / ABOUT, "data", _MAX_ABOUT))
         version = about["schema_version"]
         if version != SCHEMA_VERSION:
             raise DataError(
@@ -173,6 +177,9 @@ def read_prepared(path: Path) -> Prepared:
             left_out=about["left_out"],
             notes=about["notes"],
         )
+        for name in (ARRAY, FACTS, SURROUNDINGS, BOXES):
+            if (path / name).exists():
+                regular_size(path / name, "data")
         images = np.load(path / ARRAY, mmap_mode="r", allow_pickle=False)
         sha256 = about["sha256"][ARRAY]
         is_known = about.get("facts") == list(RegionFacts._fields)
@@ -186,7 +193,7 @@ def read_prepared(path: Path) -> Prepared:
             f"`data` must be prepared by a version of diagnet that reads images as this one does, got another one's in"
             f" {path / ABOUT}. Fix: prepare the masses again."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         raise _changed(path / ABOUT) from error
     return Prepared(images, mass_set, settings, sha256, facts, surroundings)
 

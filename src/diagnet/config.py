@@ -86,8 +86,9 @@ _BEFORE: dict[str, dict[str, Any]] = {
     "training": {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "contrast": 0.0, "sharpness": 0.0, "noise": 0.0},
 }
 
-_MOST_BYTES = 1 << 20  # of a TOML file
+_MOST_BYTES = 1 << 18  # of a TOML file
 _MOST_DEPTH = 20  # of what is read from JSON or TOML; figures of a run are nine deep
+_MOST_DOTS = 100  # in a line of TOML
 _MOST_SHOWN = 120  # letters of a value in a message
 
 # Settings that have become several: the old name is read and stands for all of them.
@@ -232,6 +233,8 @@ def parsed_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no TOML, or too deep.
     """
+    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):  # the parser's time grows with their square
+        raise ValueError(f"a line of more than {_MOST_DOTS} dots")
     try:
         value = tomllib.loads(text)
     except RecursionError:
@@ -367,6 +370,8 @@ def one_line(error: ValidationError) -> str:
         fix = f"did you mean `{near[0]}`?" if near else "`diagnet settings` lists them"
         return f"`{name}` must be an existing setting, got an unknown name. Fix: {fix}"
     message = first["msg"].removeprefix("Value error, ")
+    if not name:  # of the whole, whose values would fill the line
+        return message
     return f"`{name}` must be valid: {message[:1].lower()}{message[1:]}, got {shortened(repr(first['input']))}"
 
 

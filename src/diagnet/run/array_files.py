@@ -14,6 +14,7 @@ from scipy.sparse import csr_array, load_npz, save_npz
 
 from diagnet.arrays import Images
 from diagnet.atomic import atomic_path
+from diagnet.config import require_readable
 from diagnet.data.mass import MassSet
 from diagnet.errors import RunFolderError
 from diagnet.neighbors import Neighbors, NeighborSettings
@@ -24,6 +25,7 @@ NEIGHBORS, GRAPH, EMBEDDINGS = "neighbors.npz", "graph.npz", "embeddings.npz"
 SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired from a patient. Research use only."
 _PROVENANCE = "neighbors.csv"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_MOST_PACKED = 16 << 30
 _MOST_BYTES, _MOST_RATIO = 1 << 30, 100  # that an .npz file may unpack to; times its size where that is more
 
 
@@ -148,6 +150,7 @@ def read_signs(folder: Path) -> csr_array:
         RunFolderError: it is missing or broken.
     """
     try:
+        require_readable(folder / GRAPH, _MOST_PACKED)
         with (folder / GRAPH).open("rb") as opened:
             return csr_array(load_npz(opened))
     except _UNREADABLE as error:
@@ -188,6 +191,7 @@ def _write(path: Path, arrays: SyntheticImages | Embeddings, **instead: np.ndarr
 
 def _read(path: Path, kind: type[_Arrays]) -> _Arrays:
     try:
+        require_readable(path, _MOST_PACKED)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             _require_size(file)
             found = {each.name: file[each.name] for each in fields(kind)}

@@ -14,14 +14,16 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from diagnet.atomic import atomic_path, write_text
+from diagnet.config import require_readable
 from diagnet.errors import RunFolderError
 from diagnet.graph import SignedGraph
 from diagnet.network import Network, create_network
-from diagnet.run.schema import CheckpointFacts, Described, checked, parsed
+from diagnet.run.schema import CheckpointFacts, Described, checked, read_object
 from diagnet.training.state import TrainingState
 
 SCHEMA_VERSION = 1
 _KEPT = 2
+_MOST_BYTES = 16 << 30  # of weights
 
 
 def write_weights(path: Path, network: Network, facts: Mapping[str, Any]) -> None:
@@ -151,8 +153,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read both files and compare the hash."""
     try:
-        facts = parsed(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or facts.get("sha256") != _file_hash(path):
+        facts = read_object(path.with_suffix(".json"))
+        require_readable(path, _MOST_BYTES)
+        if facts.get("sha256") != _file_hash(path):
             raise RunFolderError(f"`{path}` must be as it was written, got a truncated or edited file")
         return load_file(path), facts
     except (OSError, ValueError, SafetensorError) as error:

@@ -15,11 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from diagnet.atomic import as_utf8, write_text
-from diagnet.config import parsed_toml
+from diagnet.config import parsed_toml, require_readable
 from diagnet.data.mass import MassSet
 from diagnet.data.table import table_text, without_apostrophe
 from diagnet.errors import RunFolderError, RunInUseError
-from diagnet.run.schema import History, Metrics, Record, checked, parsed, read_object
+from diagnet.run.schema import MOST_BYTES, History, Metrics, Record, checked, parsed, read_object
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
@@ -165,6 +165,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         RunFolderError: it is missing or broken.
     """
     try:
+        require_readable(run / HISTORY, MOST_BYTES)
         rows = [parsed(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{run / HISTORY}` must be a readable file of a run, got: {error}") from error
@@ -209,6 +210,7 @@ def read_records(path: Path, columns: Collection[str] = ()) -> list[dict[str, st
         RunFolderError: it is missing or no such table.
     """
     try:
+        require_readable(path, MOST_BYTES)
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = (list(map(without_apostrophe, row)) for row in csv.reader(file, strict=True))
         if missing := set(columns) - set(header):

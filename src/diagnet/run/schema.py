@@ -11,7 +11,7 @@ from diagnet.errors import RunFolderError
 from diagnet.evaluation.abstention import Abstention
 from diagnet.network import NetworkSettings
 
-_MOST_BYTES = 256 << 20  # of a JSON file: history and figures of the longest run are a hundredth of it
+MOST_BYTES = 256 << 20  # of a JSON file or a table: those of the longest run are a hundredth of it
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
@@ -139,7 +139,7 @@ def read_object(path: Path) -> dict[str, Any]:
         RunFolderError: it is missing, no JSON object, too large or too deep.
     """
     try:
-        require_readable(path, _MOST_BYTES)
+        require_readable(path, MOST_BYTES)
         value = parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error

@@ -114,7 +114,8 @@ class Guard:
             else:
                 await self._app(scope, limited, answer)
         except HTTPException as error:  # there is no room for what comes
-            await problem(error.status_code, error.detail, headers=error.headers)(scope, receive, answer)
+            if status == 0:
+                await problem(error.status_code, error.detail, headers=error.headers)(scope, receive, answer)
         except ClientDisconnect:
             pass
         except Exception as error:  # a crash of ours: the client learns that, and nothing else

@@ -46,7 +46,7 @@ def servers(make_server):
             head_s=1.5, silence_s=1.5, unread_s=1.5, body_s=4.0, max_connections=60, max_silent=40, max_images=3,
             max_uploads_mb=200, requests_per_second=1e4, burst=10_000,
         ),
-        "few files": make_server(images="", limit="ulimit -n 128"),
+        "few files": make_server(images="", limit="ulimit -n 128; ulimit -f 512"),
         "token": make_server(images="", token=TOKEN, wrong_tokens_per_minute=5, requests_per_second=10.0, burst=40),
     }  # fmt: skip
     for each in made.values():

@@ -158,7 +158,7 @@ def test_a_code_begins_once_however_many_ask(make_room):
 
     def begin(k):
         try:
-            return rooms[0].begin(("R1", "r1")[k % 2], k, IMAGES)["id"]
+            return rooms[0].begin(("r1", "R1")[k % 2], k, IMAGES)["id"]
         except HTTPException as error:
             return error.status_code
 

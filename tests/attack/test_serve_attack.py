@@ -44,6 +44,20 @@ def test_silent_connections_shut_nobody_out(server, said):
         assert all(hostile.until_closed(each, 0.1)[1] for each in held)
 
 
+@pytest.mark.parametrize("n_bytes", [800_000, 3_000_000])  # held in memory, and on disk, while it comes
+def test_a_full_disk_is_told_and_keeps_nothing(servers, n_bytes):
+    """No file of this server may be larger than 512 kB."""
+    made = servers["few files"]
+    body, kind = multipart(b"\x89PNG\r\n\x1a\n" + bytes(n_bytes))
+    for path in ("/v1/images", "/v1/predict"):
+        status, told, _ = ask(made.port, "POST", path, body, **kind)
+        assert status in ((507,) if path == "/v1/images" or n_bytes > 2**20 else (422,))  # no boxes were sent
+        assert "disk is full" in told.decode() or status == 422
+    (folder,) = made.state.parent.glob("diagnet-uploads-*")
+    assert not list(folder.iterdir())
+    innocent(made.port)
+
+
 def test_silent_connections_leave_files_to_open(servers):
     """With few open files a server takes fewer connections, and writes no trace for each that is refused."""
     made = servers["few files"]
@@ -51,7 +65,7 @@ def test_silent_connections_leave_files_to_open(servers):
     with many(300, connect, port):
         for _ in range(5):
             innocent(port, "/healthz")
-    made.process.kill()
+    made.process.kill()  # the last that uses it
     assert made.process.communicate()[1].count("\n") <= 1
 
 
@@ -164,7 +178,11 @@ def test_wrong_tokens_lock_out_those_who_guess(servers):
     assert got.startswith(b"HTTP/1.1 429")
     assert is_closed  # what was refused is not read on
     with many(300, connect, port):
-        assert ask(port, "GET", "/v1/model", token=TOKEN)[::2][0] == 200
+        assert ask(port, "GET", "/v1/model", token=TOKEN)[0] == 200
+    # Guesses push no line of the others out of the log.
+    known, strange = ((servers["token"].state / name).read_text() for name in ("audit.jsonl", "strangers.jsonl"))
+    assert {json.loads(line)["status"] for line in known.splitlines()} == {200}
+    assert {json.loads(line)["status"] for line in strange.splitlines()} >= {401, 429}
 
 
 def test_a_flood_ends_in_few_lines(server):

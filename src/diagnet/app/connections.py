@@ -205,9 +205,9 @@ class Connections:
         connection.transport.abort()
 
     def _close_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweep = loop.call_later(_SWEEP_S, self._close_overdue, loop) if self._all else None
         for each in [each for each in self._all if each.is_overdue(loop.time())]:
             self._drop(each)
-        self._sweep = loop.call_later(_SWEEP_S, self._close_overdue, loop) if self._all else None
 
 
 class Server(uvicorn.Server):

@@ -66,15 +66,17 @@ class Guard:
         app: what it stands before.
         settings: of the server.
         audit: where each request leaves a line.
+        strangers: the same for requests without the token, so that they cannot push the others out of a full log.
         model_sha256: of the model that scores.
         images: where files go.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, model_sha256: str, images: Images
-    ) -> None:
+        self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, strangers: AuditLog, model_sha256: str,
+        images: Images,
+    ) -> None:  # fmt: skip
         self._app, self._settings, self._audit, self._model_sha256 = app, settings, audit, model_sha256
-        self._images = images
+        self._strangers, self._images = strangers, images
         self._token = None if settings.token is None else settings.token.get_secret_value().encode()
         self._rate = Rate(settings.requests_per_second, settings.burst)
         self._wrong_tokens = Rate(settings.wrong_tokens_per_minute / 60, settings.wrong_tokens_per_minute)
@@ -100,9 +102,9 @@ class Guard:
                     headers[name] = value
             await send(message)
 
-        limited = _Limited(receive, self._limit(scope))
+        limited, is_known = _Limited(receive, self._limit(scope)), self._is_known(Headers(scope=scope))
         try:
-            refusal = self._refusal(scope)
+            refusal = self._refusal(scope, is_known)
             if refusal is None and limited.announced(Headers(scope=scope)) > limited.limit:
                 await limited.drain()
                 refusal = too_large(limited.limit)
@@ -114,7 +116,8 @@ class Guard:
             else:
                 await self._app(scope, limited, answer)
         except HTTPException as error:  # there is no room for what comes
-            await problem(error.status_code, error.detail, headers=error.headers)(scope, receive, answer)
+            if status == 0:
+                await problem(error.status_code, error.detail, headers=error.headers)(scope, receive, answer)
         except ClientDisconnect:
             pass
         except Exception as error:  # a crash of ours: the client learns that, and nothing else
@@ -125,17 +128,16 @@ class Guard:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             taken = round(1000 * (time.perf_counter() - began), 1)
-            self._audit.write(
+            (self._audit if is_known else self._strangers).write(
                 {"method": _method(scope), "route": route, "status": status, "latency_ms": taken}
                 | (facts | {"model_sha256": self._model_sha256} if facts else {})
             )
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _refusal(self, scope: Scope, is_known: bool) -> Response | None:
         headers = Headers(scope=scope)
         address = _network((scope.get("client") or ("none", 0))[0])
         if self._settings.is_loopback and not _is_own_host(headers.get("host", "")):
             return problem(421, "`Host` must be this machine's own name, got another (DNS rebinding).")
-        is_known = self._is_known(headers)
         # Behind a proxy all have one address: whoever has the token does not wait for those who guess it.
         if not self._rate.allows(f"{address} known" if is_known else address):
             return problem(429, "Too many requests from this address.", headers={"Retry-After": "1"})

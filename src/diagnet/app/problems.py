@@ -66,8 +66,10 @@ def missing_here(error: MissingExtraError) -> str:
 def tell_problems(app: FastAPI) -> None:
     """Turn whatever the app raises on purpose into problems; the guard turns the rest."""
 
-    async def on_http(_: Request, error: Exception) -> JSONResponse:
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101 -- for the type checker; it is registered for no other
+        if isinstance(error.__cause__, OSError):  # as FastAPI tells it of a file on its way
+            return await on_system(request, error.__cause__)
         kind = error.kind if isinstance(error, Refusal) else ""
         return problem(error.status_code, str(error.detail), kind=kind, headers=error.headers)
 

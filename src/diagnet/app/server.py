@@ -74,7 +74,10 @@ def create_app(
     images.offer(shown, labels or {})
     answers = Answers(run, model, images, data, write_report, settings.max_upload_mb, settings.allow_unlike)
     worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading", key, model.sha256, model.threshold)
-    audit = AuditLog(state / "audit.jsonl", int(settings.audit_mb * 2**20))
+    audit, strangers = (
+        AuditLog(state / name, int(settings.audit_mb * share * 2**20))
+        for name, share in (("audit.jsonl", 0.9), ("strangers.jsonl", 0.1))
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,7 +109,9 @@ def create_app(
         return _page_file(name)
 
     tell_problems(app)
-    app.add_middleware(Guard, settings=settings, audit=audit, model_sha256=model.sha256, images=images)
+    app.add_middleware(
+        Guard, settings=settings, audit=audit, strangers=strangers, model_sha256=model.sha256, images=images
+    )
     app.state.notice = model.notice
     described = app.openapi
 

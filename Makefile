@@ -1,6 +1,10 @@
 # Two commands do everything; each creates .venv and installs what it needs if that is not there yet.
 #   make demo   the main job on synthetic masses, to demo/run/report.html
 #   make test   lint, format, types, import contract, tests
+# For those who publish:
+#   make release    distributions, lock file with hashes, SBOM, licence report, audit, all in dist/
+#   make audit      known holes of what is locked
+#   make container  the Containerfile, or its steps where there is no engine
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
@@ -9,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 USE := .venv/installed-for-use
 DEV := .venv/installed-for-development
 
-.PHONY: demo test format clean
+.PHONY: demo test format clean release audit container
 
 demo: $(USE)
 	@rm -rf demo
@@ -26,8 +30,17 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+release: $(DEV)
+	.ci/release
+
+audit: $(DEV)
+	.ci/release audit
+
+container:
+	.ci/container
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-release demo dist
 
 # torch comes first and by itself: asked for through another package, pip would take a build for graphics cards.
 $(USE): pyproject.toml constraints.txt

@@ -249,8 +249,7 @@ class Server(ThreadedAssociationServer):
             request.close()
 
     def service_actions(self) -> None:
-        """Twice a second, between two connections."""
-        super().service_actions()
+        """Tidy up, twice a second or so; pynetdicom would collect garbage here while others wait."""
         self.places.tidy()
 
     def shutdown(self) -> None:

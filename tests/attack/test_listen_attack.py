@@ -99,6 +99,18 @@ def test_the_listener_ends_at_once_while_somebody_is_silent(tmp_path, certificat
     close(connections)
 
 
+def test_the_listener_ends_at_once_while_associations_are_idle_or_half_way(tmp_path):
+    with Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
+        with Listener(queue, lambda: None, lambda *_: None, ListenerSettings(port=0)).running() as listener:
+            held = hostile.idle(listener.port, 4)
+            hostile.half_pdu(held[:2])
+            time.sleep(0.2)
+            began = time.monotonic()
+        assert time.monotonic() - began < WAIT
+    for each in held:
+        each.abort()
+
+
 @pytest.mark.parametrize(("builder", "n"), [(hostile.silent, 70), (hostile.half_request, 20)])
 def test_connections_that_only_begin_take_no_place_and_go_in_time(listen, builder, n):
     node = listen(max_associations=2, **QUICK)

@@ -19,6 +19,7 @@ from pydicom.uid import CTImageStorage, DigitalMammographyXRayImageStorageForPre
 
 import hostile_senders as hostile
 from clinic_parts import BOX, mammogram, marks, wait_until
+from diagnet.cli.listen import Trust, _exposure
 from diagnet.clinic import queue as queue_module
 from diagnet.clinic import worker as worker_module
 from diagnet.clinic.listener import Incoming, Listener, ListenerSettings, server_tls
@@ -276,6 +277,30 @@ def test_a_clock_that_jumps_removes_nothing(tmp_path, monkeypatch, jump):
         ran = time.monotonic() + 169 * 3600
         clock.time, clock.monotonic = (lambda: time.time() + jump + 169 * 3600), (lambda: ran)
         assert queue.expired("images", 168 * 3600.0) == kept[:1]  # time in which it ran counts
+
+
+def test_what_failed_is_kept_for_its_time(tmp_path, monkeypatch):
+    began = time.monotonic()
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(queue_module, "time", clock)
+    with Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
+        queue.set_failed("a", {"reason": "a test"})
+        for hours, left in ((719, ["a.json"]), (721, [])):
+            clock.time = lambda hours=hours: time.time() + 3600 * hours
+            clock.monotonic = lambda hours=hours: time.monotonic() + 3600 * hours
+            worker_of(queue)._expire()
+            assert names(queue, "failed") == left
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("bind", "cert", "n_notices"),
+    [("127.0.0.1", None, 0), ("::1", None, 0), ("0.0.0.0", None, 1), ("0.0.0.0", Path("c"), 0)],  # noqa: S104
+)
+def test_an_address_that_others_reach_in_the_open_is_told(bind, cert, n_notices):
+    notices = list(_exposure(bind, Trust(cert=cert)))
+    assert len(notices) == n_notices
+    assert not notices or "nothing is encrypted" in notices[0]
 
 
 def test_time_in_which_no_listener_ran_does_not_count(tmp_path, monkeypatch):

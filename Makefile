@@ -2,6 +2,10 @@
 #   make demo   the main job on synthetic masses, to demo/run/report.html
 #   make test   lint, format, types, import contract, tests
 #   make docs   the documentation as a site, to site/
+# For those who publish:
+#   make release    distributions, lock file with hashes, SBOM, licence report, audit, all in dist/
+#   make audit      known holes of what is locked
+#   make container  the Containerfile, or its steps where there is no engine
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
@@ -10,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 USE := .venv/installed-for-use
 DEV := .venv/installed-for-development
 
-.PHONY: demo test docs format clean
+.PHONY: demo test docs format clean release audit container
 
 demo: $(USE)
 	@rm -rf demo
@@ -30,8 +34,17 @@ format: $(DEV)
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+release: $(DEV)
+	.ci/release
+
+audit: $(DEV)
+	.ci/release audit
+
+container:
+	.ci/container
+
 clean:
-	rm -rf .venv demo site
+	rm -rf .venv .venv-release demo dist site
 
 # torch comes first and by itself: asked for through another package, pip would take a build for graphics cards.
 $(USE): pyproject.toml constraints.txt

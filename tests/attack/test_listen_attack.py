@@ -19,6 +19,7 @@ from pydicom.uid import CTImageStorage, DigitalMammographyXRayImageStorageForPre
 
 import hostile_senders as hostile
 from clinic_parts import BOX, mammogram, marks, wait_until
+from diagnet.cli.listen import Trust, _exposure
 from diagnet.clinic import queue as queue_module
 from diagnet.clinic import worker as worker_module
 from diagnet.clinic.listener import Incoming, Listener, ListenerSettings, server_tls
@@ -27,6 +28,10 @@ from diagnet.clinic.privacy import Pseudonyms
 from diagnet.clinic.queue import Queue
 from diagnet.clinic.worker import Worker, WorkerSettings
 from diagnet.errors import RefusedInputError
+from diagnet.inference.assessment import Policy
+
+# pynetdicom, as a sender, leaves a socket to the garbage collector where the listener closed it first.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 WAIT = 2.0  # seconds that an innocent sender waits at most
 QUICK = {"beginning_seconds": 1.0, "pdu_seconds": 1.5, "timeout_seconds": 3.0}
@@ -95,10 +100,22 @@ def test_the_listener_ends_at_once_while_somebody_is_silent(tmp_path, certificat
     close(connections)
 
 
-@pytest.mark.parametrize("builder", [hostile.silent, hostile.half_request])
-def test_connections_that_only_begin_take_no_place_and_go_in_time(listen, builder):
+def test_the_listener_ends_at_once_while_associations_are_idle_or_half_way(tmp_path):
+    with Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
+        with Listener(queue, lambda: None, lambda *_: None, ListenerSettings(port=0)).running() as listener:
+            held = hostile.idle(listener.port, 4)
+            hostile.half_pdu(held[:2])
+            time.sleep(0.2)
+            began = time.monotonic()
+        assert time.monotonic() - began < WAIT
+    for each in held:
+        each.abort()
+
+
+@pytest.mark.parametrize(("builder", "n"), [(hostile.silent, 70), (hostile.half_request, 20)])
+def test_connections_that_only_begin_take_no_place_and_go_in_time(listen, builder, n):
     node = listen(max_associations=2, **QUICK)
-    connections = builder(node.port, 70)  # more than may begin at one time
+    connections = builder(node.port, n)  # 70 are more than may begin at one time
     assert hostile.echo(node.port) < WAIT
     wait_until(lambda: not node.places.connections, 5)
     close(connections)
@@ -253,14 +270,37 @@ def test_a_clock_that_jumps_removes_nothing(tmp_path, monkeypatch, jump):
         kept = [queue.place(state) / "a.dcm" for state in ("images", "marks", "scored", "failed")]
         for path in kept:
             path.write_bytes(b"x")
-        worker = Worker(queue, None, None, lambda *_: None)
         clock.time = lambda: time.time() + jump
-        worker._expire()
+        worker_of(queue)._expire()
         assert all(path.exists() for path in kept)
         assert all(abs(path.stat().st_mtime - clock.time()) < 60 for path in kept)  # their ages are what they were
         ran = time.monotonic() + 169 * 3600
         clock.time, clock.monotonic = (lambda: time.time() + jump + 169 * 3600), (lambda: ran)
-        assert queue.expired("images", 168 * 3600) == kept[:1]  # time in which it ran counts
+        assert queue.expired("images", 168 * 3600.0) == kept[:1]  # time in which it ran counts
+
+
+def test_what_failed_is_kept_for_its_time(tmp_path, monkeypatch):
+    began = time.monotonic()
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(queue_module, "time", clock)
+    with Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
+        queue.set_failed("a", {"reason": "a test"})
+        for hours, left in ((719, ["a.json"]), (721, [])):
+            clock.time = lambda hours=hours: time.time() + 3600 * hours
+            clock.monotonic = lambda hours=hours: time.monotonic() + 3600 * hours
+            worker_of(queue)._expire()
+            assert names(queue, "failed") == left
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("bind", "cert", "n_notices"),
+    [("127.0.0.1", None, 0), ("::1", None, 0), ("0.0.0.0", None, 1), ("0.0.0.0", Path("c"), 0)],  # noqa: S104
+)
+def test_an_address_that_others_reach_in_the_open_is_told(bind, cert, n_notices):
+    notices = list(_exposure(bind, Trust(cert=cert)))
+    assert len(notices) == n_notices
+    assert not notices or "nothing is encrypted" in notices[0]
 
 
 def test_time_in_which_no_listener_ran_does_not_count(tmp_path, monkeypatch):
@@ -270,7 +310,7 @@ def test_time_in_which_no_listener_ran_does_not_count(tmp_path, monkeypatch):
         (queue.place("images") / "a.dcm").write_bytes(b"x")
     clock.time = lambda: time.time() + 1000 * 3600
     with Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
-        assert queue.expired("images", 168 * 3600) == []
+        assert queue.expired("images", 168 * 3600.0) == []
 
 
 def test_the_first_content_of_a_uid_stays(listen, tmp_path, told):
@@ -331,10 +371,19 @@ def test_one_patients_marks_make_nothing_in_anothers_study(tmp_path, monkeypatch
             received = queue.place("incoming") / path.name
             shutil.copy(path, received)
             assert queue.take(received, kind, dcmread(path).SOPInstanceUID)
-        Worker(queue, SimpleNamespace(sha256="a"), None, lambda *_: None).score_ready()
+        worker_of(queue).score_ready()
         assert queue.outbox() == []
         (record,) = queue.place("failed").glob("*.json")
         assert "another patient's" in json.loads(record.read_text())["reason"]
+
+
+def worker_of(queue):
+    """A worker that needs no trained model, because it scores nothing."""
+    worker = Worker.__new__(Worker)
+    worker.queue, worker.model, worker.tell = queue, SimpleNamespace(sha256="a"), lambda *_: None
+    worker.policy, worker.settings, worker._marks = Policy(), WorkerSettings(), {}
+    worker._arrived, worker._scored, worker._stop = threading.Event(), threading.Event(), threading.Event()
+    return worker
 
 
 class Killed(BaseException):
@@ -356,9 +405,8 @@ def test_marks_that_end_the_program_are_tried_twice(tmp_path, monkeypatch):
                     received = queue.place("incoming") / path.name
                     shutil.copy(path, received)
                     queue.take(received, kind, dcmread(path).SOPInstanceUID)
-            worker = Worker(queue, SimpleNamespace(sha256="a"), None, lambda *_: None, settings=WorkerSettings())
             try:
-                worker.score_ready()
+                worker_of(queue).score_ready()
             except Killed:
                 continue
     assert len(tries) == 2

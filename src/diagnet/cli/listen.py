@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,6 @@ def listen(
     from diagnet.clinic.source import require_pacs
 
     require_pacs()
-    from diagnet.app.settings import is_loopback
     from diagnet.clinic.listener import Listener
     from diagnet.clinic.queue import Queue
     from diagnet.clinic.worker import Worker, WorkerSettings
@@ -140,8 +139,8 @@ def listen(
         )
         with Listener(queue, worker.wake, tell, settings, tls).running() as listener:
             worker.start()
-            if tls is None and not is_loopback(place.bind):
-                tell(f"others can reach {place.bind}, and nothing is encrypted. Fix: --cert and --key, with --ca", "")
+            for notice in _exposure(place.bind, trust):
+                tell(notice, "")
             tell(f"listening on {place.bind}:{listener.port} as {place.ae}. {model.notice}", "")
             stop.wait()
         worker.stop()
@@ -157,6 +156,14 @@ def _check(forward: str, place: Place, trust: Trust) -> None:
     speaks_tls = trust.cert is not None or trust.forward_tls or forward.startswith("https://")
     if trust.ca is not None and not speaks_tls:
         raise typer.BadParameter("--ca must come with --cert and --key, --forward-tls or an https address.")
+
+
+def _exposure(bind: str, trust: Trust) -> Iterator[str]:
+    """What the start says where others can reach us in the open."""
+    from diagnet.app.settings import is_loopback
+
+    if not is_loopback(bind) and trust.cert is None:
+        yield f"others can reach {bind}, and nothing is encrypted. Fix: --cert and --key, and --ca for known peers"
 
 
 def _destination(forward: str, place: Place, trust: Trust) -> "Destination":

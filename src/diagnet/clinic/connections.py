@@ -65,8 +65,13 @@ class Connection:
     def cut(self) -> None:
         """End it, whatever thread waits for it; the socket is closed by who owns it."""
         self.is_cut = True
-        with suppress(OSError):  # it is closed already; not its own `shutdown`, which lets go of TLS under its reader
+        with suppress(OSError):  # is closed already; not its own `shutdown`, which lets go of TLS under its reader
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        """End the threads of its association at their next turn; they would wait for a state that does not come."""
+        if self.association is not None:
+            self.association._kill = self.association.dul._kill_thread = True
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ class Places:
         time.sleep(0.05 if left else 0.0)
         for each in left:
             each.cut()
+            each.stop()
         for each in left:
             if each.association is not None:
                 each.association.join(timeout=5.0)
@@ -195,7 +201,7 @@ class _Handler(RequestHandler):
             except Exception as error:  # its text may quote what was sent
                 places.tell(f"ended an association: {type(error).__name__} in what it sent", "")
                 connection.cut()
-                association._kill = association.dul._kill_thread = True
+                connection.stop()
 
         reader.recv, machine.do_action = recv, do_action
         return association
@@ -249,8 +255,7 @@ class Server(ThreadedAssociationServer):
             request.close()
 
     def service_actions(self) -> None:
-        """Twice a second, between two connections."""
-        super().service_actions()
+        """Tidy up, twice a second or so; pynetdicom would collect garbage here while others wait."""
         self.places.tidy()
 
     def shutdown(self) -> None:

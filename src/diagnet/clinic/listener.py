@@ -254,9 +254,9 @@ class Listener:
         total = self._received[event.assoc] = self._received.get(event.assoc, 0) + size
         is_object = getattr(event.assoc.dimse.message, "_data_set_file", None) is not None
         limit = self.settings.max_object_bytes if is_object else _MAX_COMMAND_BYTES
-        if total > limit and not event.assoc._sent_abort:
+        if total > limit >= total - size:
             self.tell("aborted an association: its object is too large", "")
-            event.assoc.abort(block=False)
+            threading.Thread(target=event.assoc.abort, daemon=True).start()  # waits for the thread we are in
 
     def _forget(self, event: Any) -> None:
         self._received.pop(event.assoc, None)

@@ -145,7 +145,7 @@ class Worker:
                 is_waiting = True
                 continue
             try:
-                with self.queue.attempt(path.stem):
+                with self.queue.attempt(job):
                     self._score(job, image, uid, marks)
             except (DataError, RefusedInputError) as error:
                 if not image.exists():  # it made room in this very moment: it may come again

@@ -5,6 +5,8 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -69,9 +71,8 @@ class _EndedError(BaseException):
 def main() -> None:
     """Run the command line; an expected failure is one line and an exit code."""
     warnings.showwarning = lambda message, *_, **__: _tell(f"warning: {message}")
-    _end_cleanly()
     read_apart()
-    with escaped_output():
+    with escaped_output(), _ended_cleanly():
         try:
             app()
         except DiagNetError as error:
@@ -81,7 +82,7 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except _EndedError as ended:
             signal.signal(ended.number, signal.SIG_DFL)
-            signal.raise_signal(ended.number)
+            signal.raise_signal(ended.number)  # so that who started it sees what ended it
         finally:
             read_here()
 
@@ -90,7 +91,8 @@ def _tell(message: str) -> None:
     print(f"diagnet: {escaped(message, one_line=True)}", file=sys.stderr)
 
 
-def _end_cleanly() -> None:
+@contextmanager
+def _ended_cleanly() -> Iterator[None]:
     """Let a signal that ends the program end its blocks first; a copy of the process ends as before."""
     process = os.getpid()
 
@@ -100,6 +102,13 @@ def _end_cleanly() -> None:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
+    is_main = threading.current_thread() is threading.main_thread()
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if is_main and hasattr(signal, name)]
+    ours = [number for number in names if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

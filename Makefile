@@ -1,6 +1,7 @@
 # Two commands do everything; each creates .venv and installs what it needs if that is not there yet.
 #   make demo   the main job on synthetic masses, to demo/run/report.html
 #   make test   lint, format, types, import contract, tests
+#   make docs   the documentation as a site, to site/
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 USE := .venv/installed-for-use
 DEV := .venv/installed-for-development
 
-.PHONY: demo test format clean
+.PHONY: demo test docs format clean
 
 demo: $(USE)
 	@rm -rf demo
@@ -26,8 +27,11 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site
 
 # torch comes first and by itself: asked for through another package, pip would take a build for graphics cards.
 $(USE): pyproject.toml constraints.txt
@@ -39,5 +43,5 @@ $(USE): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(USE)
-	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[onnx,tensorboard,mlflow,study,dask,hpo,pacs,serve]"
+	$(PIP) install --quiet --constraint constraints.txt --group dev --group docs --editable ".[onnx,tensorboard,mlflow,study,dask,hpo,pacs,serve]"
 	@touch $@

@@ -26,6 +26,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from diagnet.batches import Neighborhoods, epoch_batches
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.data.regions import read_rois
@@ -33,7 +34,6 @@ from diagnet.data.splits import make_folds
 from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
 from diagnet.network import NetworkSettings, create_network
 from diagnet.run.folder import write_table
-from diagnet.training.batches import Neighborhoods, epoch_batches
 from diagnet.training.loop import train
 from diagnet.training.points import Points
 from diagnet.training.scoring import embeddings_and_logits

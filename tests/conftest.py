@@ -53,12 +53,15 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It forgets what they looked like: tests score mammograms with it, which are far from pictures of 32 x 32 pixels.
     """
     from diagnet.experiment import run_experiment
+    from diagnet.run.seal import seal
     from test_experiment import phantoms, tiny  # after the hook
 
     run = run_experiment(tiny(), phantoms(), tmp_path_factory.mktemp("finished") / "run", with_report=False).folder
     facts = json.loads((run / "model" / "fold-0.json").read_text())
     del facts["domain"]
     (run / "model" / "fold-0.json").write_text(json.dumps(facts))
+    (run / "model" / "manifest.json").unlink()
+    seal(run)
     return run
 
 

@@ -9,6 +9,7 @@ from diagnet.data.preprocessing import Preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.network import NetworkSettings, create_network
 from diagnet.run.checkpoint import write_weights
+from diagnet.run.seal import seal
 
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=1, n_hidden=8)
 
@@ -30,4 +31,6 @@ def write_run(folder: Path, n_networks: int = 1, **changes: Any) -> Path:
         kept = {name: value for name, value in facts.items() if value is not None}
         write_weights(folder / "model" / f"fold-{k}.safetensors", create_network(TINY), kept)
     (folder / "run.json").write_text('{"status": "finished"}')
+    (folder / "model" / "manifest.json").unlink(missing_ok=True)
+    seal(folder)
     return folder

@@ -24,6 +24,7 @@ def write_served(folder: Path) -> SimpleNamespace:
     from diagnet.data.roi import RoiSettings
     from diagnet.run.checkpoint import read_weights
     from diagnet.run.folder import write_json
+    from diagnet.run.seal import seal
     from diagnet.run.tables import ScoredMass, write_predictions
     from diagnet.training.scoring import embeddings_and_logits
 
@@ -68,6 +69,8 @@ def write_served(folder: Path) -> SimpleNamespace:
         for k in range(2, N_MASSES, 3)
     ]
     write_predictions(run, tested)
+    (run / "model" / "manifest.json").unlink()
+    seal(run)
     images, patient = folder / "images", {"PatientName": f"{CANARY}^ANNA", "PatientID": f"{CANARY}-7"}
     patient |= {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4"}
     write_dicom(images / "a.dcm", drawn_breast(), Laterality="L", **patient)

@@ -128,3 +128,10 @@ def test_the_old_name_of_two_settings_is_read_and_what_comes_later_wins():
         "skip_same_patient": True,
         "skip_own_neighbors": False,
     }
+
+
+@pytest.mark.parametrize("preset", ["small", "lite0", "best", "paper"])
+def test_a_config_is_the_preset_it_names(preset):
+    assert Config(preset=preset) == Config.from_preset(preset)
+    assert Config(preset=preset, training={"epochs": 3}) == Config.from_preset(preset, {"training": {"epochs": 3}})
+    assert Config() == Config.from_preset()

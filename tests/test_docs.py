@@ -1,13 +1,19 @@
+import os
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 import diagnet
 from diagnet.cli import app
 from diagnet.config import Config
+from dicom_files import write_dicom
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +65,31 @@ def test_settings_in_the_table_are_the_preset_smalls():
     assert checked > 20
 
 
+def test_the_guide_to_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "python.md").read_text()
+    pixels = np.full((2700, 1300), 200, np.uint16)
+    pixels[2350:2520, 980:1180] += (1000 * np.random.default_rng(0).random((170, 200))).astype(np.uint16)
+    write_dicom(tmp_path / "mammogram.dcm", pixels)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/python.md", "exec"), names)  # noqa: S102 -- our own page
+    assert len(names["y_more"]) == 56
+    assert capsys.readouterr().out.startswith(("benign", "malignant", "refused", "no call"))
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="not installed: the site was not built")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    page = (tmp_path / "site" / "api.html").read_text()
+    for name in set(diagnet.__all__) - {"__version__", "assess"}:
+        assert f".{name}" in page, name
+
+
 def test_architecture_lists_the_tree():
     page = (ROOT / "docs" / "architecture.md").read_text()
     for path in (ROOT / "src" / "diagnet").rglob("*.py"):
@@ -72,6 +103,17 @@ def test_readme_fits_a_screen_and_its_imports_work():
     for name in re.search(r"from diagnet import (.+)", readme)[1].split(", "):
         assert getattr(diagnet, name) is not None
     assert "NOT FOR CLINICAL USE" in readme
+
+
+def test_on_a_package_index_no_link_of_the_readme_is_relative():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    text = (ROOT / "README.md").read_text()
+    for each in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 8
+    assert all(link.startswith("https://") for link in links)
+    assert "/raw.githubusercontent.com/" in next(link for link in links if link.endswith(".png"))
 
 
 def test_make_knows_the_two_commands():

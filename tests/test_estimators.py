@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.errors import DataError
 from diagnet.estimators import AdversarialAugmenter, DiagNetClassifier
 from diagnet.network import NetworkSettings
+from diagnet.sampling_strategy import samples_to_make
 
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8, 16), n_middle=0, n_hidden=16, dropout=0)
 # Rows of the checks are no pictures, hence `augment=False`; every check applies.
@@ -80,16 +82,16 @@ def test_labels_of_any_kind_and_groups_in_cross_validation(phantoms):
 def test_augmenter_returns_originals_then_neighbors(phantoms, as_rows):
     X, y = phantoms
     X = (X.reshape(48, -1) if as_rows else X) * 255
-    augmenter = AdversarialAugmenter(budget=10, random_state=0)
+    augmenter = AdversarialAugmenter(negative_share=0.2, negative_class=2, budget=10, random_state=0)
     X_, y_ = augmenter.fit_resample(X, y)
     assert X_.shape[1:] == X.shape[1:]
     assert np.array_equal(X_[:48], X)
     assert len(X_) == len(y_) == len(augmenter.kinds_) == len(augmenter.parents_) == 68
-    assert (y_ == y[augmenter.parents_]).all()
+    assert (y_ == np.where(augmenter.kinds_ < 0, 2, y[augmenter.parents_])).all()
     assert X_.min() >= X.min()
     assert X_.max() <= X.max()
     assert not (X_[48:, None] == X[None]).all(axis=tuple(range(2, X.ndim + 1))).any()  # no copies
-    again, _ = AdversarialAugmenter(budget=10, random_state=0).fit_resample(X, y)
+    again, _ = clone(augmenter).fit_resample(X, y)
     assert np.array_equal(again, X_)
 
 
@@ -217,3 +219,63 @@ def test_the_classifier_takes_data_frames():
     settings = {"epochs": 1, "positive_share": 0.0, "network": TINY, "random_state": 0}
     by_frame = DiagNetClassifier(**settings).fit(frame, pandas.Series(y)).predict_proba(frame)
     assert np.array_equal(by_frame, DiagNetClassifier(**settings).fit(X, y).predict_proba(X))
+
+
+STRATEGIES = [
+    "auto",
+    "minority",
+    "not minority",
+    "not majority",
+    "all",
+    {"b": 9, "c": 8},
+    lambda y: {"b": y.count("a")},
+]
+
+
+NAMED = ["auto", "minority", "not minority", "not majority", "all"]
+
+
+@pytest.mark.parametrize("strategy", [*NAMED, {"b": 9, "c": 8}, lambda y: {"b": y.count("a")}])
+def test_sampling_strategies_are_imbalanced_learns(strategy):
+    utils = pytest.importorskip("imblearn.utils", reason="not installed: its strategies were not compared")
+    y = [*"aaaaaaaaabbbbbbcccc"]
+    expected = utils.check_sampling_strategy(strategy, y, "over-sampling")
+    assert samples_to_make(strategy, y) == dict.fromkeys("abc", 0) | expected
+    two = [*"aaaaaaaaabbbbbb"]
+    assert samples_to_make(0.8, two) == {"a": 0, **utils.check_sampling_strategy(0.8, two, "over-sampling")}
+
+
+@pytest.mark.parametrize("strategy", ["most", {"d": 9}, {"a": 3}, 0.0, 0.1, 1.5])
+def test_a_sampling_strategy_that_cannot_be_met_is_refused(strategy):
+    with pytest.raises(ValueError, match="`sampling_strategy` must"):
+        samples_to_make(strategy, [*"aaaaaaaaabbbbbb"])
+
+
+def test_the_augmenter_balances_classes_and_keeps_negatives_apart(phantoms):
+    X, y = phantoms
+    X, y = np.concatenate([X[y == 0], X[y == 1][:10]]), np.repeat(["benign", "malignant"], [24, 10])
+    augmenter = AdversarialAugmenter(sampling_strategy="auto", negative_share=0.2, budget=5, random_state=0)
+    X_, y_ = augmenter.fit_resample(X, y)
+    assert [(y_ == name).sum() for name in ("benign", "malignant")] == [24, 24]
+    assert (augmenter.kinds_ >= 0).all()
+    assert augmenter.sampling_strategy_ == {"benign": 0, "malignant": 14}
+    assert augmenter.negatives_.shape == (7, *X.shape[1:])
+    assert len(augmenter.negative_parents_) == 7
+    named = augmenter.set_params(negative_class="neither of both")
+    both, names = named.fit_resample(X, y)
+    assert np.array_equal(both[named.kinds_ >= 0], X_)
+    assert np.array_equal(both[named.kinds_ < 0], augmenter.negatives_)
+    assert (names == "neither of both").sum() == 7
+    with pytest.raises(ValueError, match="`negative_class` must be a class of the kind of `y`"):
+        named.set_params(negative_class=2).fit_resample(X, y)
+
+
+def test_a_grid_search_may_turn_the_augmenter_off(phantoms):
+    pipeline = pytest.importorskip("imblearn.pipeline", reason="not installed: pipelines were not tested")
+    X, y = phantoms
+    model = pipeline.make_pipeline(AdversarialAugmenter(budget=2, random_state=0), LogisticRegression())
+    grid = {"adversarialaugmenter__positive_share": [0.0, 0.2]}
+    off = {"adversarialaugmenter": ["passthrough"]}
+    found = GridSearchCV(model, [grid, off], cv=2).fit(X.reshape(48, -1), y)
+    scores = found.cv_results_["mean_test_score"]
+    assert scores[0] == scores[2]  # shares of 0 are no augmenter

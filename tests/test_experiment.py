@@ -90,7 +90,7 @@ def test_the_model_knows_its_preprocessing_and_when_not_to_call(run):
     content = edited.read_text()
     try:
         edited.write_text(content.replace('"display_chain": 1', '"display_chain": 2'))
-        with pytest.raises(RunFolderError, match="`preprocessing` must be as training stored it, got an edited one"):
+        with pytest.raises(RunFolderError, match=r"fold-0\.json` must be as it was sealed"):
             load_model(run.folder)
     finally:
         edited.write_text(content)
@@ -384,7 +384,7 @@ def test_what_cannot_be_trained_or_evaluated_is_refused(run, tmp_path):
     content = edited.read_bytes()
     try:
         edited.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(RunFolderError, match="truncated or edited"):
+        with pytest.raises(RunFolderError, match=r"fold-0\.safetensors` must be as it was sealed"):
             load_model(run.folder)
     finally:
         edited.write_bytes(content)

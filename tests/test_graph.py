@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,3 +184,12 @@ def test_refuses_what_it_cannot_connect():
         vectors[2, 1] = bad
         with pytest.raises(ValueError, match="must be finite"):
             signed_graph(vectors, labels, kinds)
+
+
+def test_lists_and_tensors_without_kinds_are_the_graph_of_originals():
+    vectors, labels = np.random.default_rng(0).random((12, 4)), np.arange(12) % 2
+    expected = dense_signs(signed_graph(vectors, labels, np.zeros(12, np.int8)))
+    assert (dense_signs(signed_graph(torch.from_numpy(vectors), torch.from_numpy(labels))) == expected).all()
+    assert (dense_signs(signed_graph(vectors.tolist(), labels.tolist())) == expected).all()
+    with pytest.raises(ValueError, match="`vectors` must be"):
+        signed_graph(vectors[0], labels)

@@ -10,6 +10,7 @@ from pytorch_metric_learning.reducers import SumReducer
 from scipy.sparse import csr_array
 
 import reference
+from diagnet.graph import signed_graph
 from diagnet.losses import SignedGraphLoss, classification_loss, edge_loss, joint_loss, signed_graph_loss
 
 
@@ -275,3 +276,9 @@ def test_weights_between_the_signs_are_refused_not_rounded(kind):
 def test_indices_that_are_none_are_told(parts, message):
     with pytest.raises(ValueError, match=f"`indices_tuple` {message}"):
         SignedGraphLoss()(torch.eye(3), indices_tuple=parts)
+
+
+def test_the_loss_takes_a_signed_graph():
+    vectors = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    graph = signed_graph(vectors, torch.arange(12) % 2)
+    assert SignedGraphLoss()(vectors, graph) == SignedGraphLoss()(vectors, graph.signs) > 0

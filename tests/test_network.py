@@ -117,7 +117,7 @@ def test_intensity_is_taken_out(small):
 def test_refuses_unknown_presets():
     with pytest.raises(ValidationError, match="small"):
         create_network("large")
-    with pytest.raises(ValidationError, match="widths must be at least 1"):
+    with pytest.raises(ValidationError, match="widths must be from 1 to 65536"):
         NetworkSettings(widths=(8, 0))
 
 

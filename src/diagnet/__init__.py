@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diagnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from diagnet.batches import BatchedGraphLoss as BatchedGraphLoss
     from diagnet.config import Config as Config
     from diagnet.data.manifest import read_manifest as read_manifest
     from diagnet.data.mass import Mass as Mass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "assess": "inference.assessment",
+    "BatchedGraphLoss": "batches",
     "Config": "config",
     "read_manifest": "data.manifest",
     "Mass": "data.mass",

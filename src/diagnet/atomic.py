@@ -1,16 +1,27 @@
 """Files and folders that are written whole or not at all."""
 
 import errno
+import hashlib
 import os
+import platform
+import re
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from diagnet.errors import DataError, RunFolderError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+_NO_ROOM = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.EISDIR,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+# Name of what is being written: .NAME.MACHINE-PROCESS-RANDOM.tmp and NAME's suffix.
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
+_ABANDONED_S = 86400.0  # after which a file of an unknown process is nobody's
 
 
 @contextmanager
@@ -24,14 +35,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-        os.close(handle)
+        _sweep(path.parent)
+        require_file(path)
+        temporary = _temporary(path, path.suffix)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less what the umask forbids
     except OSError as error:
         raise _unwritable(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
         _flush(temporary)
         temporary.replace(path)
     except OSError as error:
@@ -54,12 +65,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        _sweep(path.parent)
+        temporary = _temporary(path, "")
+        temporary.mkdir()
         yield temporary
         for written in temporary.rglob("*"):
             if written.is_file():
                 _flush(written)
-        temporary.chmod(0o755)
         if path.exists():
             path.rmdir()  # empty; not every system lets a rename replace it
         temporary.replace(path)
@@ -114,6 +126,57 @@ def require_empty(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"`--out` must be a new or an empty folder, got {folder}. Fix: choose another folder.")
+
+
+def require_file(path: Path, option: str = "") -> None:
+    """Check that a file can stand at `path`, before anything long is begun.
+
+    Raises:
+        RunFolderError: there is a folder, or no folder to hold it.
+    """
+    if path.is_dir():
+        raise RunFolderError(f"`{option or path}` must be a file, got the folder {path}. Fix: choose another name.")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise RunFolderError(f"`{option or path}` must be a file in a folder, got the file {path.parent} for a folder.")
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written."""
+    with os.scandir(folder) as entries:
+        left = [entry for entry in entries if (named := _TEMPORARY.fullmatch(entry.name)) and _is_left(entry, named)]
+    for entry in left:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_left(entry: os.DirEntry[str], named: re.Match[str]) -> bool:
+    if named[1] == _machine() and os.name == "posix":  # elsewhere there is no asking without ending it
+        try:
+            os.kill(int(named[2]), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except OSError:
+            pass
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_S
+    except OSError:
+        return False  # it has gone
+
+
+@cache
+def _machine() -> str:
+    """Whose process numbers are ours: this machine's, or this container's."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 def _no_room(error: BaseException | None) -> OSError | None:

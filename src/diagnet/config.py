@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -85,12 +86,16 @@ _BEFORE: dict[str, dict[str, Any]] = {
     "training": {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "contrast": 0.0, "sharpness": 0.0, "noise": 0.0},
 }
 
+_MOST_BYTES = 1 << 20  # of a TOML file
+_MOST_DEPTH = 20  # of what is read from JSON or TOML; figures of a run are nine deep
+_MOST_SHOWN = 120  # letters of a value in a message
+
 # Settings that have become several: the old name is read and stands for all of them.
 _NEW_NAMES: dict[str, tuple[str, ...]] = {"skip_relatives": SKIPS}
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one experiment."""
+    """The settings of one experiment: `Config()` is the preset `small`, `Config(preset="lite0")` that one."""
 
     preset: Literal["small", "paper", "lite0", "best"] = "small"
     seed: int = Field(0, ge=0)
@@ -104,6 +109,19 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     training: TrainingSettings = TrainingSettings()
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_preset(cls, values: Any) -> Any:
+        """What is not given is as in the preset."""
+        preset = values.get("preset", "small") if isinstance(values, Mapping) else None
+        if preset not in _PRESETS:
+            return values  # refused by its type
+        given = merged(_PRESETS[preset], values)
+        classes, network = given.get("classes", CLASSES), given.setdefault("network", {})
+        if isinstance(network, dict) and isinstance(classes, list | tuple):  # else refused below
+            network.setdefault("n_classes", len(classes))
+        return given
 
     @field_validator("classes")
     @classmethod
@@ -128,11 +146,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         preset = preset.lower()
         if preset not in _PRESETS:
             raise SettingsError(f"`preset` must be one of {', '.join(_PRESETS)}, got {preset!r}")
-        given = merged(_PRESETS[preset], changes or {})
-        classes = given.get("classes", CLASSES)
-        given.setdefault("network", {}).setdefault("n_classes", len(classes))
         try:
-            return cls.model_validate({**given, "preset": preset})
+            return cls.model_validate({**merged(_PRESETS[preset], changes or {}), "preset": preset})
         except ValidationError as error:
             raise SettingsError(one_line(error)) from error
 
@@ -205,20 +220,68 @@ def read_toml(path: Path, option: str) -> dict[str, Any]:
         SettingsError: it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        require_readable(path, _MOST_BYTES)
+        return parsed_toml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise SettingsError(f"`{option}` must be a readable TOML file, got {path}: {error}") from error
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """Parse TOML that is not deeper than any settings are.
+
+    Raises:
+        ValueError: it is no TOML, or too deep.
+    """
+    try:
+        value = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    require_flat(value)
+    return value
+
+
+def require_readable(path: Path, most_bytes: int) -> None:
+    """Check that a path is a file (no pipe, which would be waited for) of at most so many bytes.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is no file, or larger.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("no file")
+    if status.st_size > most_bytes:
+        raise ValueError(f"{status.st_size} bytes, more than {most_bytes}")
+
+
+def require_flat(value: Any) -> None:
+    """Check, without calling itself, that what JSON or TOML gave is not deeper than what diagnet writes.
+
+    Raises:
+        ValueError: it is.
+    """
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {_MOST_DEPTH} levels")
 
 
 def _parsed(assignment: str) -> dict[str, Any]:
     """`training.epochs=3` -> {"training": {"epochs": 3}}."""
     name, equals, text = assignment.partition("=")
     keys = [key.strip() for key in name.split(".")]
-    if not equals or not all(keys):
+    if not equals or not all(keys) or len(keys) > 2:
         raise SettingsError(f"`--set` must be section.key=value, got {assignment!r}")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parsed_toml(f"value = {text.strip()}")["value"]
+    except ValueError:
         value = text.strip()
     for key in reversed(keys):
         value = {key: value}
@@ -304,4 +367,9 @@ def one_line(error: ValidationError) -> str:
         fix = f"did you mean `{near[0]}`?" if near else "`diagnet settings` lists them"
         return f"`{name}` must be an existing setting, got an unknown name. Fix: {fix}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"`{name}` must be valid: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
+    return f"`{name}` must be valid: {message[:1].lower()}{message[1:]}, got {shortened(repr(first['input']))}"
+
+
+def shortened(text: str) -> str:
+    """Cut what somebody gave to what one line can show."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -19,6 +19,10 @@ class DataError(DiagNetError):
     """A manifest, release, image or split that cannot be used."""
 
 
+class ReadingError(DataError):
+    """A file whose reading was ended: it took too long or too much memory, or a library broke down over it."""
+
+
 class SettingsError(DiagNetError):
     """A setting that does not exist or has a value out of range."""
 
@@ -33,6 +37,12 @@ class TrainingError(DiagNetError):
 
 class RunFolderError(DiagNetError):
     """An output folder that cannot be written, already holds a run, or is not a run."""
+
+
+class RunInUseError(RunFolderError):
+    """A run folder that another process is writing."""
+
+    exit_code = 2
 
 
 class RefusedInputError(DiagNetError):

@@ -25,6 +25,7 @@ from diagnet.config import one_line
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
+from diagnet.sampling_strategy import SamplingStrategy, samples_to_make
 from diagnet.training.loop import train
 from diagnet.training.points import Points
 from diagnet.training.scoring import embeddings_and_logits
@@ -221,8 +222,12 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
     Args:
         positive_share: positive neighbors made, as a share of each class.
         negative_share: negative neighbors made, as a share of each class.
+        sampling_strategy: positive neighbors wanted, as imbalanced-learn asks its over-samplers: "auto", "minority",
+            "not minority", "not majority", "all", a fraction, or sizes by class; None: `positive_share` of each class.
+        negative_class: class that negative neighbors come back under; None: they do not come back, but stay in
+            `negatives_`, for they are no samples of the class they were made from.
         budget: evaluations of the search for each neighbor (T).
-        search_space: "subspace" or "pixel" (the letter).
+        search_space: "subspace", or "pixel" as in the paper.
         image_shape: (height, width) of rows of `X`; None: a square where the number of features is one.
         random_state: seed of every random draw.
 
@@ -230,6 +235,8 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
         kinds_: for each row returned, 0 an original, +1 a positive and -1 a negative neighbor.
         parents_: for each row returned, the row of `X` it comes from.
         sampling_strategy_: how many neighbors each class got.
+        negatives_: the negative neighbors, as rows of `X`.
+        negative_parents_: for each of them, the row of `X` it comes from.
 
     `X` is (n, height, width), (n, 1, height, width) or (n, height * width), and comes back in that shape and dtype;
     lists, data frames, sparse matrices and one-hot rows of `y` come back as such.
@@ -239,7 +246,9 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
         self,
         *,
         positive_share: float = 0.2,
-        negative_share: float = 0.2,
+        negative_share: float = 0.0,
+        sampling_strategy: SamplingStrategy | None = None,
+        negative_class: Any = None,
         budget: int = 200,
         search_space: str = "subspace",
         image_shape: tuple[int, int] | None = None,
@@ -247,6 +256,8 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
     ) -> None:
         self.positive_share = positive_share
         self.negative_share = negative_share
+        self.sampling_strategy = sampling_strategy
+        self.negative_class = negative_class
         self.budget = budget
         self.search_space = search_space
         self.image_shape = image_shape
@@ -266,13 +277,17 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
     def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: N803 -- scikit-learn's name
         """Return the originals followed by their neighbors, and their classes.
 
-        A negative neighbor carries the class it was made from: leave it out of a classifier's training, or use it
-        as the graph does (`kinds_` tells which it is).
+        Raises:
+            ValueError: `sampling_strategy` cannot be met, or `negative_class` is of another type than `y`.
         """
         given = X, y
         X, y, one_hot = self._checked(X, y)  # noqa: N806 -- scikit-learn's name
         classes, labels = np.unique(y, return_inverse=True)
         scale = _Scale(X, self.image_shape)
+        n_positive = None
+        if self.sampling_strategy is not None:
+            to_make = samples_to_make(self.sampling_strategy, y.tolist())
+            n_positive = {label: to_make[name] for label, name in enumerate(classes.tolist())}
         found = find_neighbors(
             scale.images(X),
             labels.astype(np.int64),
@@ -284,16 +299,30 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
                 search_space=self.search_space,
             ),
             rng=np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1)),
+            n_positive=n_positive,
         )
-        self.kinds_ = np.concatenate([np.zeros(len(X), np.int8), found.kinds])
-        self.parents_ = np.concatenate([np.arange(len(X)), found.parents])
-        made_of = np.bincount(found.labels, minlength=len(classes)).tolist()
-        self.sampling_strategy_ = dict(zip(classes.tolist(), made_of, strict=True))
         made = scale.rows(found.images).reshape(len(found.images), *X.shape[1:]).astype(X.dtype)
-        images, targets = np.concatenate([X, made]), np.concatenate([y, classes[found.labels]])
-        return _in_the_type_of(given[0], images), _in_the_type_of(
-            given[1], targets if one_hot is None else one_hot[self.parents_]
-        )
+        is_negative = found.kinds < 0
+        self.negatives_, self.negative_parents_ = made[is_negative], found.parents[is_negative]
+        back = np.flatnonzero(~is_negative | (self.negative_class is not None))
+        self.kinds_ = np.concatenate([np.zeros(len(X), np.int8), found.kinds[back]])
+        self.parents_ = np.concatenate([np.arange(len(X)), found.parents[back]])
+        made_of = np.bincount(found.labels[back], minlength=len(classes)).tolist()
+        self.sampling_strategy_ = dict(zip(classes.tolist(), made_of, strict=True))
+        targets = y[self.parents_]
+        if self.negative_class is not None:
+            targets = self._with_negative_class(targets, one_hot)
+        images = _in_the_type_of(given[0], np.concatenate([X, made[back]]))
+        return images, _in_the_type_of(given[1], targets if one_hot is None else one_hot[self.parents_])
+
+    def _with_negative_class(self, targets: NDArray[Any], one_hot: NDArray[Any] | None) -> NDArray[Any]:
+        """Name the negative neighbors' class; text becomes as wide as it must be."""
+        own = np.asarray(self.negative_class)
+        if one_hot is not None or own.ndim or (own.dtype.kind in "US") != (targets.dtype.kind in "US"):
+            raise ValueError(
+                f"`negative_class` must be a class of the kind of `y`, which must not be one-hot, got {own!r}"
+            )
+        return np.where(self.kinds_ < 0, own, targets)
 
     def _checked(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:  # noqa: N803
         """`X` and `y` as arrays, and the one-hot rows of `y` where it has such."""
@@ -323,6 +352,8 @@ def _in_the_type_of(given: Any, values: NDArray[Any]) -> Any:
         names = {"columns": given.columns} if hasattr(given, "columns") else {"name": given.name}
         return type(given)(values, **names).astype(given.dtypes)
     dtype = np.asarray(given).dtype
+    if dtype.kind in "US":
+        return values  # which may be longer
     return np.asarray(np.rint(values) if dtype.kind in "iu" and values.dtype.kind == "f" else values, dtype=dtype)
 
 

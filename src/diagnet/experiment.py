@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from diagnet.progress import Progress, silent
 from diagnet.run.augmentation import to_draw_from
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
-from diagnet.run.folder import claim, git_revision, now, require_text, versions, write_metrics, write_record
+from diagnet.run.folder import claim, git_revision, held, now, require_text, versions, write_metrics, write_record
 from diagnet.run.model_card import write_model_card
 from diagnet.run.report import require_report, write_report
+from diagnet.run.seal import seal, seal_key
 from diagnet.run.tables import PARTS, PlacedMass, scored_masses, write_predictions, write_split
 from diagnet.training.distributed import Processes
 
@@ -47,7 +49,7 @@ class Run:
 def run_experiment(
     config: Config,
     masses: MassSet | Prepared,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     with_report: bool = True,
@@ -80,10 +82,28 @@ def run_experiment(
     Raises:
         DataError: the masses cannot be split or read, or the name of one is no text.
         RunFolderError: the folder is taken, or cannot be written.
+        RunInUseError: another process is writing it.
         MissingExtraError: the report is wanted and matplotlib is not installed.
     """
+    out = Path(out)
     if with_report:
         require_report()
+    with held(out) if processes.is_first else nullcontext():
+        return _run(config, masses, out, resume, with_report, workers, command, progress, processes)
+
+
+def _run(
+    config: Config,
+    masses: MassSet | Prepared,
+    out: Path,
+    resume: bool,
+    with_report: bool,
+    workers: int | None,
+    command: str,
+    progress: Progress,
+    processes: Processes,
+) -> Run:
+    """Run it in a folder that is held."""
     keep_freed_memory()
     began, started = time.perf_counter(), now()
     mass_set = mass_set_of(masses)
@@ -176,7 +196,8 @@ def run_experiment(
         write_record(out, record | {"status": "reporting"})
         write_report(out, data.images)
         progress("report", 1, 1)
-    write_record(out, record)
+    seal(out, seal_key())
+    write_record(out, record | {"sealed": True})
     return Run(out, metrics, predictions)
 
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int, Int8
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field, model_validator
 from scipy.sparse import csr_array
 
-from diagnet.arrays import Kinds, Labels, Vectors
+from diagnet.arrays import Vectors, as_array
 
 _BLOCK = 2_048  # points of either side of a block of products: 16 MB
 _CHUNK = 4_000_000  # numbers of `vectors` made float64 at once: 32 MB
@@ -74,15 +75,26 @@ class SignedGraph:
         """How many edges repel."""
         return int((self.signs.data < 0).sum())
 
+    def among(self, points: ArrayLike) -> "SignedGraph":
+        """The edges that have both of their ends among some points, in their order: what a batch sees of the graph.
+
+        Few edges have, in shuffled batches: see `diagnet.batches.BatchedGraphLoss`.
+
+        Args:
+            points: their indices, a list, an array or a tensor.
+        """
+        chosen = as_array(points)
+        return SignedGraph(csr_array(self.signs[chosen][:, chosen]))
+
 
 def signed_graph(
-    vectors: Vectors,
-    labels: Labels,
-    kinds: Kinds,
+    vectors: ArrayLike,
+    labels: ArrayLike,
+    kinds: ArrayLike | None = None,
     settings: GraphSettings = GraphSettings(),  # noqa: B008 -- frozen, so sharing it is safe
     *,
-    relatives: Int[np.ndarray, "point"] | None = None,
-    origins: Int[np.ndarray, "point"] | None = None,
+    relatives: ArrayLike | None = None,
+    origins: ArrayLike | None = None,
 ) -> SignedGraph:
     """Connect each anchor with its nearest points of either sign (Eq. 3).
 
@@ -93,10 +105,12 @@ def signed_graph(
     decided in float64 (among the nearest few: of many copies of a point any may be taken). It goes in blocks, so that
     the N x N matrix is never made, and multiplies each pair of points once.
 
+    Arrays, lists and PyTorch tensors are taken alike.
+
     Args:
-        vectors: one row a point; only directions matter.
-        labels: class of each point, a negative neighbor's being the class it was made from.
-        kinds: 0 original, +1 positive neighbor, -1 negative neighbor.
+        vectors: (n, features), one row a point; only directions matter.
+        labels: (n,) class of each point, a negative neighbor's being the class it was made from.
+        kinds: (n,) 0 original, +1 positive neighbor, -1 negative neighbor; None: all are originals.
         settings: numbers of edges and options.
         relatives: a group (patient) for each point; read when `settings.skip_same_patient` is on.
         origins: the mass each point comes from, itself or as a neighbor; read when one of the two skips is on. By
@@ -106,12 +120,17 @@ def signed_graph(
         The graph; an anchor has fewer edges than asked for only where its pool has fewer points.
 
     Raises:
-        ValueError: lengths differ, or a vector is not finite.
+        ValueError: `vectors` is not (n, features), lengths differ, or a vector is not finite.
     """
+    vectors, labels = as_array(vectors), as_array(labels)
+    if vectors.ndim != 2:
+        raise ValueError(f"`vectors` must be (points, features), got the shape {vectors.shape}")
     n_points = len(vectors)
-    if not len(labels) == len(kinds) == n_points:
+    kinds = np.zeros(n_points, np.int8) if kinds is None else as_array(kinds)
+    relatives, origins = (None if each is None else as_array(each) for each in (relatives, origins))
+    if not labels.shape == kinds.shape == (n_points,):
         raise ValueError(
-            f"`labels` and `kinds` must have one entry a point, got {len(labels)} and {len(kinds)} for {n_points}"
+            f"`labels` and `kinds` must have one entry a point, got {labels.shape} and {kinds.shape} for {n_points}"
         )
     if settings.skip_same_patient and relatives is None:
         raise ValueError("`relatives` must be given when `skip_same_patient` is on, got None")

@@ -10,9 +10,11 @@ from scipy.sparse import coo_array, sparray, spmatrix
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diagnet.graph import SignedGraph
+
 Distance = Literal["cosine", "angular"]
 Reduction = Literal["mean", "sum"]
-Signs: TypeAlias = Tensor | sparray | spmatrix
+Signs: TypeAlias = SignedGraph | Tensor | sparray | spmatrix
 IndicesTuple: TypeAlias = Sequence[Tensor | ArrayLike]
 
 _SHORTEST = 1e-36  # rows of smaller numbers count as zeros: their gradient would overflow float32
@@ -32,7 +34,8 @@ def signed_graph_loss(
 
     Args:
         embeddings: h(x_i), any scale: both distances look at directions only.
-        signs: (n, n) dense tensor, sparse tensor or scipy sparse array of -1, 0, +1; rows are anchors.
+        signs: a `SignedGraph`; or an (n, n) dense tensor, sparse tensor or scipy sparse array of -1, 0, +1, whose rows
+            are anchors.
         margin: m, in units of the distance.
         distance: "cosine" (1 - cos, in [0, 2]) or "angular" (arccos(cos) / pi, in [0, 1]).
         reduction: "mean" divides by the number of anchors, rows with an edge (reading 8); "sum" is the letter.
@@ -129,7 +132,8 @@ class SignedGraphLoss(nn.Module):
 
         Args:
             embeddings: h(x_i).
-            signs: the (n, n) signed graph; or, as pytorch-metric-learning passes it, the (n,) labels.
+            signs: the signed graph, as in `signed_graph_loss`; or the (n,) labels, as pytorch-metric-learning passes
+                them.
             indices_tuple: (anchors, attracted, anchors, repelled) from a pair miner, or (anchors, attracted, repelled)
                 from a triplet miner: tensors, arrays or lists of whole numbers; wins over `signs` and labels.
             ref_emb: what the second indices of `indices_tuple` point into; `embeddings` by default.
@@ -170,7 +174,7 @@ class SignedGraphLoss(nn.Module):
 def _edges(signs: Signs, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, columns and values of the non-zero entries of an (n, n) graph over n embeddings."""
     if not isinstance(signs, Tensor):
-        matrix = coo_array(signs)
+        matrix = coo_array(signs.signs if isinstance(signs, SignedGraph) else signs)
         shape = matrix.shape
         rows, columns = (torch.from_numpy(part.astype("int64")) for part in matrix.coords)
         values = torch.from_numpy(matrix.data)

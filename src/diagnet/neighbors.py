@@ -104,6 +104,7 @@ def find_neighbors(
     rng: np.random.Generator,
     workers: int | None = None,
     progress: Progress = silent,
+    n_positive: Mapping[int, int] | None = None,
     finished: Mapping[tuple[int, int], Sequence[Found]] | None = None,
     on_batch: Callable[[tuple[int, int], Sequence[Found]], None] | None = None,
 ) -> Neighbors:
@@ -116,6 +117,7 @@ def find_neighbors(
         rng: source of chance; the result does not depend on `workers`, but on how the processor's BLAS kernels round.
         workers: processes, by default one per core where the search is long enough to need them.
         progress: told about the neighbors found.
+        n_positive: positive neighbors of each class; None: as `settings` has it.
         finished: what an interrupted call with the same arguments had handed to `on_batch`, in order, for each
             (class, sign); it is not searched again, and the result is that of a call without interruption.
         on_batch: given (class, sign) and the neighbors of each batch as soon as they are found.
@@ -127,7 +129,8 @@ def find_neighbors(
         DataError: no images, or outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
         ValueError: `images` and `labels` differ in length.
     """
-    if not (settings.positive_share or settings.negative_share):
+    positive = settings.positive_share > 0 if n_positive is None else any(n_positive.values())
+    if not (positive or settings.negative_share):
         return _none(images.shape[1:])
     _check(images, labels)
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
@@ -135,7 +138,7 @@ def find_neighbors(
     tasks = [
         task
         for label, seed in zip(np.unique(labels), root.spawn(len(np.unique(labels))), strict=True)
-        for task in _class_tasks(flat, np.flatnonzero(labels == label), int(label), settings, seed)
+        for task in _class_tasks(flat, np.flatnonzero(labels == label), int(label), settings, seed, n_positive)
     ]
     found = [_whole_batches((finished or {}).get((task.label, task.sign), ()), task.wanted) for task in tasks]
     _run(tasks, found, workers, progress, on_batch)
@@ -203,6 +206,7 @@ def _class_tasks(
     label: int,
     settings: NeighborSettings,
     seed: np.random.SeedSequence,
+    n_positive: Mapping[int, int] | None,
 ) -> list[_Task]:
     """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
     rng = np.random.default_rng(seed.spawn(1)[0])
@@ -214,6 +218,8 @@ def _class_tasks(
         )
     shares = {1: settings.positive_share, -1: settings.negative_share}
     wanted = {sign: max(1, int(share * len(originals) + 0.5)) if share > 0 else 0 for sign, share in shares.items()}
+    if n_positive is not None:
+        wanted[1] = n_positive.get(label, 0)
     seen = np.arange(len(originals))
     if settings.max_originals is not None and len(originals) > settings.max_originals:
         seen = np.sort(rng.choice(len(originals), settings.max_originals, replace=False))

@@ -21,6 +21,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "small": {"stem_widths": (16, 32), "widths": (32, 64, 128), "n_middle": 2, "n_hidden": 128},
     "lite0": {"embedding": "pooled", "dropout": 0.2},
 }
+_WIDEST = 1 << 16  # channels; more is a mistake or an attack on the memory
 
 
 class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
@@ -32,9 +33,11 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
         "(EfficientNet-Lite0, pretrained on ImageNet, 128x128, 2.9 M)",
     )
     stem_widths: tuple[int, int] = Field((16, 32), description="channels of the two stem convolutions, stride 1")
-    widths: tuple[int, ...] = Field((32, 64, 128), min_length=1, description="channels of the down-sampling blocks")
-    n_middle: int = Field(2, ge=0, description="residual blocks at the last size")
-    n_hidden: int = Field(128, ge=1, description="neurons of each of the three fully connected layers")
+    widths: tuple[int, ...] = Field(
+        (32, 64, 128), min_length=1, max_length=100, description="channels of the down-sampling blocks"
+    )
+    n_middle: int = Field(2, ge=0, le=1000, description="residual blocks at the last size")
+    n_hidden: int = Field(128, ge=1, le=_WIDEST, description="neurons of each of the three fully connected layers")
     dropout: float = Field(0.5, ge=0, lt=1)
     embedding: Literal["hidden", "pooled", "projected"] = Field(
         "hidden",
@@ -44,7 +47,7 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
     average_flips: bool = Field(
         False, description="score the mean of an image's four flips: H and logits, four times the work"
     )
-    n_classes: int = Field(2, ge=2)
+    n_classes: int = Field(2, ge=2, le=1000)
     trainable: Trainable = Field(
         "all",
         description="what of lite0 is trained: nothing beyond its logistic regression, the head, the last blocks too, "
@@ -62,8 +65,8 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _positive_widths(self) -> "NetworkSettings":
-        if min(*self.stem_widths, *self.widths) < 1:
-            raise ValueError("widths must be at least 1")
+        if not all(1 <= width <= _WIDEST for width in (*self.stem_widths, *self.widths)):
+            raise ValueError(f"widths must be from 1 to {_WIDEST}")
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The server as a client sees it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,10 +29,14 @@ def make_client(served, tmp_path) -> Iterator:
 
     clients: list[TestClient] = []
 
-    def make(state: Path = tmp_path / "state", *, images: bool = True, data: bool = True, **settings) -> TestClient:
+    def make(state: Path | None = None, *, images: bool = True, data: bool = True, **settings) -> TestClient:
+        if state is None and clients:  # each server needs its own folder; ids of images stay the same
+            state = tmp_path / f"state{len(clients)}"
+            state.mkdir()
+            shutil.copy(tmp_path / "state" / "key", state)
         app = create_app(
             served.run,
-            state,
+            state or tmp_path / "state",
             settings=ServerSettings(**settings),
             data=served.masses if data else None,
             shown=find_marked([served.images])[0] if images else (),

@@ -63,7 +63,8 @@ def test_guessing_the_token_is_slow(make_client):
     client = make_client(token=TOKEN, host="192.0.2.1", wrong_tokens_per_minute=3)
     codes = [client.get("/v1/model", headers={"Authorization": f"Bearer {k}"}).status_code for k in range(5)]
     assert codes == [401, 401, 401, 429, 429]
-    assert is_problem(client.get("/v1/model", headers={"Authorization": f"Bearer {TOKEN}"}), 429)
+    # Behind a proxy all have one address: whoever has the token is not locked out by those who guess it.
+    assert client.get("/v1/model", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,13 @@ def test_a_study_is_taken_up_again_after_a_restart(start):
     assert rows.pop(0)["readerID"] == "BEGIN DATA:"
     truth = [row for row in rows if row["readerID"] == "-1"]
     assert sorted(row["score"] for row in truth) == ["0", "1"]
-    assert sorted(row["caseID"] for row in truth) == ["1", "2"]
+    assert sorted(row["caseID"] for row in truth) == sorted(f"case-{each}" for each in session["cases"])
     read = [(row["readerID"], row["modalityID"], row["score"]) for row in rows if row["readerID"] != "-1"]
     assert sorted(read) == sorted(
-        ("R1", f"{stage}-model", score)
-        for stage, score in zip(("without", "with") * 2, ("40", "80", "7.5", "7.5"), strict=True)
+        ("R1", stage, score)
+        for stage, score in zip(
+            ("without-model", f"with-model-{session['model_sha256'][:8]}") * 2, ("40", "80", "7.5", "7.5"), strict=True
+        )
     )
     of_case = {row["caseID"] for row in rows if row["score"] in ("40", "80")}
     assert len(of_case) == 1
@@ -73,10 +75,11 @@ def test_a_study_is_taken_up_again_after_a_restart(start):
 def test_orders_differ_by_seed_and_by_reader(tmp_path):
     from diagnet.app.reading import ReadingRoom
 
-    rooms, images = [ReadingRoom(tmp_path / name) for name in "ab"], [f"{k:024x}" for k in range(20)]
-    orders = [rooms[0].begin(*of, images)["cases"] for of in (("R1", 0), ("R1", 1), ("R2", 0))]
-    orders.append(rooms[1].begin("R1", 0, images)["cases"])
-    assert all(sorted(order) == images for order in orders)
+    rooms = [ReadingRoom(tmp_path / name, b"key", "0" * 64, 0.5) for name in "abc"]
+    images = dict.fromkeys(f"{k:024x}" for k in range(20))
+    begun = ((0, "R1", 0), (1, "R1", 1), (0, "R2", 0), (2, "R1", 0))
+    orders = [rooms[room].begin(reader, seed, images)["cases"] for room, reader, seed in begun]
+    assert all(sorted(order) == [*images] for order in orders)
     assert orders[0] == orders[3]
     assert len({*map(tuple, orders)}) == 3
 
@@ -89,8 +92,9 @@ def test_a_code_that_has_begun_gets_nobodys_session(client):
         assert "take another code" in answer.json()["detail"]
         assert first["id"] not in answer.text
     second = client.post("/v1/reading", json={"reader": "R2"}).json()
-    other_order = client.post("/v1/reading", json={"reader": "R1", "seed": first["seed"] ^ 1}).json()
-    assert len({first["id"], second["id"], other_order["id"]}) == 3
+    for code in ("R1", "r1"):
+        assert client.post("/v1/reading", json={"reader": code, "seed": first["seed"] ^ 1}).status_code == 409
+    assert first["id"] != second["id"]
 
 
 def test_no_mass_ends_a_case_and_scores_0_at_both_stages(start):
@@ -105,8 +109,8 @@ def test_no_mass_ends_a_case_and_scores_0_at_both_stages(start):
             more = given | {"stage": stage, "no_mass": False, "score": 50}
             assert client.post(f"{where}/scores", json=more).status_code == 409
         rows = [row for row in csv.reader(client.get(f"{where}/imrmc.csv").text.splitlines()) if row[0] == "R1"]
-        number = str(sorted(session["cases"]).index(session["cases"][0]) + 1)
-        assert rows == [["R1", number, "without-model", "0"], ["R1", number, "with-model", "0"]]
+        name, model = f"case-{session['cases'][0]}", session["model_sha256"][:8]
+        assert rows == [["R1", name, "without-model", "0"], ["R1", name, f"with-model-{model}", "0"]]
 
 
 def test_a_scored_case_without_truth_is_left_out(client, image):
@@ -148,9 +152,8 @@ def test_the_truth_of_a_case_is_1_where_it_is_malignant(start):
         malignant, benign = (each["id"] for each in client.get("/v1/images").json())
         session = client.post("/v1/reading", json={"reader": "R1"}).json()
         rows = list(csv.DictReader(client.get(f"/v1/reading/{session['id']}/imrmc.csv").text.splitlines()))
-    number = {image: str(place) for place, image in enumerate(sorted([malignant, benign]), start=1)}
     truth = {row["caseID"]: row["score"] for row in rows if row["readerID"] == "-1"}
-    assert truth == {number[malignant]: "1", number[benign]: "0"}
+    assert truth == {f"case-{malignant}": "1", f"case-{benign}": "0"}
 
 
 @settings(deadline=None)  # it writes files
@@ -161,9 +164,10 @@ def test_any_text_is_kept_in_sessions_and_in_the_audit_log(tmp_path_factory, rea
     from diagnet.app.reading import ReadingRoom
 
     folder = tmp_path_factory.mktemp("state")
-    session = ReadingRoom(folder).begin(reader, 0, [image])
+    room = ReadingRoom(folder, b"key", "0" * 64, 0.5)
+    session = room.begin(reader, 0, {image: None})
     assert (session["reader"], session["cases"]) == (reader, [image])
-    assert ReadingRoom(folder).session(session["id"]) == session
+    assert room.session(session["id"]) == session
     for route in (reader, image):
         AuditLog(folder / "audit.jsonl").write({"route": route})
     lines = (folder / "audit.jsonl").read_text().splitlines()
@@ -177,8 +181,8 @@ def test_a_reader_of_any_code_is_read_back_by_imrmc(tmp_path_factory, reader):
     from diagnet.app.reading import ReadingRoom
     from diagnet.app.shapes import ScoreRequest
 
-    room, image = ReadingRoom(tmp_path_factory.mktemp("state")), "0" * 24
-    session = room.begin(reader, 0, [image])["id"]
+    room, image = ReadingRoom(tmp_path_factory.mktemp("state"), b"key", "0" * 64, 0.5), "0" * 24
+    session = room.begin(reader, 0, {image: True})["id"]
     room.score(session, ScoreRequest(image=image, stage="without", score=1, seconds=1))
-    rows = list(csv.reader(io.StringIO(room.as_imrmc(session, {image: True}), newline=""), strict=True))
-    assert rows[3] == [reader, "1", "without-model", "1"]
+    rows = list(csv.reader(io.StringIO(room.as_imrmc(session), newline=""), strict=True))
+    assert rows[3] == [reader, f"case-{image}", "without-model", "1"]

@@ -240,7 +240,9 @@ def test_what_cannot_be_scored_is_kept_with_the_reason(queue, tmp_path, model):
 def test_a_failure_is_told_once_and_tried_again_when_it_is_sent_again(queue, tmp_path, model):
     told = []
     worker = Worker(queue, model, Sink(), lambda *facts: told.append(facts))
-    image, away = mammogram(tmp_path / "image.dcm"), mammogram(tmp_path / "away.dcm", 1)
+    image = mammogram(tmp_path / "image.dcm")
+    same = {keyword: dcmread(image).get(keyword) for keyword in ("PatientID", "StudyInstanceUID")}
+    away = mammogram(tmp_path / "away.dcm", 1, **same)
     both = dcmread(marks(tmp_path / "marks.dcm", image))
     more = dcmread(marks(tmp_path / "more.dcm", away))
     both.ContentSequence.extend(more.ContentSequence)  # marks on two images, one of which has not come
@@ -253,6 +255,7 @@ def test_a_failure_is_told_once_and_tried_again_when_it_is_sent_again(queue, tmp
     for _ in range(3):
         worker.score_ready()
     assert len(told) == 1
+    queue.image(dcmread(image).SOPInstanceUID).unlink()  # another one of the same UID would not be taken
     put(queue, image, "images")
     put(queue, away, "images")
     worker.score_ready()

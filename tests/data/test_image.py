@@ -142,7 +142,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, side: int) -
 def test_several_pages_are_refused(tmp_path: Path) -> None:
     page = PIL.Image.fromarray(DEEP)
     page.save(tmp_path / "image.tif", save_all=True, append_images=[page, page])
-    with pytest.raises(RefusedInputError, match="must be a single page, got 3 pages"):
+    with pytest.raises(RefusedInputError, match="must be a single page, got several"):
         read_image(tmp_path / "image.tif")
 
 

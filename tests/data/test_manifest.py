@@ -151,7 +151,7 @@ def test_other_encodings_and_missing_tables_are_told(folder: Path) -> None:
         read_manifest(path)
     with pytest.raises(DataError, match="`table` must be a file that can be read, got No such file or directory"):
         read_manifest(folder / "none.csv")
-    with pytest.raises(DataError, match="`table` must be a file that can be read, got Is a directory"):
+    with pytest.raises(DataError, match="`table` must be a file, got a folder"):
         read_manifest(folder)
 
 

@@ -13,6 +13,7 @@ from diagnet.inference.model import load_model
 from diagnet.network import NetworkSettings, create_network
 from diagnet.notice import NOTICE
 from diagnet.run.checkpoint import write_weights
+from diagnet.run.seal import seal
 
 TINY = NetworkSettings(stem_widths=(4, 8), widths=(8,), n_middle=1, n_hidden=8)
 needs_onnx = pytest.mark.skipif(
@@ -29,6 +30,7 @@ def make_run(folder, n_networks=1):
         network = create_network(TINY.model_copy(update={"average_flips": k > 0}))
         write_weights(folder / "model" / f"fold-{k}.safetensors", network, facts)
     (folder / "run.json").write_text('{"status": "finished"}')
+    seal(folder)
     return folder
 
 

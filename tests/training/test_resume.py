@@ -54,7 +54,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(manifest, tm
                 time.sleep(rng.uniform(0, 0.2))
             process.kill()
         places |= checkpoints()
-        if out.exists() and json.loads((out / "run.json").read_text())["status"] == "finished":
+        if (out / "run.json").exists() and json.loads((out / "run.json").read_text())["status"] == "finished":
             pytest.fail("a killed run was finished before its ten kills: lengthen the training of this test")
     assert len(places) >= 5
     code, errors = finish(manifest, out, "--resume")

@@ -176,6 +176,7 @@ class Answers:
             raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
         if not is_dicom(shown.path):
             raise refused("A structured report needs a DICOM image, got another.", "no-dicom")
+        self._images.check_content(shown)  # whose report it is stands in the file
         out = folder / "report.dcm"
         try:
             self._write_report(assessments, shown.path, out)

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from diagnet.clinic.privacy import Pseudonyms
+from diagnet.data.dicom_objects import parsed
 from diagnet.data.image import is_dicom
 from diagnet.data.marked import Marked
 from diagnet.data.quiet import quiet
+from diagnet.data.reading_process import apart
 from diagnet.data.view import one_of, view
+from diagnet.errors import DiagNetError
 
 _TAGS = [
     "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "ImageLaterality", "Laterality", "ViewPosition",
@@ -94,11 +96,19 @@ class _Header:
 
 def _header(image: Path) -> _Header:
     """The few elements needed, none where the file is no DICOM file that can be read."""
+    try:
+        return _read_header(image)
+    except DiagNetError:  # whoever reads the image is told why
+        return _Header()
+
+
+@apart(_Header)
+def _read_header(image: Path) -> _Header:
     with quiet():
         try:
             if not is_dicom(image) or read_file_meta_info(image).get("TransferSyntaxUID") in _PACKED:
                 return _Header()
-            header = dcmread(image, force=True, specific_tags=list(_TAGS), stop_before_pixels=True)
+            header, _ = parsed(image, _TAGS, header_only=True)
             patient, issuer, study = (str(header.get(keyword) or "").strip() for keyword in _TAGS[:3])
             return _Header(
                 patient, issuer, study, one_of(("L", "R"), header, "ImageLaterality", "Laterality"), view(header)

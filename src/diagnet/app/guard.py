@@ -1,6 +1,7 @@
 """What stands before every route: who may ask, how often and how much; and what every answer carries."""
 
 import hmac
+import ipaddress
 import sys
 import time
 import traceback
@@ -10,10 +11,12 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diagnet.app.audit import AuditLog
+from diagnet.app.images import Images
 from diagnet.app.problems import problem
 from diagnet.app.settings import ServerSettings, is_loopback
 
@@ -43,30 +46,35 @@ class Rate:
         self._per_second, self._burst = per_second, float(burst)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def allows(self, address: str, *, cost: float = 1.0) -> bool:
-        """Take `cost` from the address' bucket, if it holds as much; with 0, only look whether one is left."""
+    def allows(self, address: str) -> bool:
+        """Take one from the address' bucket, if there is one."""
         now = time.monotonic()
         left, then = self._buckets.pop(address, (self._burst, now))
         left = min(self._burst, left + (now - then) * self._per_second)
-        is_allowed = left >= max(cost, 1.0)
-        self._buckets[address] = (left - cost if is_allowed else left, now)
-        if len(self._buckets) > _MAX_ADDRESSES:
-            self._buckets.popitem(last=False)
+        is_allowed = left >= 1
+        self._buckets[address] = (left - is_allowed, now)
+        oldest = next(iter(self._buckets))  # one that is full again needs no memory
+        if len(self._buckets) > _MAX_ADDRESSES or now - self._buckets[oldest][1] > self._burst / self._per_second:
+            del self._buckets[oldest]
         return is_allowed
 
 
 class Guard:
-    """ASGI middleware around the whole app; its order: host, rate, token, cross-site, size.
+    """ASGI middleware around the whole app; its order: host, token, rate, cross-site, size, room for a file.
 
     Args:
         app: what it stands before.
         settings: of the server.
         audit: where each request leaves a line.
         model_sha256: of the model that scores.
+        images: where files go.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, model_sha256: str) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, model_sha256: str, images: Images
+    ) -> None:
         self._app, self._settings, self._audit, self._model_sha256 = app, settings, audit, model_sha256
+        self._images = images
         self._token = None if settings.token is None else settings.token.get_secret_value().encode()
         self._rate = Rate(settings.requests_per_second, settings.burst)
         self._wrong_tokens = Rate(settings.wrong_tokens_per_minute / 60, settings.wrong_tokens_per_minute)
@@ -95,13 +103,20 @@ class Guard:
         limited = _Limited(receive, self._limit(scope))
         try:
             refusal = self._refusal(scope)
-            if refusal is None and limited.is_told_too_large(Headers(scope=scope)):
+            if refusal is None and limited.announced(Headers(scope=scope)) > limited.limit:
                 await limited.drain()
                 refusal = too_large(limited.limit)
             if refusal is not None:
                 await refusal(scope, receive, answer)
+            elif _brings_file(scope):
+                with self._images.expected(limited.announced(Headers(scope=scope)), scope["path"] == "/v1/images"):
+                    await self._app(scope, limited, answer)
             else:
                 await self._app(scope, limited, answer)
+        except HTTPException as error:  # there is no room for what comes
+            await problem(error.status_code, error.detail, headers=error.headers)(scope, receive, answer)
+        except ClientDisconnect:
+            pass
         except Exception as error:  # a crash of ours: the client learns that, and nothing else
             where = traceback.extract_tb(error.__traceback__)[-1]
             print(f"diagnet: error: {type(error).__name__} in {where.name}, line {where.lineno}", file=sys.stderr)
@@ -117,24 +132,23 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        address = (scope.get("client") or ("none", 0))[0]
+        address = _network((scope.get("client") or ("none", 0))[0])
         if self._settings.is_loopback and not _is_own_host(headers.get("host", "")):
             return problem(421, "`Host` must be this machine's own name, got another (DNS rebinding).")
-        if not self._rate.allows(address):
+        is_known = self._is_known(headers)
+        # Behind a proxy all have one address: whoever has the token does not wait for those who guess it.
+        if not self._rate.allows(f"{address} known" if is_known else address):
             return problem(429, "Too many requests from this address.", headers={"Retry-After": "1"})
-        if self._token is not None and not is_open(scope["path"]):
-            if not self._wrong_tokens.allows(address, cost=0.0):
+        if "connection" in scope["state"]:
+            scope["state"]["connection"].is_known |= is_known
+        if not is_known and not is_open(scope["path"]):
+            if headers.get("authorization") and not self._wrong_tokens.allows(address):
                 return problem(429, "Too many wrong tokens from this address.", headers={"Retry-After": "60"})
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            # Latin-1 is how headers come; bytes, as compare_digest takes no other letters than ASCII in text.
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
-                if given:
-                    self._wrong_tokens.allows(address)
-                return problem(
-                    401,
-                    "`Authorization` must be Bearer with this server's token.",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+            return problem(
+                401,
+                "`Authorization` must be Bearer with this server's token.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
         is_own_page = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
         if not is_own_page and not (scope["method"] in _SAFE and is_open(scope["path"])):  # others may link to the page
             return problem(403, "Requests from pages of other sites are not answered.", kind="cross-site")
@@ -146,10 +160,17 @@ class Guard:
                 return problem(403, "`Origin` must be this server's own.", kind="cross-site")
         return None
 
+    def _is_known(self, headers: Headers) -> bool:
+        """Tell whether a request has the token, or needs none."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        # Latin-1 is how headers come; bytes, as compare_digest takes no other letters than ASCII in text.
+        return self._token is None or (
+            scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+        )
+
     def _limit(self, scope: Scope) -> int:
         """Bytes that a request may have: little, where it holds no file."""
-        content_type = Headers(scope=scope).get("content-type", "").lower()
-        if content_type.startswith("multipart/form-data"):
+        if _brings_file(scope):
             return self._settings.max_upload_mb * 2**20 + self._settings.max_body_kb * 2**10
         return self._settings.max_body_kb * 2**10
 
@@ -169,10 +190,10 @@ class _Limited:
             raise HTTPException(413, _too_large(self.limit))
         return message
 
-    def is_told_too_large(self, headers: Headers) -> bool:
-        """Tell whether the client itself announces too much."""
-        length = headers.get("content-length", "0")
-        return length.isascii() and length.isdigit() and int(length) > self.limit
+    def announced(self, headers: Headers) -> int:
+        """Bytes that the client announces, the limit where it does not."""
+        length = headers.get("content-length", "")
+        return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else self.limit
 
     async def drain(self) -> None:
         """Read on and keep nothing."""
@@ -206,6 +227,21 @@ def _is_own_host(host: str) -> bool:
         return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
+
+
+def _network(address: str) -> str:
+    """Return whose address it is: of IPv6, where one client has 2^64 of them, the first half."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address) or found.ipv4_mapped:
+        return address
+    return str(int(found) >> 64)
+
+
+def _brings_file(scope: Scope) -> bool:
+    return Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data")
 
 
 def _method(scope: Scope) -> str:

@@ -9,7 +9,8 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +29,7 @@ from diagnet.data.marked import Marked
 from diagnet.errors import DiagNetError, MissingExtraError, printable
 from diagnet.inference.assessment import Policy
 
-_KEPT_BYTES = 512 * 2**20  # of decoded images
+_KEPT_BYTES = 512 * 2**20  # of decoded images, and again of their pixels as they are sent, on disk
 _CHUNK = 2**20
 _PREFIX = "diagnet-uploads-"
 _MAGIC = (
@@ -87,11 +88,14 @@ class Images:
     Args:
         key: makes ids of contents; whoever lacks it cannot tell from an id what the image is.
         max_images: that clients may send.
+        max_bytes: of all files that are being sent at a time.
         keep_s: after which an uploaded image that nobody asked for is removed.
         keep_names: tell clients the files' own names, which may be patients', instead of ordinals.
     """
 
-    def __init__(self, key: bytes, *, max_images: int, keep_s: float, keep_names: bool = False) -> None:
+    def __init__(
+        self, key: bytes, *, max_images: int, keep_s: float, keep_names: bool = False, max_bytes: int = 2**30
+    ) -> None:
         self._keep_names = keep_names
         self._names = Pseudonyms(key)
         self._key, self._max_images, self._keep_s = key, max_images, keep_s
@@ -101,7 +105,9 @@ class Images:
         self._shown: dict[str, Shown] = {}
         self._asked: dict[str, float] = {}
         self._pictures: OrderedDict[str, Mammogram] = OrderedDict()
-        self._n_named = 0
+        self._sent: OrderedDict[tuple[str, int | None], tuple[Path, tuple[int, int]]] = OrderedDict()
+        self._n_named = self._n_expected = self._bytes_expected = 0
+        self._max_bytes = max_bytes
 
     def offer(self, found: Sequence[Marked], labels: Mapping[str, str]) -> None:
         """Show the images of a folder or table given at start; they are only read, and read when they are asked for.
@@ -131,6 +137,34 @@ class Images:
                     facts=_unread(exam),
                 )
 
+    @contextmanager
+    def expected(self, n_bytes: int, is_held: bool) -> Iterator[None]:
+        """Keep room for a file that is being sent, so that all those under way do not fill the disk together.
+
+        Args:
+            n_bytes: that were announced.
+            is_held: whether it will count among the images held.
+
+        Raises:
+            HTTPException: as many images are held or under way as may be (409), or as many bytes under way (503).
+        """
+        self._forget_old()
+        with self._lock:
+            if is_held:
+                self._check_number(self._n_expected)
+            if self._bytes_expected + n_bytes > max(self._max_bytes, n_bytes):
+                raise HTTPException(503, "Too much is being sent at a time; come again.", headers={"Retry-After": "2"})
+            self._n_expected, self._bytes_expected = self._n_expected + is_held, self._bytes_expected + n_bytes
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_expected, self._bytes_expected = self._n_expected - is_held, self._bytes_expected - n_bytes
+
+    def _check_number(self, n_expected: int) -> None:
+        if sum(each.is_uploaded for each in self._shown.values()) + n_expected >= self._max_images:
+            raise HTTPException(409, f"At most {self._max_images} images are held. Remove one first.")
+
     def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> Shown:
         """Take in an image that a client sent, and read it.
 
@@ -142,10 +176,8 @@ class Images:
         Raises:
             HTTPException: it is of no known kind (415), cannot be used (422), or there are too many (409).
         """
-        self._forget_old()
         with self._lock:
-            if sum(each.is_uploaded for each in self._shown.values()) >= self._max_images:
-                raise HTTPException(409, f"At most {self._max_images} images are held. Remove one first.")
+            self._check_number(0)
         path, digest = self.stored(content, policy)
         image_id = self._id(digest)
         with self._lock:
@@ -174,10 +206,14 @@ class Images:
         content.seek(0)
         path = self._folder / f"{secrets.token_hex(16)}{suffix}"
         digest = hashlib.sha256()
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
+        try:
+            with os.fdopen(_new(path), "wb") as file:
+                while chunk := content.read(_CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except OSError:  # the disk is full
+            path.unlink(missing_ok=True)
+            raise
         return path, digest.digest()
 
     def all(self) -> list[Shown]:
@@ -220,6 +256,7 @@ class Images:
             if image_id in self._pictures:
                 self._pictures.move_to_end(image_id)
                 return self._pictures[image_id]
+        self.check_content(shown)
         try:
             picture = read_picture(
                 shown.path,
@@ -243,6 +280,56 @@ class Images:
                 self._pictures.popitem(last=False)
         return picture
 
+    def check_content(self, shown: Shown) -> None:
+        """Check that a file given at start is still what its id stands for; an uploaded one nobody can change.
+
+        Raises:
+            HTTPException: 410, it was changed or removed.
+        """
+        if shown.is_uploaded:
+            return
+        try:
+            with shown.path.open("rb") as file:
+                is_same = self._id(hashlib.file_digest(file, "sha256").digest()) == shown.id
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise Refusal(410, "This image is no longer here: its file was changed or removed.", "gone")
+
+    def sent(self, image_id: str, max_side: int | None) -> tuple[BinaryIO, tuple[int, int]]:
+        """Return an image's pixels as an open file, and (height, width): slow readers take no memory.
+
+        Raises:
+            HTTPException: there is none (404), its file is another now (410), or it cannot be used (422).
+        """
+        asked = image_id, max_side
+        self.get(image_id)
+        with self._lock:
+            if asked in self._sent:
+                self._sent.move_to_end(asked)
+                path, shape = self._sent[asked]
+                return path.open("rb"), shape
+        pixels = reduced(self.picture(image_id), max_side)
+        path = self._folder / f"{secrets.token_hex(16)}.pixels"
+        try:
+            with os.fdopen(_new(path), "wb") as file:
+                file.write(pixels.data)
+            opened = path.open("rb")
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        with self._lock:
+            self._sent[asked] = path, (pixels.shape[0], pixels.shape[1])
+            while sum(2 * high * wide for _, (high, wide) in self._sent.values()) > _KEPT_BYTES:
+                self._sent.popitem(last=False)[1][0].unlink()  # whoever has it open reads on
+            if image_id not in self._shown:
+                self._forget_sent(image_id)
+        return opened, (pixels.shape[0], pixels.shape[1])
+
+    def _forget_sent(self, image_id: str) -> None:
+        for asked in [each for each in self._sent if each[0] == image_id]:
+            self._sent.pop(asked)[0].unlink()
+
     def remove(self, image_id: str) -> None:
         """Forget an image; an uploaded one's file is removed.
 
@@ -254,6 +341,7 @@ class Images:
             self._shown.pop(image_id, None)
             self._asked.pop(image_id, None)
             self._pictures.pop(image_id, None)
+            self._forget_sent(image_id)
         if shown.is_uploaded:
             shown.path.unlink(missing_ok=True)
 
@@ -276,6 +364,10 @@ class Images:
 
     def _id(self, digest: bytes) -> str:
         return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
+
+
+def _new(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _unread(exam: Exam) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Errors as the client sees them: application/problem+json (RFC 9457), one line each, no trace and no path."""
 
+import errno
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -25,7 +26,7 @@ _SCHEMA = {
 }
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     code: {"description": HTTPStatus(code).phrase, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
-    for code in (400, 401, 403, 404, 405, 409, 411, 413, 415, 421, 422, 429, 500, 503)
+    for code in (400, 401, 403, 404, 405, 409, 410, 411, 413, 415, 421, 422, 429, 500, 503, 507)
 }
 
 
@@ -74,8 +75,15 @@ def tell_problems(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError | ValidationError)  # noqa: S101 -- as above
         return problem(422, described(error), kind="invalid-request")
 
-    async def on_diagnet(_: Request, error: Exception) -> JSONResponse:
+    async def on_system(_: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return problem(507, "The server's disk is full: nothing of this was kept.")
+        raise error
+
+    async def on_diagnet(request: Request, error: Exception) -> JSONResponse:
         # Other texts may name a file, and its name a patient; images have theirs replaced before they come here.
+        if isinstance(error.__cause__, OSError):  # atomic.py tells so of a disk that is full
+            return await on_system(request, error.__cause__)
         if isinstance(error, MissingExtraError):
             return problem(422, missing_here(error), kind="missing-extra")
         return problem(422, "It must be readable for the server, got a file that is not.", kind="unusable-input")
@@ -84,6 +92,7 @@ def tell_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(ValidationError, on_invalid)
     app.add_exception_handler(DiagNetError, on_diagnet)
+    app.add_exception_handler(OSError, on_system)
 
 
 def described(error: RequestValidationError | ValidationError) -> str:

@@ -17,9 +17,9 @@ def reading_routes(room: ReadingRoom, images: Images) -> APIRouter:
     @router.post("")
     async def begin(asked: ReadingRequest) -> dict[str, Any]:
         """Begin a session of a reader's own on the images at hand: those of the folder, where there is one."""
-        shown = [each for each in images.all() if each.facts["state"] != "refused"]
-        given = [each.id for each in shown if not each.is_uploaded]
-        return room.begin(asked.reader, asked.seed, given or [each.id for each in shown])
+        shown = images.all()  # those that cannot be read too: which ones were opened so far must not matter
+        given = [each for each in shown if not each.is_uploaded]
+        return room.begin(asked.reader, asked.seed, {each.id: each.is_malignant for each in given or shown})
 
     @router.get("/{session}")
     async def session(session: ImageId) -> dict[str, Any]:
@@ -34,8 +34,7 @@ def reading_routes(room: ReadingRoom, images: Images) -> APIRouter:
     @router.get("/{session}/imrmc.csv", responses={200: {"content": {"text/csv": {}}}})
     async def imrmc(session: ImageId) -> Response:
         """The session's scores for iMRMC."""
-        truth = {each.id: each.is_malignant for each in images.all()}
         headers = {"Content-Disposition": 'attachment; filename="imrmc.csv"'}
-        return Response(room.as_imrmc(session, truth), media_type="text/csv", headers=headers)
+        return Response(room.as_imrmc(session), media_type="text/csv", headers=headers)
 
     return router

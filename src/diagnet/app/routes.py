@@ -2,23 +2,25 @@
 
 import json
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile as SentFile
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from diagnet.app.answers import Answers
-from diagnet.app.images import Images, Shown, reduced
+from diagnet.app.images import Images, Shown
 from diagnet.app.settings import ServerSettings
 from diagnet.app.shapes import Corners, ImageId, MarkedMass, PredictRequest, ReportRequest, SimilarRequest
 from diagnet.app.worker import Worker
 from diagnet.inference.assessment import Policy
 
+_PART = 2**16  # bytes
 _BOXES = TypeAdapter(Annotated[list[Corners], "boxes"])
 _PREDICT_BODY: dict[str, Any] = {
     "required": True,
@@ -72,9 +74,9 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     @router.get("/images/{image}/pixels", responses={200: {"content": {"application/octet-stream": {}}}})
     async def pixels(image: ImageId, max_side: Annotated[int | None, Query(ge=1, le=20_000)] = None) -> Response:
         """Displayed grey values, 16 bits, little-endian, row by row: 0 to 65535 for [0, 1]."""
-        found = await worker.run(lambda: reduced(images.picture(image), max_side))
-        headers = {"X-Width": str(found.shape[1]), "X-Height": str(found.shape[0])}
-        return Response(found.tobytes(), media_type="application/octet-stream", headers=headers)
+        file, (height, width) = await worker.run(images.sent, image, max_side)
+        headers = {"X-Width": str(width), "X-Height": str(height), "Content-Length": str(2 * height * width)}
+        return StreamingResponse(_parts(file), media_type="application/octet-stream", headers=headers)
 
     @router.delete("/images/{image}", status_code=204)
     async def remove_image(image: ImageId) -> Response:
@@ -143,6 +145,12 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
 def _report(answers: Answers, shown: Shown, asked: ReportRequest) -> tuple[bytes, list[str]]:
     with tempfile.TemporaryDirectory(prefix="diagnet-") as folder:  # mode 0700
         return answers.report(shown, asked.boxes, asked.format, Path(folder))
+
+
+async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while part := file.read(_PART):
+            yield part
 
 
 def _told(shown: Shown) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from filelock import FileLock, Timeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -60,21 +61,27 @@ def create_app(
         keep_names: show the files' own names, which may be patients'.
 
     Raises:
-        DiagNetError: the run, the data or the state folder cannot be used.
+        DiagNetError: the run, the data or the state folder cannot be used, or another server has the folder.
     """
     key = _key(state)
+    lock = _locked(state)
     model = load_model(run, engine="torch")
     model.prepare()
-    images = Images(key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours, keep_names=keep_names)
+    images = Images(
+        key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours, keep_names=keep_names,
+        max_bytes=settings.max_uploads_mb * 2**20,
+    )  # fmt: skip
     images.offer(shown, labels or {})
     answers = Answers(run, model, images, data, write_report, settings.max_upload_mb, settings.allow_unlike)
-    worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading")
+    worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading", key, model.sha256, model.threshold)
+    audit = AuditLog(state / "audit.jsonl", int(settings.audit_mb * 2**20))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         worker.close()
         images.close()
+        lock.release()
 
     app = FastAPI(
         title="diagnet", version=__version__, description=NOTICE, lifespan=lifespan, responses=DOCUMENTED,
@@ -99,7 +106,7 @@ def create_app(
         return _page_file(name)
 
     tell_problems(app)
-    app.add_middleware(Guard, settings=settings, audit=AuditLog(state / "audit.jsonl"), model_sha256=model.sha256)
+    app.add_middleware(Guard, settings=settings, audit=audit, model_sha256=model.sha256, images=images)
     app.state.notice = model.notice
     described = app.openapi
 
@@ -125,6 +132,19 @@ def _key(state: Path) -> bytes:
         return Pseudonyms.from_file(state / "key").key
     except OSError as error:
         raise RunFolderError(f"`--state` must be a folder that can be written, got {error.strerror}: {state}") from None
+
+
+def _locked(state: Path) -> FileLock:
+    """Take the state folder: two servers on one would write over each other's scores."""
+    lock = FileLock(state / "lock", mode=0o600, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunFolderError(
+            f"`--state` must be one server's alone, got {state}, which another has."
+            " Fix: stop the other, or --state FOLDER"
+        ) from None
+    return lock
 
 
 def _secured(schema: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import ipaddress
 import stat
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr
 
@@ -26,7 +27,17 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     max_waiting: int = Field(500, ge=1, description="Requests that wait for the model.")
     requests_per_second: float = Field(50.0, gt=0, description="Sustained.")
     burst: int = Field(500, ge=1, description="Requests at once.")
-    wrong_tokens_per_minute: int = Field(10, ge=1, description="After which an address must wait.")
+    wrong_tokens_per_minute: int = Field(10, ge=1, description="After which an address must wait to send others.")
+    max_connections: int = Field(512, ge=1, description="At a time; the one silent for longest goes for a newcomer.")
+    max_silent: int = Field(256, ge=1, description="Connections of one address that have asked for nothing yet.")
+    head_s: float = Field(10.0, gt=0, description="Until the head of a request is there.")
+    silence_s: float = Field(10.0, gt=0, description="Between two parts of a body, and before its speed counts.")
+    min_bytes_per_second: float = Field(16384.0, gt=0, description="Of a body, on average.")
+    body_s: float = Field(900.0, gt=0, description="Until a body is there.")
+    unread_s: float = Field(20.0, gt=0, description="In which a client takes nothing of its answer.")
+    answer_s: float = Field(600.0, gt=0, description="For an answer that a client takes slowly.")
+    max_uploads_mb: int = Field(1024, ge=1, description="Of all files under way at a time.")
+    audit_mb: float = Field(100.0, gt=0, description="Of the audit log, all its files together.")
 
     @property
     def is_loopback(self) -> bool:
@@ -44,7 +55,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def server_settings(host: str, port: int, token_file: Path | None, *, allow_unlike: bool = False) -> ServerSettings:
+def server_settings(host: str, port: int, token_file: Path | None, **others: Any) -> ServerSettings:
     """Settings for an address; one that others reach needs a token.
 
     Raises:
@@ -56,7 +67,7 @@ def server_settings(host: str, port: int, token_file: Path | None, *, allow_unli
                 f"`--host` must be this machine's own address unless a token is given, got {host}."
                 " Fix: --token-file FILE, a file with a long random line that its owner alone can read."
             )
-        return ServerSettings(host=host, port=port, allow_unlike=allow_unlike)
+        return ServerSettings(host=host, port=port, **others)
     try:
         mode, token = token_file.stat().st_mode, token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -71,4 +82,4 @@ def server_settings(host: str, port: int, token_file: Path | None, *, allow_unli
             f"`--token-file` must hold one line of at least {_MIN_TOKEN} ASCII letters without blanks, got another in"
             f" {token_file}. Fix: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
-    return ServerSettings(host=host, port=port, token=SecretStr(token), allow_unlike=allow_unlike)
+    return ServerSettings(host=host, port=port, token=SecretStr(token), **others)

@@ -50,7 +50,7 @@ class ReportRequest(PredictRequest):
 class ReadingRequest(_Sent):
     """Who reads: a code, not a name."""
 
-    reader: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    reader: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")  # -1 is iMRMC's sign of a row of truth
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="Of the order; drawn where none is given.")
 
 

@@ -1,13 +1,17 @@
 """The command line: one verb per job; imports late so that --help is instant."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from typing import Annotated
 
 import typer
 
 from diagnet.cli import doctor, listen, masses, predict, runs, serve, settings, study
+from diagnet.cli.terminal import escaped, escaped_output
+from diagnet.data.reading_process import read_apart, read_here
 from diagnet.errors import DiagNetError
 from diagnet.version import __version__
 
@@ -37,6 +41,7 @@ app.command(epilog="Example: diagnet predict mammogram.dcm --box 928,2304,1239,2
 app.command(epilog="Example: diagnet serve runs/first --data masses.csv --images mammograms")(serve.serve)
 app.command(epilog="Example: diagnet export runs/first --onnx --out first.onnx")(runs.export)
 app.command(epilog="Example: diagnet pack runs/best masses.csv --out small")(runs.pack)
+app.command(epilog="Example: diagnet seal runs/first --key site.key")(runs.seal)
 app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET --forward 127.0.0.1:4242:ORTHANC")(
     listen.listen
 )
@@ -54,13 +59,47 @@ def _root(
     pass
 
 
+class _EndedError(BaseException):
+    """A signal that ends the program, after what is half-written has been removed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def main() -> None:
     """Run the command line; an expected failure is one line and an exit code."""
-    warnings.showwarning = lambda message, *_, **__: print(f"diagnet: warning: {message}", file=sys.stderr)
-    try:
-        app()
-    except DiagNetError as error:
-        print(f"diagnet: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `diagnet ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    warnings.showwarning = lambda message, *_, **__: _tell(f"warning: {message}")
+    _end_cleanly()
+    read_apart()
+    with escaped_output():
+        try:
+            app()
+        except DiagNetError as error:
+            _tell(str(error))
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # `diagnet ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except _EndedError as ended:
+            signal.signal(ended.number, signal.SIG_DFL)
+            signal.raise_signal(ended.number)
+        finally:
+            read_here()
+
+
+def _tell(message: str) -> None:
+    print(f"diagnet: {escaped(message, one_line=True)}", file=sys.stderr)
+
+
+def _end_cleanly() -> None:
+    """Let a signal that ends the program end its blocks first; a copy of the process ends as before."""
+    process = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() == process:
+            raise _EndedError(number)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ import typer
 from diagnet.cli.options import grouped
 from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet
+from diagnet.data.reading_process import SERVER_PROCESSES, read_apart, start_reading
 
 if TYPE_CHECKING:
     import ssl
@@ -36,6 +38,9 @@ class Place:
     allow: Annotated[
         str, typer.Option(help="AE titles that may send, AE,AE,... [default: all]", show_default=False)
     ] = ""
+    any_title: Annotated[
+        bool, typer.Option("--any-title", help="Take what is sent to another AE title than ours too.")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,10 @@ class Limits:
     max_associations: Annotated[int, typer.Option(help="Associations at one time.", min=1)] = 8
     max_object_mb: Annotated[int, typer.Option(help="Size of one object.", min=1)] = 512
     max_queue_gb: Annotated[float, typer.Option(help="Size of the queue.", min=0.001)] = 20.0
+    keep_free_mb: Annotated[int, typer.Option(help="Room on the disk that is never used.", min=0)] = 200
     keep_hours: Annotated[float, typer.Option(help="How long images and marks wait for each other.", min=0.01)] = 168.0
+    max_failed: Annotated[int, typer.Option(help="Files in QUEUE/failed; then marks are not taken.", min=1)] = 1000
+    keep_failed_hours: Annotated[float, typer.Option(help="How long what failed is kept.", min=0.01)] = 720.0
 
 
 @grouped
@@ -95,17 +103,28 @@ def listen(
     from diagnet.clinic.source import require_pacs
 
     require_pacs()
+    from diagnet.app.settings import is_loopback
     from diagnet.clinic.listener import Listener
     from diagnet.clinic.queue import Queue
     from diagnet.clinic.worker import Worker, WorkerSettings
     from diagnet.inference.assessment import Policy
 
+    read_apart(SERVER_PROCESSES)
+    start_reading()
     _check(forward, place, trust)
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)
     model = _ready_model(run, results.engine)
     tell, stop = _teller(quiet=quiet, as_json=as_json), _stopped_by_signals()
-    with Queue(place.queue, max_bytes=int(1e9 * limits.max_queue_gb)).opened() as queue:
+    room = Queue(
+        place.queue,
+        max_bytes=int(1e9 * limits.max_queue_gb),
+        keep_free_bytes=1_000_000 * limits.keep_free_mb,
+        max_failed=limits.max_failed,
+    )
+    with room.opened() as queue:
+        for notice in queue.notices:
+            tell(notice, "")
         worker = Worker(
             queue,
             model,
@@ -113,11 +132,16 @@ def listen(
             tell,
             policy=Policy(allow_for_processing=results.allow_for_processing, allow_unlike=results.allow_unlike),
             settings=WorkerSettings(
-                picture=results.picture, presentation=results.presentation, keep_hours=limits.keep_hours
+                picture=results.picture,
+                presentation=results.presentation,
+                keep_hours=limits.keep_hours,
+                keep_failed_hours=limits.keep_failed_hours,
             ),
         )
         with Listener(queue, worker.wake, tell, settings, tls).running() as listener:
             worker.start()
+            if tls is None and not is_loopback(place.bind):
+                tell(f"others can reach {place.bind}, and nothing is encrypted. Fix: --cert and --key, with --ca", "")
             tell(f"listening on {place.bind}:{listener.port} as {place.ae}. {model.notice}", "")
             stop.wait()
         worker.stop()
@@ -151,6 +175,7 @@ def _listener_settings(place: Place, limits: Limits) -> "ListenerSettings":
         ae_title=place.ae,
         bind=place.bind,
         port=place.port,
+        any_title=place.any_title,
         allow=tuple(title.strip() for title in place.allow.split(",") if title.strip()),
         max_associations=limits.max_associations,
         max_object_bytes=1_000_000 * limits.max_object_mb,
@@ -180,10 +205,11 @@ def _teller(*, quiet: bool, as_json: bool) -> Tell:
     from diagnet.run.folder import now
 
     def tell(what: str, which: str) -> None:
-        if as_json:
-            print(json.dumps({"time": now(), "event": what, "of": which}), flush=True)
-        elif not quiet:
-            print(f"{now()} {which[:12]:<12} {what}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a full disk takes no log, but nothing stops for that
+            if as_json:
+                print(json.dumps({"time": now(), "event": what, "of": which}), flush=True)
+            elif not quiet:
+                print(f"{now()} {which[:12]:<12} {what}", file=sys.stderr, flush=True)
 
     return tell
 

@@ -59,9 +59,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Score marked masses, each with its reasons. One file that is refused does not lose the others (exit code 3)."""
-    from diagnet.atomic import write_text
+    from diagnet.atomic import require_file, write_text
     from diagnet.cli.terminal import shown_progress
     from diagnet.data.marked import find_marked
+    from diagnet.data.reading_process import start_reading
     from diagnet.inference.assessment import Policy, assess
     from diagnet.inference.predictor import load_model
     from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
@@ -70,7 +71,10 @@ def predict(
         raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")
     if out is not None and out.suffix.lower() != ".csv":
         raise typer.BadParameter(f"must be a .csv file, got {out}.", param_hint="--out")
+    if out is not None:
+        require_file(out, "--out")
     run, files = run_and_files(files)
+    start_reading()
     model = load_model(run, engine=engine.value)
     found, n_passed = find_marked(files)
     if n_passed:

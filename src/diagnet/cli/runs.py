@@ -1,4 +1,4 @@
-"""Verbs that make a run, or use a finished one: demo, train, evaluate, export, pack."""
+"""Verbs that make a run, or use a finished one: demo, train, evaluate, export, pack, seal."""
 
 import json
 import sys
@@ -239,3 +239,20 @@ def pack(
         return
     print(json.dumps(agreement, indent=1))
     print(f"Run: {out}")
+
+
+def seal(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    key: Annotated[Path | None, typer.Option(help="File with a key that signs the seal.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Write model/manifest.json, which names each file that scores hang on; a run from before it has none."""
+    from diagnet.run.seal import MANIFEST, read_key, seal_key
+    from diagnet.run.seal import seal as seal_run
+
+    manifest = seal_run(run, seal_key() if key is None else read_key(key, "--key"))
+    if as_json:
+        print_json({"out": str(run / "model" / MANIFEST), **manifest.model_dump(mode="json")})
+        return
+    signed = "signed" if manifest.signature else "not signed"
+    print(f"{len(manifest.files)} files sealed, {signed}: {run / 'model' / MANIFEST}")

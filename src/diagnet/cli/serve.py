@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diagnet.data.reading_process import SERVER_PROCESSES, read_apart, start_reading
 from diagnet.errors import DataError, MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
@@ -41,16 +42,18 @@ def serve(
     names: Annotated[
         bool, typer.Option("--names", help="Show files by their own names, which may be patients'.")
     ] = False,
+    audit_mb: Annotated[
+        float, typer.Option(help="MB that the audit log may take; the oldest lines go.", min=0.001)
+    ] = 100,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
     """Open the reader page in a browser: look, mark, understand. Nothing leaves this machine."""
     try:
-        import uvicorn
-
+        from diagnet.app.connections import Server
         from diagnet.app.server import create_app
         from diagnet.app.settings import server_settings
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("fastapi", "uvicorn", "starlette"):
+        if (error.name or "").partition(".")[0] in ("fastapi", "uvicorn", "starlette", "h11"):
             raise MissingExtraError(str(error.name), "serve") from None
         raise
     from diagnet.cli.shared import read_data
@@ -59,7 +62,9 @@ def serve(
     from diagnet.data.marked import find_marked
     from diagnet.inference.predictor import shipped_run
 
-    settings = server_settings(host, port, token_file, allow_unlike=allow_unlike)
+    read_apart(SERVER_PROCESSES)
+    start_reading()
+    settings = server_settings(host, port, token_file, allow_unlike=allow_unlike, audit_mb=audit_mb)
     listening = _bound(host, port)
     print("diagnet: loading the model and the list of images ...", file=sys.stderr, flush=True)
     run = shipped_run() if run is None else run
@@ -78,20 +83,7 @@ def serve(
         keep_names=names,
     )
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what it cannot read
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=10,
-            proxy_headers=False,
-            ws="none",
-            timeout_graceful_shutdown=5,
-        )
-    )
+    server = Server(app, settings)
     where = f"[{host}]" if ":" in host else host
     page = f"http://{where}:{listening.getsockname()[1]}/"
     print(f"{app.state.notice}\nReader page: {page}", flush=True)

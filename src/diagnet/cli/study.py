@@ -187,12 +187,15 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
+    from diagnet.atomic import require_file
     from diagnet.config import read_config
     from diagnet.run.folder import read_json, write_table
     from diagnet.study.differences import compare_arms
     from diagnet.study.scores import RECORD
     from diagnet.study.tables import as_table
 
+    if out is not None:
+        require_file(out, "--out")
     distinct = read_json(arms[0].parent / RECORD).get("distinct_patients", False)
     found = compare_arms(arms, _mass_set(data, read_config(), distinct_patients=distinct), seed_sd)
     if out is not None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from diagnet.clinic.privacy import silenced
 from diagnet.data.box import Box
+from diagnet.data.dicom_objects import parsed
+from diagnet.data.reading_process import apart
+from diagnet.data.regular_file import regular_size
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 MAX_MARKS = 1000
@@ -19,7 +21,11 @@ _MAX_DEPTH = 50
 _OUTLINES = ("POLYLINE", "CIRCLE", "ELLIPSE", "INTERPOLATED")  # a point or several have no extent
 _NEARLY_CLOSED = 8  # points from which a line may be closed though its ends are a little apart
 _LEAST_WIDTH = 0.5  # pixels: what is thinner is a line, there and back
-_TAGS = ["SOPClassUID", "Modality", "ContentSequence", "GraphicAnnotationSequence", "ReferencedSeriesSequence"]
+_EVIDENCE = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")  # PS3.3, C.17.2.3
+_TAGS = [
+    "SOPClassUID", "Modality", "ContentSequence", "GraphicAnnotationSequence", "ReferencedSeriesSequence",
+    "PatientID", "IssuerOfPatientID", "StudyInstanceUID", *_EVIDENCE,
+]  # fmt: skip
 
 
 class Marks(dict[str, list[Box]]):
@@ -27,9 +33,33 @@ class Marks(dict[str, list[Box]]):
 
     Attributes:
         n_passed: marks that outline no mass, or cannot be used.
+        patient: identifier and issuer of the patient that they are of.
+        study: UID of the study that they are in.
+        studies: UID of an image -> UIDs of the studies that they say it is in.
     """
 
     n_passed = 0
+    patient = "", ""
+    study = ""
+    studies: dict[str, set[str]]
+
+    def require_same(self, image: Dataset) -> None:
+        """Check that these marks are of the same patient and study as an image that they name.
+
+        A UID alone does not tell: one that was given twice would put a patient's marks on another's image.
+
+        Args:
+            image: its header.
+
+        Raises:
+            RefusedInputError: they are not.
+        """
+        identifier, issuer = _patient(image)
+        if identifier != self.patient[0] or (issuer and self.patient[1] and issuer != self.patient[1]):
+            raise RefusedInputError("`marks` must be of the patient of their image, got another patient's.")
+        said = self.studies.get(str(image.get("SOPInstanceUID", "")), {self.study})
+        if str(image.get("StudyInstanceUID", "")) not in said:
+            raise RefusedInputError("`marks` must be of the study of their image, got another study's.")
 
 
 def read_marks(sr: Path) -> Marks:
@@ -46,6 +76,15 @@ def read_marks(sr: Path) -> Marks:
         DataError: the file is no DICOM file of marks, is broken, or holds no outline.
         RefusedInputError: it is nested too deep, too large, or holds too many outlines; or none but on later frames.
     """
+    found = Marks()
+    boxes, found.n_passed, found.patient, found.study, studies = _found(sr)
+    found.studies = {image: set(named) for image, named in studies}
+    found.update(boxes)
+    return found
+
+
+@apart(Box, name="marks")
+def _found(sr: Path) -> tuple[dict[str, list[Box]], int, tuple[str, str], str, list[tuple[str, list[str]]]]:
     with silenced():
         try:
             found, error = _read(sr)
@@ -56,16 +95,19 @@ def read_marks(sr: Path) -> Marks:
             raise DataError(f"`marks` must be a DICOM report of outlined masses, got {reason}: {sr}.") from None
     if not found:
         raise error or DataError(f"`marks` must hold outlines of masses, got none in {sr}.")
-    return found
+    studies = [(image, sorted(named)) for image, named in found.studies.items()]
+    return dict(found), found.n_passed, found.patient, found.study, studies
 
 
 def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
     """Read marks, and what is wrong with the first one that is."""
-    if path.stat().st_size > MAX_BYTES:
+    if regular_size(path, "marks") > MAX_BYTES:
         raise RefusedInputError(f"`marks` must have at most {MAX_BYTES // 1_000_000} MB, got more in {path}.")
+    dataset, _ = parsed(path, _TAGS, name="marks", max_inflated=MAX_BYTES)
     found, first = Marks(), None
     n_outlines = 0
-    for references, graphic in _drawn(dcmread(path, force=True, specific_tags=list(_TAGS)), path):
+    found.patient, found.study, found.studies = _patient(dataset), _text(dataset, "StudyInstanceUID"), _studies(dataset)
+    for references, graphic in _drawn(dataset, path):
         try:
             images = [_image(reference, path) for reference in references()]
             box = _box(graphic, path)
@@ -83,6 +125,30 @@ def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
             if box not in boxes:
                 boxes.append(box)
     return found, first
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """An element as text; "" where it is absent or broken."""
+    try:
+        return str(dataset.get(keyword) or "").strip()
+    except Exception:  # pydicom raises whatever a malformed value makes it meet
+        return ""
+
+
+def _patient(dataset: Dataset) -> tuple[str, str]:
+    return _text(dataset, "PatientID"), _text(dataset, "IssuerOfPatientID")
+
+
+def _studies(dataset: Dataset) -> dict[str, set[str]]:
+    """Read from a report's evidence which study each of its images is in."""
+    found: dict[str, set[str]] = {}
+    for keyword in _EVIDENCE:
+        for study in _items(dataset, keyword):
+            for series in _items(study, "ReferencedSeriesSequence"):
+                for image in _items(series, "ReferencedSOPSequence"):
+                    uid = _text(image, "ReferencedSOPInstanceUID")
+                    found.setdefault(uid, set()).add(_text(study, "StudyInstanceUID"))
+    return found
 
 
 References = Callable[[], Sequence[Dataset]]  # read late, because what a broken file holds may be anything

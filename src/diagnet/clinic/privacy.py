@@ -5,8 +5,9 @@ import hmac
 import logging
 import os
 import secrets
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,24 +51,24 @@ class Pseudonyms:
     key: bytes
 
     @classmethod
-    def from_file(cls, path: Path) -> "Pseudonyms":
-        """Read the key, or make one that its owner alone can read (mode 0600).
+    def from_file(cls, path: Path, tell: Callable[[str], None] = lambda _: None) -> "Pseudonyms":
+        """Read the key, or make one that its owner alone can read (mode 0600), whole or not at all.
+
+        Args:
+            path: the key's file; an empty one, as a full disk leaves it, is written anew.
+            tell: hears that it was.
 
         Raises:
             DataError: the file cannot be read or written, or is too short for a key.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                key = path.read_bytes()
-            else:
-                key = secrets.token_bytes(_KEY_BYTES)
-                with os.fdopen(handle, "wb") as file:
-                    file.write(key)
-                    file.flush()
-                    os.fsync(file.fileno())
+            if path.is_file() and path.stat().st_size == 0:
+                path.unlink()
+                tell(f"`key` was empty and is made anew: {path}. Names of earlier records belong to no key")
+            if not path.exists():
+                _write_once(path, secrets.token_bytes(_KEY_BYTES))
+            key = path.read_bytes()
         except OSError as error:
             raise DataError(f"`key` must be a readable, writable file, got {error.strerror}: {path}.") from None
         if len(key) < _KEY_BYTES:
@@ -79,3 +80,21 @@ class Pseudonyms:
         if not patient_id:
             return ""
         return hmac.new(self.key, f"{issuer}\0{patient_id}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _write_once(path: Path, key: bytes) -> None:
+    """Write a key whole or not at all; another process's, which was faster, stays."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)  # its mode is 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)

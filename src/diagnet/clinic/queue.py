@@ -4,6 +4,8 @@
     marks/      reports of marks          scored/    images whose marks were scored; kept for later marks
     outbox/     results to be sent        done/      a record for each result that was sent
     failed/     what cannot be scored, with the reason
+    attempts/   how often marks were begun that no end of the work has followed
+    clock       its time says when a listener last ran; see `Queue.now`
 
 A file is flushed to the disk before a rename takes it to its next place, and the folder after it. File names are keyed
 hashes of SOP Instance UIDs: no name of a file tells of a patient, and none without the key of an image.
@@ -12,31 +14,46 @@ hashes of SOP Instance UIDs: no name of a file tells of a patient, and none with
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from diagnet.clinic.privacy import Pseudonyms
-from diagnet.errors import RunFolderError
+from diagnet.errors import RefusedInputError, RunFolderError
 from diagnet.run.folder import read_json, write_json
 
 Kind = Literal["images", "marks"]
 
-_STATES = ("incoming", "images", "marks", "scored", "outbox", "done", "failed")
+_STATES = ("incoming", "images", "marks", "scored", "outbox", "done", "failed", "attempts")
 _HELD = ("incoming", "images", "marks", "scored", "outbox")  # what counts against the limit
 _ABANDONED_S = 3600.0  # a file in `incoming` that nobody has written to for so long
+_JUMP_S = 60.0  # by less than this a clock is only set right
+_MAX_ATTEMPTS = 2
 
 
 class Queue:
     """The folder of one listener; only one process may use it."""
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        keep_free_bytes: int = 0,
+        max_failed: int = 1000,
+        max_failed_bytes: int = 1_000_000_000,
+    ) -> None:
         self.folder = folder
-        self.max_bytes = max_bytes
+        self.max_bytes, self.keep_free_bytes = max_bytes, keep_free_bytes
+        self.max_failed, self.max_failed_bytes = max_failed, max_failed_bytes
+        self.notices: list[str] = []  # what opening it mended
+        self._taking, self._telling_time = threading.Lock(), threading.Lock()
+        self._seen: tuple[float, float] | None = None  # the time of day and of the monotonic clock, together
         self._lock = FileLock(folder / "lock")
         self.pseudonyms = Pseudonyms(b"")
 
@@ -59,11 +76,8 @@ class Queue:
         except OSError as error:
             raise RunFolderError(f"`--queue` must be writable, got: {error.strerror}: {self.folder}") from error
         try:
-            self.pseudonyms = Pseudonyms.from_file(self.folder / "key")
             self.sweep(0.0)
-            for state in ("outbox", "done", "failed"):
-                for left in (self.folder / state).glob(".*"):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            self.pseudonyms = Pseudonyms.from_file(self.folder / "key", self.notices.append)
             yield self
         finally:
             self._lock.release()
@@ -76,19 +90,26 @@ class Queue:
         """Name under which an object lies here."""
         return self.pseudonyms.of(uid)
 
-    def take(self, received: Path, kind: Kind, uid: str) -> None:
+    def take(self, received: Path, kind: Kind, uid: str) -> bool:
         """Take a received file for good; when this returns, not even a power cut loses it.
 
         An object that lies here already is the same object, and stays.
+
+        Returns:
+            Whether it lies here now; False where the same UID has other content here. The first one stays.
         """
         with received.open("rb") as file:
             os.fsync(file.fileno())
         target = self.place(kind) / f"{self.name(uid)}.dcm"
-        if kind == "images" and (self.place("scored") / target.name).exists():
-            target = self.place("scored") / target.name
-        received.replace(target)
+        with self._taking:
+            if kind == "images" and (self.place("scored") / target.name).exists():
+                target = self.place("scored") / target.name
+            if target.exists():
+                return content_hash(target) == content_hash(received)
+            received.replace(target)
         _flush(target.parent)
         _flush(received.parent)
+        return True
 
     def image(self, uid: str) -> Path | None:
         """The file of an image, where it is there."""
@@ -129,8 +150,9 @@ class Queue:
             _flush(self.place("scored"))
 
     def move(self, path: Path, state: str) -> Path:
-        """Take a file to another state."""
-        target = self.place(state) / path.name
+        """Take a file to another state, in which its time begins anew."""
+        target, now = self.place(state) / path.name, self.now()
+        os.utime(path, (now, now))
         path.replace(target)
         _flush(target.parent)
         return target
@@ -159,10 +181,39 @@ class Queue:
         write_json(self.place("failed") / f"{name}.json", record)
         _flush(self.place("failed"))
 
+    def failed_is_full(self) -> bool:
+        """Tell whether `failed` has reached its limit, in number or in bytes."""
+        sizes = [status.st_size for _, status in _there(self.place("failed").iterdir())]
+        return len(sizes) >= self.max_failed or sum(sizes) >= self.max_failed_bytes
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Count work that may end the program: the count stays if it does, and goes with any other end of the block.
+
+        Raises:
+            RefusedInputError: it was begun too often, and never came to an end.
+        """
+        path = self.place("attempts") / name
+        begun = path.stat().st_size if path.exists() else 0  # a byte an attempt: a full disk takes no rewriting
+        if begun >= _MAX_ATTEMPTS:
+            path.unlink()
+            raise RefusedInputError(f"`marks` must not end the program, got {begun} ends while they were worked on.")
+        with path.open("ab") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+        _flush(path.parent)
+        try:
+            yield
+        except Exception:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
     def has_room(self, n_bytes: int) -> bool:
         """Tell whether an object of this size fits, after scored images have made room where there is none."""
         free = shutil.disk_usage(self.folder).free
-        over = max(self.held_bytes() + n_bytes - self.max_bytes, 2 * n_bytes - free)
+        over = max(self.held_bytes() + n_bytes - self.max_bytes, self.keep_free_bytes + 2 * n_bytes - free)
         for path, status in _oldest_first(self.place("scored"), "*.dcm") if over > 0 else []:
             over -= status.st_size
             path.unlink(missing_ok=True)
@@ -179,15 +230,53 @@ class Queue:
         return total
 
     def sweep(self, abandoned_s: float = _ABANDONED_S) -> None:
-        """Remove what was never wholly received."""
-        for path, status in _there(self.place("incoming").iterdir()):
-            if time.time() - status.st_mtime >= abandoned_s:
+        """Remove what was never wholly received or written; with 0, all of it, of whatever time."""
+        now = self.now()
+        left = [*self.place("incoming").iterdir(), *self.folder.glob(".*"), *self.folder.glob("*/.*")]
+        for path, status in _there(left):
+            if abandoned_s and now - status.st_mtime < abandoned_s:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
-    def expired(self, state: str, seconds: float) -> list[Path]:
+    def expired(self, state: str, seconds: float, pattern: str = "*.dcm") -> list[Path]:
         """Files that have been in a state for so long."""
-        found = _oldest_first(self.place(state), "*.dcm")
-        return [path for path, status in found if time.time() - status.st_mtime > seconds]
+        now = self.now()
+        found = _oldest_first(self.place(state), pattern)
+        return [path for path, status in found if now - status.st_mtime > seconds]
+
+    def now(self) -> float:
+        """The time that ages are measured by: only the time in which a listener runs makes a file older.
+
+        Where the clock jumps, or no listener ran for a while, the files' times go with it, so that nothing is removed
+        before its time. A crash in the midst of that leaves some files younger, never older.
+        """
+        with self._telling_time:
+            mark, wall, running = self.folder / "clock", time.time(), time.monotonic()
+            if self._seen is not None:
+                jump = (wall - self._seen[0]) - (running - self._seen[1])
+            else:
+                jump = wall - mark.stat().st_mtime if mark.exists() else 0.0
+            if abs(jump) > _JUMP_S:
+                for state in _STATES:
+                    for path, status in _there(self.place(state).iterdir()):
+                        with suppress(FileNotFoundError):
+                            os.utime(path, (status.st_atime, status.st_mtime + jump))
+            self._seen = wall, running
+            mark.touch()
+            os.utime(mark, (wall, wall))
+            return wall
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a DICOM file after its meta information, which is the receiver's and not the sender's."""
+    with path.open("rb") as file:
+        head = file.read(144)  # preamble, prefix, and the length of what follows of group 2: PS3.10, 7.1
+        is_whole = len(head) == 144 and head[128:136] == b"DICM\x02\x00\x00\x00"
+        file.seek(144 + int.from_bytes(head[140:144], "little") if is_whole else 0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _there(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:

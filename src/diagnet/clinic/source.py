@@ -3,19 +3,20 @@
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import DA, TM
 
 from diagnet.clinic.privacy import silenced
+from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import leave_out_malformed
-from diagnet.errors import DataError, MissingExtraError, RefusedInputError
+from diagnet.data.reading_process import apart
+from diagnet.errors import DataError, DiagNetError, MissingExtraError, RefusedInputError
 
 # Type 2 in the Patient and General Study modules (PS3.3, C.7.1.1, C.7.2.1): they must be there, and may be empty.
 _MAY_BE_EMPTY = (
@@ -46,9 +47,10 @@ def read_source(path: Path) -> Dataset:
         MissingExtraError: the extra `pacs` is not installed.
     """
     require_pacs()
+    _parse_apart(path)
     with silenced():
         try:
-            header = dcmread(path, force=True, specific_tags=list(_TAGS), stop_before_pixels=True)
+            header, _ = parsed(path, _TAGS, header_only=True, name="source")
             leave_out_malformed(header)
             missing = [keyword for keyword in _UIDS if not UID(str(header.get(keyword) or "")).is_valid]
             for keyword in _MAY_BE_EMPTY:
@@ -60,11 +62,20 @@ def read_source(path: Path) -> Dataset:
             _complete_display(header)
             header.decode()
             header.SpecificCharacterSet = "ISO_IR 192"  # any source's letters, whatever code they were written in
+        except DiagNetError:
+            raise
         except Exception:  # pydicom raises whatever a broken file makes it meet, with the file's text in it
             raise DataError(f"`source` must be a DICOM image, got a broken or other file: {path}.") from None
     if missing:
         raise RefusedInputError(f"`{missing[0]}` must be a UID that a result can refer to, got none in {path}.")
     return header
+
+
+@apart(name="source")
+def _parse_apart(path: Path) -> None:
+    """Parse a header where that may cost much; what is parsed there without harm is parsed here again."""
+    with silenced(), suppress(Exception):  # what is wrong with it is told when it is read here
+        parsed(path, _TAGS, header_only=True, name="source")
 
 
 @contextmanager

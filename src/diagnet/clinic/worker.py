@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diagnet.atomic import atomic_folder
 from diagnet.clinic.forward import Destination
-from diagnet.clinic.marks import read_marks
+from diagnet.clinic.marks import Marks, read_marks
 from diagnet.clinic.picture import write_secondary_capture
 from diagnet.clinic.presentation import write_presentation_state
 from diagnet.clinic.privacy import without_path
@@ -36,6 +36,7 @@ class WorkerSettings(BaseModel):
     picture: bool = Field(True, description="Send a secondary capture picture beside the report.")
     presentation: bool = Field(True, description="Send a presentation state beside the report.")
     keep_hours: float = Field(168.0, gt=0, description="How long an image waits for marks, and marks for an image.")
+    keep_failed_hours: float = Field(720.0, gt=0, description="How long what failed is kept.")
     retry_seconds: float = Field(5.0, gt=0, description="Between two tries to send.")
 
 
@@ -54,7 +55,7 @@ class Worker:
     ) -> None:
         self.queue, self.model, self.destination, self.tell = queue, model, destination, tell
         self.policy, self.settings = policy, settings
-        self._marks: dict[str, dict[str, list[Box]]] = {}  # read once, while they wait for their images
+        self._marks: dict[str, Marks] = {}  # read once, while they wait for their images
         self._arrived, self._scored, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -84,7 +85,8 @@ class Worker:
                 return
             try:
                 if path.name not in self._marks:
-                    self._marks[path.name] = self._read_marks(path)
+                    with self.queue.attempt(path.stem):
+                        self._marks[path.name] = self._read_marks(path)
                 self._score_marks(path, self._marks[path.name])
             except (DataError, RefusedInputError) as error:
                 self._fail_marks(path, without_path(str(error), path))
@@ -115,20 +117,20 @@ class Worker:
         if not_taken is not None:
             raise not_taken
 
-    def _read_marks(self, path: Path) -> dict[str, list[Box]]:
+    def _read_marks(self, path: Path) -> Marks:
         """Read marks in an order of their own; what failed before is tried again, because they were sent again."""
         found = read_marks(path)
         if found.n_passed:
             self.tell(f"passed over {found.n_passed} marks that outline no mass", path.stem)
-        marks = {uid: sorted(boxes) for uid, boxes in found.items()}
-        for uid, boxes in marks.items():
+        for uid, boxes in found.items():
+            boxes.sort()
             self.queue.forget_failure(self._job(uid, boxes))
-        return marks
+        return found
 
     def _job(self, uid: str, boxes: list[Box]) -> str:
         return self.queue.job(uid, self.model.sha256, __version__, self.policy.model_dump_json(), boxes)
 
-    def _score_marks(self, path: Path, marks: dict[str, list[Box]]) -> None:
+    def _score_marks(self, path: Path, marks: Marks) -> None:
         """Score the images of one report of marks; it goes when all of them are done."""
         is_waiting = has_failed = False
         for uid, boxes in marks.items():
@@ -143,7 +145,8 @@ class Worker:
                 is_waiting = True
                 continue
             try:
-                self._score(job, image, uid, boxes)
+                with self.queue.attempt(path.stem):
+                    self._score(job, image, uid, marks)
             except (DataError, RefusedInputError) as error:
                 if not image.exists():  # it made room in this very moment: it may come again
                     is_waiting = True
@@ -165,11 +168,12 @@ class Worker:
         else:
             path.unlink(missing_ok=True)
 
-    def _score(self, job: str, image: Path, uid: str, boxes: list[Box]) -> None:
+    def _score(self, job: str, image: Path, uid: str, marks: Marks) -> None:
         header = read_source(image)
+        marks.require_same(header)
         found = [
             replace(each, image=Path(image.name), reason=without_path(each.reason, image))
-            for each in assess(self.model, image, boxes, self.policy)
+            for each in assess(self.model, image, marks[uid], self.policy)
         ]
         with atomic_folder(self.queue.place("outbox") / job) as folder:
             write_structured_report(found, image, folder / "1-report.dcm")
@@ -217,6 +221,9 @@ class Worker:
                 path.unlink(missing_ok=True)
                 if state == "images":
                     self.tell("let go of an image: no marks came in the time that it is kept", path.stem)
+        for path in self.queue.expired("failed", 3600 * self.settings.keep_failed_hours, "*"):
+            path.unlink(missing_ok=True)
+            self.tell("let go of what failed: the time that it is kept is over", path.stem)
         self.queue.sweep()
 
     def _repeat(self, step: Callable[[], None], wake: threading.Event) -> None:

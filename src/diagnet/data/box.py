@@ -101,7 +101,8 @@ class Box(NamedTuple):
         return Box(self.x0 * across, self.y0 * down, self.x1 * across, self.y1 * down)
 
 
-BoxLike = Box | tuple[float, float, float, float]  # what callers may give where a box is asked for
+_Side = float | int
+BoxLike = Box | tuple[_Side, _Side, _Side, _Side]  # what callers may give where a box is asked for
 
 
 def _span(center: float, side: float, limit: float) -> tuple[float, float]:

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, BreastTomosynthesisImageStorage, DigitalMammographyXRayImageStorageForProcessing
 
 from diagnet.arrays import Image
-from diagnet.data.breast import find_breast
+from diagnet.data.breast import Breast, find_breast
 from diagnet.data.dicom_file import broken, decoded, read_elements
+from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import numbers
 from diagnet.data.lut import displayed_values, modality_values
 from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
+from diagnet.data.reading_process import apart
 from diagnet.data.view import one_of, side, view, warnings
 from diagnet.errors import DiagNetError, RefusedInputError
 from diagnet.notice import NOTICE
@@ -32,6 +33,7 @@ class Geometry:
     spacing_mm: tuple[float, float] | None
 
 
+@apart(Mammogram, Breast)
 def read_mammogram(
     path: Path, *, allow_for_processing: bool = False, require_preamble: bool = False, is_scaled: bool = False
 ) -> Mammogram:
@@ -64,6 +66,7 @@ def read_mammogram(
             raise broken(path, error) from None  # its text may quote a patient's data
 
 
+@apart(Geometry)
 def read_geometry(path: Path) -> Geometry:
     """Read size and spacing from a DICOM file's header.
 
@@ -212,6 +215,7 @@ def _spacing(dataset: Dataset, malformed: list[str]) -> tuple[tuple[float, float
     return None, "unknown"
 
 
+@apart()
 def read_uid(path: Path) -> str:
     """Read SOPInstanceUID, "" where there is none: what other DICOM files call this one by.
 
@@ -229,9 +233,17 @@ def read_uid(path: Path) -> str:
 
 def is_known_other(path: Path) -> bool:
     """Tell a DICOM file that is no mammogram by its SOP class: a directory, report, state, or a picture of our own."""
+    try:
+        return _is_known_other(path)
+    except DiagNetError:  # told when it is scored
+        return False
+
+
+@apart()
+def _is_known_other(path: Path) -> bool:
     with quiet():
         try:
-            header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageComments"])
+            header, _ = parsed(path, ["SOPClassUID", "ImageComments"], header_only=True)
             sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")))
             own = str(header.get("ImageComments", "")) == NOTICE  # clinic/picture.py writes it
         except Exception:  # whatever a broken file makes pydicom meet is told when it is scored

@@ -1,25 +1,19 @@
 """One DICOM file -> the elements and stored pixels needed here, within bounds of memory."""
 
-import io
-import zlib
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
-from pydicom import dcmread
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_fragments, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -28,14 +22,16 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from diagnet.data.codestream import codestream_bits, codestream_size, rle_size
+from diagnet.data.codestream import MAX_SCANS, codestream_bits, codestream_size, jpeg_frame, rle_size, without_boxes
+from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import check_required, leave_out_malformed
+from diagnet.data.regular_file import regular_size
 from diagnet.errors import DataError, MissingExtraError, RefusedInputError
 
 MAX_PIXELS = 100_000_000  # the largest mammograms have about 40 million
 MAX_BYTES = 512 * 2**20  # of a file
-_MAX_INFLATED = 256 * 2**20  # bytes that a deflated file may unpack to: more than 100 million pixels of 16 bits
 _PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg-openjpeg", "gdcm": "python-gdcm"}
+_MAX_FRAGMENTS = 100_000  # of the one frame
 _SURE_BYTES = 2**30  # what unpacks to no more is not counted first
 
 _SIZE = {"Rows", "Columns", "BitsAllocated"}  # what has none of them is no image
@@ -52,20 +48,6 @@ _TAGS = [
     "VOILUTFunction", "PresentationLUTShape", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 ]  # fmt: skip
 
-_PARSED: list[BaseTag | int] = [BaseTag(tag_for_keyword(keyword) or 0) for keyword in _TAGS]
-
-
-class _Clamped(io.BufferedReader):
-    """A file that is never asked for more bytes than it has left: a length that lies costs no memory."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self._end = path.stat().st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(self._end - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
-
 
 def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bool, list[str]]:
     """Parse a file into the elements needed here.
@@ -79,15 +61,7 @@ def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bo
         RefusedInputError: it has too many pixels or bytes.
     """
     check_file(path)
-    with _Clamped(path) as file:
-        has_preamble = read_preamble(file, force=True) is not None
-        meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2))
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            dataset = read_dataset(_inflated(file.read(), path), False, True, specific_tags=_PARSED)
-            dataset.file_meta = meta
-        else:
-            file.seek(0)
-            dataset = dcmread(file, force=True, specific_tags=_TAGS, stop_before_pixels=header_only)
+    dataset, has_preamble = parsed(path, _TAGS, header_only=header_only)
     if not (_SIZE.intersection(dataset.dir()) and (header_only or dataset.get("PixelData"))):
         raise DataError(f"`image` must be a DICOM file with whole pixel data, got none in {path}.")
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -97,15 +71,6 @@ def read_elements(path: Path, *, header_only: bool = False) -> tuple[Dataset, bo
     check_required(dataset, path, header_only=header_only)
     check_pixel_count(dataset.Columns, dataset.Rows, path)
     return dataset, has_preamble, leave_out_malformed(dataset)
-
-
-def _inflated(deflated: bytes, path: Path) -> io.BytesIO:
-    """Unpack a deflated dataset (PS3.5, A.5), as far as memory allows."""
-    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = unpacking.decompress(deflated, _MAX_INFLATED)
-    if unpacking.unconsumed_tail:
-        raise RefusedInputError(f"`image` must unpack to at most {_MAX_INFLATED // 2**20} MB, got more in {path}.")
-    return io.BytesIO(inflated)
 
 
 def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]:
@@ -125,7 +90,7 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
             f"`image` must be compressed as a permissively licensed decoder reads it, got {syntax.name} of"
             f" {dataset.BitsStored} bits in {path}. Fix: store it lossless."
         )
-    _check_length(dataset, syntax, path)
+    frame = _check_length(dataset, syntax, path)
     if not syntax.is_encapsulated:
         dataset.PixelData = dataset.PixelData[: dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8]
         return _stored_values(pixel_array(dataset, correct_unused_bits=False), dataset, path)
@@ -134,7 +99,9 @@ def decoded(dataset: Dataset, path: Path) -> Integer[np.ndarray, "height width"]
         raise MissingExtraError(_PACKAGES[_plugins(syntax)[0]], "dicom")
     options: dict[str, Any] = {}
     if plugin == "gdcm":  # it drops what lies above the bits that it is told of
-        options = {"bits_stored": codestream_bits(_frame(dataset)) or dataset.BitsStored}
+        options = {"bits_stored": codestream_bits(frame) or dataset.BitsStored}
+    dataset.PixelData = encapsulate([frame], has_bot=False)  # what was checked, and nothing else, is decoded
+    dataset.pop("ExtendedOffsetTable", None)
     words = pixel_array(dataset, decoding_plugin=plugin, correct_unused_bits=False, **options)
     return _stored_values(words, dataset, path)
 
@@ -194,8 +161,8 @@ def _plugins(syntax: UID) -> tuple[str, ...]:
     return ("gdcm", "pillow")  # never pylibjpeg, whose decoder of these is GPL
 
 
-def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
-    """Refuse pixel data that are not as many as the header says, before anything is decoded."""
+def _check_length(dataset: Dataset, syntax: UID, path: Path) -> bytes:
+    """Refuse pixel data that are not as many as the header says, before anything is decoded; return the one frame."""
     rows, columns, bits = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
     if bits not in (8, 16, 32) or not 1 <= int(dataset.BitsStored) <= bits:
         raise DataError(f"`BitsAllocated` must be 8, 16 or 32 and hold BitsStored, got another number in {path}.")
@@ -209,22 +176,48 @@ def _check_length(dataset: Dataset, syntax: UID, path: Path) -> None:
                 f"`PixelData` must hold {columns} x {rows} pixels of {bits} bits, {n_expected} bytes,"
                 f" got {len(pixel_data)} in {path}."
             )
-        return
-    frame = _frame(dataset)
-    if syntax == RLELossless:
+        return bytes(pixel_data)
+    frame = without_boxes(_frame(dataset, path))
+    if syntax == RLELossless and frame is not None:
         if 64 * len(frame) > _SURE_BYTES and rle_size(frame, 2 * n_expected) > 2 * n_expected:
             raise DataError(f"`PixelData` must unpack to {n_expected} bytes, got more in {path}.")
-        return
-    size = codestream_size(frame)
-    if size != (columns, rows, 1):
+        return frame
+    size = None if frame is None else codestream_size(frame)
+    if frame is None or size != (columns, rows, 1):
         got = "a frame that does not say its size" if size is None else "{} x {} of {}".format(*size)
         raise DataError(f"`PixelData` must hold {columns} x {rows} pixels of 1 sample, got {got} in {path}.")
+    if not frame.startswith(b"\xff\x4f"):
+        check_jpeg(frame, (columns, rows), path)
+    return frame
 
 
-def _frame(dataset: Dataset) -> bytes:
+def _frame(dataset: Dataset, path: Path) -> bytes:
+    n_fragments = sum(1 for _ in islice(generate_fragments(dataset.PixelData), _MAX_FRAGMENTS + 1))
+    if n_fragments > _MAX_FRAGMENTS:
+        raise RefusedInputError(f"`PixelData` must have at most {_MAX_FRAGMENTS} fragments, got more in {path}.")
     offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
     extended = None if None in offsets else (offsets[0], offsets[1])
     return get_frame(dataset.PixelData, 0, number_of_frames=1, extended_offsets=extended)
+
+
+def check_jpeg(stream: bytes, size: tuple[int, int], path: Path) -> None:
+    """Refuse a JPEG that may be of another size, or of so many scans that decoding it would take minutes.
+
+    Args:
+        stream: the JPEG.
+        size: (width, height) that it should have.
+        path: of the file, for an error.
+
+    Raises:
+        DataError: its structure is not that of one picture of this size.
+        RefusedInputError: it has more than `diagnet.data.codestream.MAX_SCANS`.
+    """
+    found = jpeg_frame(stream)
+    if found is None or (found.width, found.height) != size:
+        got = "another one" if found is None else f"{found.width} x {found.height}"
+        raise DataError(f"`image` must be one JPEG picture of {size[0]} x {size[1]} pixels, got {got} in {path}.")
+    if found.n_scans > MAX_SCANS:
+        raise RefusedInputError(f"`image` must have at most {MAX_SCANS} scans, got {found.n_scans} in {path}.")
 
 
 def check_file(path: Path) -> None:
@@ -234,12 +227,7 @@ def check_file(path: Path) -> None:
         DataError: it is no file, or cannot be read.
         RefusedInputError: it has more than `MAX_BYTES` bytes.
     """
-    try:
-        n_bytes, is_file = path.stat().st_size, path.is_file()
-    except OSError as error:
-        raise DataError(f"`image` must be a file that can be read, got {error.strerror}: {path}.") from None
-    if not is_file:
-        raise DataError(f"`image` must be a file, got {'a folder' if path.is_dir() else 'something else'}: {path}.")
+    n_bytes = regular_size(path, "image")
     if n_bytes > MAX_BYTES:
         raise RefusedInputError(f"`image` must have at most {MAX_BYTES // 2**20} MB, got {n_bytes} bytes in {path}.")
 

@@ -53,7 +53,7 @@ class Verdict:
     source: str = ""
 
 
-class Domain(BaseModel, frozen=True, extra="forbid"):
+class Domain(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What training masses looked like, as it is stored with a network.
 
     Attributes:
@@ -84,6 +84,8 @@ class Domain(BaseModel, frozen=True, extra="forbid"):
         is_whole = len(self.low) == len(self.high) == n_facts and n_bytes and n_bytes % (4 * n_looks) == 0
         if not is_whole or len(self.alike) != n_looks or any(len(row) != n_looks for row in self.alike):
             raise ValueError("`domain` must be of the facts of this version of diagnet, got others.")
+        if not np.isfinite(np.frombuffer(base64.b64decode(self.rows), dtype="<f4")).all():
+            raise ValueError("`domain` must hold finite numbers, got others.")
         of_rows = self._row_sources
         if self.sources and (len(of_rows) * 4 * n_looks != n_bytes or of_rows.max() >= len(self.sources)):
             raise ValueError("`domain` must name the source of each of its rows, got others.")

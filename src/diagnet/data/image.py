@@ -10,13 +10,16 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Shaped
 from PIL import ImageChops
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from diagnet.arrays import Image
+from diagnet.data.breast import Breast
 from diagnet.data.dicom import read_geometry, read_mammogram
-from diagnet.data.dicom_file import check_file, check_pixel_count
+from diagnet.data.dicom_file import check_file, check_jpeg, check_pixel_count
 from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
+from diagnet.data.reading_process import apart
 from diagnet.errors import DataError, DiagNetError, RefusedInputError
 
 BareFiles = Literal["named", "none", "any"]
@@ -40,6 +43,7 @@ def read_image(path: Path) -> Image:
     return read_picture(path).pixels
 
 
+@apart(Mammogram, Breast)
 def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFiles = "named") -> Mammogram:
     """Read a DICOM, PNG, JPEG, TIFF or PGM file as grey values in [0, 1], see `scaled_over_breast`.
 
@@ -64,6 +68,8 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
             path, allow_for_processing=allow_for_processing, require_preamble=is_strict, is_scaled=True
         )
     with _opened(path) as file:
+        if isinstance(file, JpegImageFile):
+            check_jpeg(path.read_bytes(), file.size, path)
         values = _grey(file, path)  # first: what is asked of a file already read has no tiles
         _check_grey(file, path)
         pixels = scaled_over_breast(values)
@@ -100,6 +106,7 @@ def _grey(file: PIL.Image.Image, path: Path) -> Shaped[np.ndarray, "height width
     return np.asarray(channels @ _LUMA)
 
 
+@apart()
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of an image file, reading its header only.
 
@@ -171,12 +178,22 @@ def _check_grey(file: PIL.Image.Image, path: Path) -> None:
         )
 
 
+def _has_second_page(file: TiffImageFile) -> bool:
+    """Look for the second page alone: to count them all, Pillow reads each, and there may be thousands."""
+    try:
+        file.seek(1)
+    except EOFError:
+        return False
+    file.seek(0)
+    return True
+
+
 def _check_tiff(file: PIL.Image.Image, path: Path) -> None:
     """Refuse several pages, and what Pillow would show as its negative: white as 0 in more than 8 bits."""
     if not isinstance(file, TiffImageFile):
         return
-    if file.n_frames > 1:
-        raise RefusedInputError(f"`image` must be a single page, got {file.n_frames} pages in {path}.")
+    if _has_second_page(file):
+        raise RefusedInputError(f"`image` must be a single page, got several in {path}.")
     if file.tag_v2.get(_PHOTOMETRIC) == 0 and file.mode not in ("1", "L"):
         raise RefusedInputError(
             f"`image` must have black as 0 where it has more than 8 bits, got a TIFF with white as 0: {path}."

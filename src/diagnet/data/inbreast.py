@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field
 from diagnet.data.box import Box, BoxLike
 from diagnet.data.dicom import Geometry, read_geometry
 from diagnet.data.mass import CLASSES, SYNTHETIC, Mass, MassSet
+from diagnet.data.reading_process import apart
+from diagnet.data.regular_file import regular_bytes
 from diagnet.data.table import Row, read_table
 from diagnet.errors import DataError, DiagNetError
 
@@ -24,6 +26,7 @@ COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 _FILE_NAME = re.compile(r"(\d+)_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON\.dcm", re.IGNORECASE)
 _FILE_VIEWS = {"ML": "MLO"}  # the files say ML where the table, rightly, says MLO
 _POINT = re.compile(r"\(\s*([^\s,]+)\s*,\s*([^\s,]+)\s*\)")
+_MAX_OUTLINES = 8_000_000  # bytes of a property list: an object may have 7, and the largest files have one million
 _CATEGORY = re.compile(r"([1-6])[abc]?")
 
 
@@ -124,13 +127,15 @@ def _listed(table: Path, left_out: Counter[str]) -> dict[int, Row]:
     return listed
 
 
+@apart(name="outlines")
 def _mass_outlines(path: Path) -> list[Float[np.ndarray, "point 2"]]:
     """Return the (x, y) points of each mass; no points where they cannot be read.
 
     `plistlib` refuses entity declarations, so a small file cannot grow in memory nor reach for other files.
     """
+    content = regular_bytes(path, "outlines", _MAX_OUTLINES)
     try:
-        images = plistlib.loads(path.read_bytes(), fmt=plistlib.FMT_XML)["Images"]
+        images = plistlib.loads(content, fmt=plistlib.FMT_XML)["Images"]
         rois = [roi for image in images for roi in image["ROIs"]]
         return [_points(roi.get("Point_px")) for roi in rois if str(roi.get("Name")).strip().casefold() == "mass"]
     except Exception as error:  # plistlib raises whatever a broken file makes it meet

@@ -21,7 +21,7 @@ ALIASES = {"file_path": "image"}  # as Mirai's tables call it
 SIDES = {"": "", "L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
 
 
-def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_images: bool = True) -> MassSet:
+def read_manifest(path: Path | str, *, classes: tuple[str, ...] = CLASSES, check_images: bool = True) -> MassSet:
     """Read a table of masses.
 
     Columns `image` (a path relative to the table's folder, or absolute), `patient_id` and `label` are required;
@@ -43,6 +43,7 @@ def read_manifest(path: Path, *, classes: tuple[str, ...] = CLASSES, check_image
     masses: list[Mass] = []
     left_out: Counter[str] = Counter()
     notes: Counter[str] = Counter()
+    path = Path(path)
     for row in read_table(path, REQUIRED, OPTIONAL, ALIASES):
         image, box = path.parent.absolute() / row.cells["image"], _box(row)
         if not row.cells["image"]:

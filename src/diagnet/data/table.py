@@ -4,12 +4,19 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagnet.data.regular_file import regular_bytes
 from diagnet.errors import DataError
+
+MAX_BYTES = 256_000_000
+MAX_COLUMNS, MAX_CELLS = 1_000, 5_000_000  # a table of 200,000 masses has some four million cells
+# What a spreadsheet takes for a formula; with apostrophes in front, so that taking one off gives back what was written.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,8 @@ def read_table(
         aliases: other name -> column; used where the column itself is absent.
 
     Raises:
-        DataError: no such file, not UTF-8, no CSV, no rows, or a column missing or there twice.
+        DataError: no such file, not UTF-8, no CSV, no rows, a column missing or there twice, or more than `MAX_BYTES`,
+            `MAX_COLUMNS` or `MAX_CELLS`.
     """
     header, *records = _records(path)
     known = {name.casefold(): name for name in (*required, *optional, *aliases)}
@@ -69,9 +77,9 @@ def read_table(
     for name in required:
         if name not in names:
             raise DataError(f"`{name}` must be a column, got none of this name in {path}, row 1.")
-    for name in names:
-        if name and names.count(name) > 1:
-            raise DataError(f"`{name}` must be one column, got {names.count(name)} of this name in {path}, row 1.")
+    for name, n_columns in Counter(names).items():
+        if name and n_columns > 1:
+            raise DataError(f"`{name}` must be one column, got {n_columns} of this name in {path}, row 1.")
     rows = []
     for number, record in enumerate(records, start=2):
         texts = [text.strip() for text in record]
@@ -88,12 +96,32 @@ def read_table(
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV that `csv` and `read_table` read back with every letter, line ends in cells among them."""
+    """A table as CSV that `read_table` reads back with every letter, line ends in cells among them.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe, which `without_apostrophe` takes off.
+
+    Source: OWASP, CSV injection.
+    """
     return "".join(f"{_line(cells)}\n" for cells in (columns, *rows))
 
 
+def without_apostrophe(text: str) -> str:
+    """Take off what `table_text` put before a text that looks like a formula."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _inert(text: str) -> str:
+    if not _FORMULA.match(text):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text  # a number, its sign before it
+
+
 def _line(cells: Sequence[Any]) -> str:
-    line = ",".join(_cell("" if cell is None else str(cell)) for cell in cells)
+    line = ",".join(_cell(_inert("" if cell is None else str(cell))) for cell in cells)
     return line or '""' * len(cells)  # a row of one empty cell would be a blank row
 
 
@@ -103,19 +131,25 @@ def _cell(text: str) -> str:
 
 
 def _records(path: Path) -> list[list[str]]:
+    content = regular_bytes(path, "table", MAX_BYTES)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"`table` must be a file that can be read, got {error.strerror}: {path}.") from error
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"`table` must be UTF-8 text, got other bytes in {path}. Fix: save it as UTF-8 CSV.") from error
     if not text.strip():
         raise DataError(f"`table` must have a header, got an empty file: {path}.")
     delimiter = ";" if (marks := _unquoted(text)).count(";") > marks.count(",") else ","
+    records, n_cells = [], 0
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            records.append(list(map(without_apostrophe, record)))
+            n_cells += len(record)
+            if len(records[0]) > MAX_COLUMNS or n_cells > MAX_CELLS:
+                most = f"{MAX_COLUMNS:,} columns and {MAX_CELLS:,} cells"
+                raise DataError(f"`table` must have at most {most}, got more in {path}, row {len(records)}.")
     except csv.Error as error:
         raise DataError(f"`table` must be CSV, got {error} in {path}.") from error
+    return records
 
 
 def _unquoted(text: str) -> str:

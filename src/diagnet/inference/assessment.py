@@ -96,7 +96,7 @@ class Assessment:
 
 def assess(
     model: Model,
-    image: Path,
+    image: Path | str,
     boxes: Sequence[BoxLike | None],
     policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
     *,
@@ -121,6 +121,7 @@ def assess(
     Raises:
         RunFolderError: the model knows no class `malignant`.
     """
+    image, marks = Path(image), [None if box is None else Box(*map(float, box)) for box in boxes]
     if "malignant" not in model.classes:
         raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(model.classes)}")
     model.prepare()
@@ -133,11 +134,11 @@ def assess(
     except DiagNetError as error:
         taken = 1000 * (time.perf_counter() - began)
         return [
-            replace(unscored, box=UNKNOWN_BOX if box is None else Box(*box), reason=printable(error), latency_ms=taken)
-            for box in boxes or (None,)
+            replace(unscored, box=box or UNKNOWN_BOX, reason=printable(error), latency_ms=taken)
+            for box in marks or (None,)
         ]
     unscored = replace(unscored, sop_instance_uid=_uid(image, policy))
-    if not boxes:
+    if not marks:
         return [
             replace(
                 unscored,
@@ -149,12 +150,12 @@ def assess(
     around = picture_facts(picture.pixels)
     read = time.perf_counter() - began
     found = []
-    for box in boxes:
+    for box in marks:
         began = time.perf_counter()
         height, width = picture.pixels.shape
-        marked = Box.whole(width, height) if box is None else Box(*box)
+        marked = box or Box.whole(width, height)
         digest = pixels.copy()
-        digest.update(repr(tuple(map(float, marked))).encode())
+        digest.update(repr(tuple(marked)).encode())
         start = replace(
             unscored,
             box=marked,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import ValidationError
 
 from diagnet.arrays import Images
+from diagnet.config import read_config
 from diagnet.data.domain import Domain
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings
@@ -23,7 +24,9 @@ from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_eng
 from diagnet.network import Network
 from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
-from diagnet.run.folder import read_record
+from diagnet.run.folder import RECORD, read_record
+from diagnet.run.schema import NetworkFacts, Record, checked
+from diagnet.run.seal import MANIFEST, check_seal, seal_key
 
 _ROUNDING = 1e-6  # that grey values may lie outside of [0, 1]
 _BATCH = 32  # images in one pass; larger ones are no faster
@@ -142,36 +145,61 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
     Raises:
         MissingExtraError: the engine asked for is not installed.
         RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
+        SettingsError: the key that DIAGNET_SEAL_KEY names cannot be read.
     """
-    if read_record(run).get("status") != "finished":
+    record = checked(Record, read_record(run), run / RECORD)
+    if record.status != "finished":
         raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
+    manifest = check_seal(run, seal_key())
     paths = sorted((run / "model").glob("fold-*.safetensors"))
     if not paths:
         raise RunFolderError(f"`RUN` must hold a model, got none in {run / 'model'}")
     read = [read_weights(path) for path in paths]
-    facts: Mapping[str, Any] = read[0][1]
+    facts = [
+        checked(NetworkFacts, each, path.with_suffix(".json")) for path, (_, each) in zip(paths, read, strict=True)
+    ]
     networks = tuple(network for network, _ in read)
     preprocessing = [stored_preprocessing(each, path) for path, (_, each) in zip(paths, read, strict=True)]
     if len(set(preprocessing)) > 1:
         raise RunFolderError(f"`RUN` must hold networks of one preprocessing, got several in {run / 'model'}")
+    _require_one_order(run, record, dict(zip(paths, facts, strict=True)))
     try:
-        domains = tuple(Domain.model_validate(each["domain"]) for _, each in read if each.get("domain"))
+        domains = tuple(Domain.model_validate(each.domain) for each in facts if each.domain)
     except ValidationError as error:
         raise RunFolderError(
             f"`domain` must be as this version of diagnet stores it, got another one in {run / 'model'}."
             " Fix: use the version of diagnet that trained the run, or train again."
         ) from error
-    limits = [Abstention.model_validate(each.get("abstention", {})) for _, each in read]
+    threshold, classes = float(np.mean([each.threshold for each in facts])), facts[0].classes
+    if manifest and (manifest.classes, manifest.threshold) != (classes, threshold):
+        raise RunFolderError(f"`{MANIFEST}` must name the classes and threshold of the networks, got others in {run}")
     return Model(
         networks=networks,
-        temperatures=tuple(float(each["temperature"]) for _, each in read),
-        threshold=float(np.mean([each["threshold"] for _, each in read])),
-        classes=tuple(facts["classes"]),
+        temperatures=tuple(each.temperature for each in facts),
+        threshold=threshold,
+        classes=classes,
         preprocessing=preprocessing[0],
         engine=resolve_engine(engine, networks),
         abstention=Abstention(
-            half_width=float(np.mean([each.half_width for each in limits])), dissent=limits[0].dissent
+            half_width=float(np.mean([each.abstention.half_width for each in facts])),
+            dissent=facts[0].abstention.dissent,
         ),
         domains=domains,
-        is_synthetic=any(each.get("synthetic", False) for _, each in read),
+        is_synthetic=any(each.synthetic for each in facts),
     )
+
+
+def _require_one_order(run: Path, record: Record, facts: Mapping[Path, NetworkFacts]) -> None:
+    """Check that all files that name the classes name them in one order: else scores would change sides."""
+    said = {path.with_suffix(".json"): each.classes for path, each in facts.items()}
+    first = next(iter(said.values()))
+    if record.data.classes is not None:
+        said[run / RECORD] = record.data.classes
+    if (run / "config.toml").exists():
+        said[run / "config.toml"] = read_config(run / "config.toml").classes
+    for path, classes in said.items():
+        if classes != first:
+            raise RunFolderError(
+                f"`classes` must stand in one order in all files of a run, got {', '.join(classes)} in {path} and"
+                f" {', '.join(first)} beside the first network"
+            )

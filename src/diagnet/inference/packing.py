@@ -28,6 +28,7 @@ from diagnet.run.array_files import Embeddings, read_embeddings, write_embedding
 from diagnet.run.checkpoint import read_weights, write_weights
 from diagnet.run.folder import METRICS, claim, read_metrics, read_record, write_record
 from diagnet.run.model_card import write_model_card
+from diagnet.run.seal import seal, seal_key
 from diagnet.run.tables import PREDICTIONS, ScoredMass, read_predictions
 from diagnet.training.scoring import embeddings_and_logits
 
@@ -117,7 +118,8 @@ def pack(
     write_text(out / "packed.json", json.dumps(agreement, indent=1) + "\n")
     record = {**record, "command": "", "data": _without_folders(record["data"]), "packed": agreement}
     write_model_card(out, record, read_metrics(run))
-    write_record(out, record)
+    seal(out, seal_key())
+    write_record(out, record | {"sealed": True})  # last: it says that the run is finished
     progress("pack", 1, 1)
     return agreement
 

@@ -200,6 +200,8 @@ def read_case_base(run: Path, model: Model, data: MassSet | Prepared | None = No
     with _as_training_wrote(run / EMBEDDINGS):
         known = read_embeddings(run)
     labels, is_training = known.labels, known.is_training
+    if labels.max(initial=0) >= len(model.classes):
+        raise RunFolderError(f"`labels` must be those of the run's {len(model.classes)} classes, got others in {run}")
     if data is not None:
         _check_data(data, model, known.index, labels)
     masses: Sequence[Mass] = () if data is None else mass_set_of(data).masses
@@ -245,6 +247,10 @@ def _neighbors(
         with _as_training_wrote(folder / NEIGHBORS):
             found = read_neighbors(folder)
         images, labels, kinds = found.images, found.labels, found.kinds
+        if images.shape[1:] != (size, size) or labels.max(initial=0) >= len(model.classes):
+            raise RunFolderError(
+                f"`images` must be {size} x {size} pixels of the run's classes, got others in {folder}"
+            )
     return images, embeddings_and_logits(model.networks[0], images)[0], labels, kinds
 
 

@@ -3,9 +3,10 @@
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8, Shaped
@@ -23,6 +24,7 @@ NEIGHBORS, GRAPH, EMBEDDINGS = "neighbors.npz", "graph.npz", "embeddings.npz"
 SYNTHETIC = "Synthetic images made by diagnet from real masses; not acquired from a patient. Research use only."
 _PROVENANCE = "neighbors.csv"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_MOST_BYTES, _MOST_RATIO = 1 << 30, 100  # that an .npz file may unpack to; times its size where that is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,13 @@ def read_embeddings(folder: Path) -> Embeddings:
     return _read(folder / EMBEDDINGS, Embeddings)
 
 
+# Of the arrays with a row for each image or mass.
+_DIMENSIONS: dict[type, dict[str, int]] = {
+    SyntheticImages: {
+        "images": 3, "labels": 1, "kinds": 1, "parents": 1, "parent_patients": 1, "probability": 1, "distance": 1,
+    },
+    Embeddings: {"embeddings": 2, "index": 1, "part": 1, "labels": 1},
+}  # fmt: skip
 _Arrays = TypeVar("_Arrays", SyntheticImages, Embeddings)
 
 
@@ -180,12 +189,35 @@ def _write(path: Path, arrays: SyntheticImages | Embeddings, **instead: np.ndarr
 def _read(path: Path, kind: type[_Arrays]) -> _Arrays:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            _require_size(file)
             found = {each.name: file[each.name] for each in fields(kind)}
             if "embeddings" in found:
                 found["embeddings"] = found["embeddings"].astype(np.float32)
+            _require_rows(found, kind)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     return kind(**{name: array if array.ndim else array.item() for name, array in found.items()})
+
+
+def _require_size(file: Any) -> None:
+    """Check what the arrays of an .npz file unpack to before they are unpacked."""
+    members = file.zip.infolist()
+    packed, unpacked = sum(each.compress_size for each in members), sum(each.file_size for each in members)
+    if unpacked > max(_MOST_BYTES, _MOST_RATIO * packed):
+        raise ValueError(f"arrays of {unpacked} bytes in {packed}")
+
+
+def _require_rows(found: Mapping[str, np.ndarray], kind: type[SyntheticImages] | type[Embeddings]) -> None:
+    """Check that arrays have the dimensions, the kind of number and the length that belong together."""
+    lengths = set()
+    for name, n_dimensions in _DIMENSIONS[kind].items():
+        array = found[name]
+        is_number = name == "parent_patients" or (array.dtype.kind in "iufb" and np.isfinite(array).all())
+        if array.ndim != n_dimensions or not is_number:
+            raise ValueError(f"another array than {name} of {n_dimensions} dimensions and finite numbers")
+        lengths.add(len(array))
+    if len(lengths) > 1 or any((found[name] < 0).any() for name in ("index", "part", "labels") if name in found):
+        raise ValueError("arrays that do not belong together")
 
 
 def _unreadable(path: Path, error: Exception) -> RunFolderError:

@@ -26,7 +26,7 @@ from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.progress import Progress, silent
 from diagnet.run.array_files import SYNTHETIC, write_neighbors
 from diagnet.run.checkpoint import array_hash
-from diagnet.run.folder import claim, require_text, write_json, write_record
+from diagnet.run.folder import claim, held, require_text, write_json, write_record
 from diagnet.training.points import Points, Surroundings, read_rows
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
@@ -144,8 +144,17 @@ def write_augmentation(
 
     Raises:
         RunFolderError: `out` holds files, or was begun with other settings or data.
+        RunInUseError: another process is writing it.
         DataError: a class has too few masses, or the name of one is no text.
     """
+    with held(out):
+        return _write_augmentation(config, masses, out, resume, workers, progress)
+
+
+def _write_augmentation(
+    config: Config, masses: MassSet | Prepared, out: Path, resume: bool, workers: int | None, progress: Progress
+) -> dict[str, Any]:
+    """Make and write them in a folder that is held."""
     mass_set = mass_set_of(masses)
     require_text(mass_set)
     if isinstance(masses, Prepared):

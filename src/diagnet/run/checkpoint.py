@@ -16,7 +16,8 @@ from torch import Tensor
 from diagnet.atomic import atomic_path, write_text
 from diagnet.errors import RunFolderError
 from diagnet.graph import SignedGraph
-from diagnet.network import Network, NetworkSettings, create_network
+from diagnet.network import Network, create_network
+from diagnet.run.schema import CheckpointFacts, Described, checked, parsed
 from diagnet.training.state import TrainingState
 
 SCHEMA_VERSION = 1
@@ -41,7 +42,16 @@ def read_weights(path: Path) -> tuple[Network, dict[str, Any]]:
         RunFolderError: a file is missing, truncated or edited.
     """
     tensors, facts = _read(path)
-    network = create_network(NetworkSettings.model_validate(facts["network"]), pretrained=False)
+    settings = checked(Described, facts, path.with_suffix(".json")).network
+    with torch.device("meta"):  # no memory is asked for before the settings are known to be those of the weights
+        expected = {
+            name: value.shape for name, value in create_network(settings, pretrained=False).state_dict().items()
+        }
+    if {name: value.shape for name, value in tensors.items()} != expected:
+        raise RunFolderError(f"`{path}` must hold the weights of the network its .json describes, got others")
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise RunFolderError(f"`{path}` must hold finite weights, got others")
+    network = create_network(settings, pretrained=False)
     network.load_state_dict(tensors)
     return network.eval(), facts
 
@@ -89,6 +99,10 @@ def read_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]
             tensors, found = _read(path)
         except RunFolderError:
             continue  # truncated or edited: the one before it is used
+        try:
+            place = checked(CheckpointFacts, found, path.with_suffix(".json"))
+        except RunFolderError:
+            continue
         for key, value in facts.items():
             if found.get(key) != value:
                 raise RunFolderError(f"`--resume` must go on with the same {key}, got another one than {path.parent}")
@@ -108,8 +122,7 @@ def read_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]
         if "graph.data" in tensors:
             parts = [tensors[f"graph.{name}"].numpy() for name in ("data", "indices", "indptr")]
             state.graph = SignedGraph(csr_array(tuple(parts), shape=(len(state.bank), len(state.bank))))
-        state.epoch, state.step, state.history = found["epoch"], found["step"], found["history"]
-        state.sums = (found["sums"][0], found["sums"][1])
+        state.epoch, state.step, state.history, state.sums = place.epoch, place.step, place.history, place.sums
         return state
     return None
 
@@ -117,6 +130,10 @@ def read_checkpoint(folder: Path, state: TrainingState, facts: Mapping[str, Any]
 def array_hash(array: np.ndarray) -> str:
     """SHA-256 of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -134,7 +151,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read both files and compare the hash."""
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        facts = parsed(path.with_suffix(".json").read_text(encoding="utf-8"))
         if not isinstance(facts, dict) or facts.get("sha256") != _file_hash(path):
             raise RunFolderError(f"`{path}` must be as it was written, got a truncated or edited file")
         return load_file(path), facts

@@ -25,6 +25,7 @@ from diagnet.run.array_files import Embeddings, write_embeddings, write_neighbor
 from diagnet.run.augmentation import augment
 from diagnet.run.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.run.folder import fold_folder, write_history
+from diagnet.run.schema import NetworkFacts, checked
 from diagnet.run.tables import PARTS
 from diagnet.training.distributed import Processes
 from diagnet.training.loop import train
@@ -33,6 +34,7 @@ from diagnet.training.scoring import embeddings_and_logits
 from diagnet.training.state import TrainingState, start
 from diagnet.training.tracking import Tracker, open_trackers
 
+_LEAST_THRESHOLD = 1e-9  # and its distance from 1
 _SEARCH, _TRAINING = 1, 2  # each step draws from a stream of its own; 0 and 3 are the experiment's
 
 
@@ -137,8 +139,9 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
         temperature = fit_temperature(labels, logits)
         validation = predictions_of(data, split.validation, probabilities(logits, temperature))
         threshold = choose_threshold(validation.malignant, validation.malignancy, config.evaluation.operating_point)
+        threshold = min(max(threshold, _LEAST_THRESHOLD), 1 - _LEAST_THRESHOLD)  # a saturated score may be 0 or 1
         preprocessing = Preprocessing(roi=config.roi)
-        facts: dict[str, Any] = {
+        described: dict[str, Any] = {
             "classes": list(data.classes),
             "roi": config.roi.model_dump(mode="json"),
             "preprocessing": preprocessing.model_dump(mode="json"),
@@ -151,19 +154,20 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
             "synthetic": data.mass_set.is_synthetic,
         }
         if processes.is_first:
-            write_weights(weights, state.network, facts)
+            write_weights(weights, state.network, described)
         processes.wait()
-    network, facts = read_weights(weights)
-    history += facts["history"]
+    network, read = read_weights(weights)
+    facts = checked(NetworkFacts, read, weights.with_suffix(".json"))
+    history += facts.history
     if fold.number == 0 and processes.is_first:
         write_embeddings(fold.out, _embeddings(network, data, split))
     logits = embeddings_and_logits(network, data.images, rows=split.test)[1].astype(np.float64)
     return FoldScores(
         split,
-        probabilities(logits, facts["temperature"]),
+        probabilities(logits, facts.temperature),
         probabilities(logits, 1.0),
-        facts["temperature"],
-        facts["threshold"],
+        facts.temperature,
+        facts.threshold,
     )
 
 

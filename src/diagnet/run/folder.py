@@ -6,21 +6,58 @@ import json
 import os
 import platform
 import subprocess
-import tomllib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from diagnet.atomic import as_utf8, write_text
+from diagnet.config import parsed_toml
 from diagnet.data.mass import MassSet
-from diagnet.data.table import table_text
-from diagnet.errors import RunFolderError
+from diagnet.data.table import table_text, without_apostrophe
+from diagnet.errors import RunFolderError, RunInUseError
+from diagnet.run.schema import History, Metrics, Record, checked, parsed, read_object
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
 RECORD, METRICS, HISTORY = "run.json", "metrics.json", "metrics.jsonl"
+_LOCK = ".lock"
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "pydantic", "safetensors")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing a run's folder while the block lasts; a dead process keeps nobody out.
+
+    Raises:
+        RunInUseError: another process is writing it.
+        RunFolderError: it is a file, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
+    is_new = not folder.exists()
+    lock = FileLock(folder / _LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunInUseError(
+            f"`--out` must be written by one process, got {folder}, which another one is writing. Fix: wait for it."
+        ) from None
+    except OSError as error:
+        raise RunFolderError(
+            f"`--out` must be a folder that can be written, got: {error.strerror}: {folder}"
+        ) from error
+    try:
+        yield
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)  # still ours: who waits for it looks whether it is there
+        lock.release()
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it
 
 
 def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
@@ -37,7 +74,7 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
     if not (folder / RECORD).exists():
         if folder.exists() and not folder.is_dir():
             raise RunFolderError(f"`--out` must be a folder, got the file {folder}")
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir()):
             raise RunFolderError(f"`--out` must be an empty or new folder, got {folder} with other files in it")
         return
     status = read_record(folder)
@@ -59,8 +96,8 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
 def _changed_settings(before: Any, after: str) -> str:
     """Name what differs between two settings in TOML: `: training.epochs 60, now 30`."""
     try:
-        old, new = tomllib.loads(before), tomllib.loads(after)
-    except (TypeError, tomllib.TOMLDecodeError):
+        old, new = parsed_toml(before), parsed_toml(after)
+    except (AttributeError, TypeError, ValueError):
         return ""
     flat_old, flat_new = (
         {
@@ -95,7 +132,9 @@ def read_record(run: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing or broken.
     """
-    return read_json(run / RECORD)
+    found = read_json(run / RECORD)
+    checked(Record, found, run / RECORD)
+    return found
 
 
 def write_metrics(run: Path, metrics: Mapping[str, Any]) -> None:
@@ -109,7 +148,9 @@ def read_metrics(run: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing or broken.
     """
-    return read_json(run / METRICS)
+    found = read_json(run / METRICS)
+    checked(Metrics, found, run / METRICS)
+    return found
 
 
 def write_history(run: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -124,9 +165,10 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         RunFolderError: it is missing or broken.
     """
     try:
-        return [json.loads(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
+        rows = [parsed(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{run / HISTORY}` must be a readable file of a run, got: {error}") from error
+    return checked(History, {"rows": rows}, run / HISTORY).rows
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -135,13 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing or no JSON object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"`{path}` must hold a JSON object, got a {type(value).__name__}")
-    return value
+    return read_object(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -174,7 +210,7 @@ def read_records(path: Path, columns: Collection[str] = ()) -> list[dict[str, st
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file, strict=True)
+            header, *rows = (list(map(without_apostrophe, row)) for row in csv.reader(file, strict=True))
         if missing := set(columns) - set(header):
             raise ValueError(f"no column {', '.join(sorted(missing))}")  # noqa: TRY301 -- reworded below
         return [dict(zip(header, row, strict=True)) for row in rows if row]

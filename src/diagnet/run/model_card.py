@@ -1,10 +1,12 @@
 """model_card.md: what a run's model is, on what it was trained, how well it did, and what it must not be used for."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diagnet.atomic import legible, write_text
+from diagnet.errors import printable
 from diagnet.notice import SYNTHETIC_FLAG, notice_of
 from diagnet.run.folder import data_name
 
@@ -33,21 +35,24 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         "on masses like those it was trained on. Every setting is in config.toml.",
         "",
         "## Data",
-        f"Source: {data_name(record) or 'in memory'} (SHA-256 {data['sha256'][:16]}...). "
-        f"Classes: {', '.join(data['classes'])}.",
+        f"Source: {_plain(data_name(record) or 'in memory')} (SHA-256 {data['sha256'][:16]}...). "
+        f"Classes: {_plain(', '.join(data['classes']))}.",
         "",
         *_sources(data),
         "| part | masses | images | patients |",
         "|---|---|---|---|",
-        *(f"| {part} | {n['masses']} | {n['images']} | {n['patients']} |" for part, n in record["counts"].items()),
+        *(
+            f"| {_plain(part)} | {n['masses']} | {n['images']} | {n['patients']} |"
+            for part, n in record["counts"].items()
+        ),
         "",
-        *(f"- left out: {count} ({reason})" for reason, count in data["left_out"].items()),
+        *(f"- left out: {count} ({_plain(reason)})" for reason, count in data["left_out"].items()),
         f"- population, devices, years, how labels were made: {_UNKNOWN}",
         "",
         f"## Figures on {mass['n']} test masses (95 % intervals by patient bootstrap)",
         *(f"- {name}: {_figure(mass[name])}" for name in ("auc", "accuracy", "sensitivity", "specificity", "brier")),
         *(
-            f"- auc on the {found['n']} masses of {name}: {_figure(found['auc'])}"
+            f"- auc on the {found['n']} masses of {_plain(name)}: {_figure(found['auc'])}"
             for name, found in metrics["test"].get("by_source", {}).items()
         ),
         "",
@@ -60,6 +65,18 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
     write_text(run / "model_card.md", legible("\n".join(lines) + "\n"))  # the data's folder may be no text
 
 
+def _plain(text: object) -> str:
+    """Text that Markdown and HTML show as it is, on one line; a name may hold either."""
+    shown = printable(text)
+    for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        shown = shown.replace(letter, entity)
+    return re.sub(r"(^[-+.]|^\d+(?=[.)])|[\\`*\[\]{}|~!#]|(?<!\w)_|_(?!\w))", _escaped, shown)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
+
+
 def _sources(data: Mapping[str, Any]) -> list[str]:
     """A line for each of several sources."""
     if "sources" not in data:
@@ -68,7 +85,7 @@ def _sources(data: Mapping[str, Any]) -> list[str]:
     files = {name: Path(each["source"]).name or "in memory" for name, each in data["sources"].items()}
     return [
         *(
-            f"- {name} ({files[name]}): {each['masses']} masses of {each['patients']} patients"
+            f"- {_plain(name)} ({_plain(files[name])}): {each['masses']} masses of {each['patients']} patients"
             for name, each in data["sources"].items()
         ),
         f"- patients of the same name in different sources are {rule}",

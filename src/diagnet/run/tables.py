@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import Annotated, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import Field, TypeAdapter
 
 from diagnet.data.mass import Mass
 from diagnet.errors import RunFolderError
@@ -15,6 +16,8 @@ from diagnet.run.folder import read_records, write_table
 
 SPLIT, PREDICTIONS = "split.csv", "predictions.csv"
 PARTS = ("train", "validation", "test")
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Score = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,11 @@ class PlacedMass:
         source: name of its source, "" where there is one only.
     """
 
-    index: int
+    index: Count
     image: str
     patient_id: str
     label: str
-    fold: int
+    fold: Annotated[int, Field(ge=-1, le=10**6)]
     part: str
     source: str = ""
 
@@ -62,11 +65,11 @@ class ScoredMass:
     image: str
     patient_id: str
     label: str
-    malignancy: float
-    index: int
-    fold: int
+    malignancy: Score
+    index: Count
+    fold: Annotated[int, Field(ge=-1, le=10**6)]
     part: str
-    raw_score: float
+    raw_score: Score
     decision: str
     laterality: str
     view: str
@@ -154,11 +157,11 @@ def _read(path: Path, kind: type[_Row], what: str) -> list[_Row]:
 
     A column with a default may be missing: tables from before it lack it.
     """
-    columns = get_type_hints(kind)
-    defaults = {column.name: column.default for column in fields(kind) if column.default is not MISSING}
+    columns = {column.name: column.default for column in fields(kind)}
+    defaults = {name: default for name, default in columns.items() if default is not MISSING}
     try:
         rows = [defaults | row for row in read_records(path, columns.keys() - defaults.keys())]
-        return [kind(**{name: read(row[name]) for name, read in columns.items()}) for row in rows]
+        return TypeAdapter(list[kind]).validate_python([{name: row[name] for name in columns} for row in rows])  # type: ignore[valid-type]  # a type at run time
     except (RunFolderError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, RunFolderError) else error
         raise RunFolderError(f"`{path}` must be {what}, got one that cannot be read") from cause

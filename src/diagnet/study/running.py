@@ -73,7 +73,10 @@ def claim_study(
     Raises:
         RunFolderError: another study is there, or an arm of the same name with other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"`--out` must be a writable folder, got: {error.strerror}: {out}") from error
     with FileLock(_lock_folder(out) / "study.lock"):
         record = out / RECORD
         own: dict[str, Any] = {

@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diagnet.batches import Edges, Neighborhoods, batch_loss, epoch_batches
 from diagnet.errors import TrainingError
 from diagnet.graph import GraphSettings, signed_graph
 from diagnet.losses import classification_loss
 from diagnet.network import Network
 from diagnet.progress import Progress, silent
-from diagnet.training.batches import Edges, Neighborhoods, epoch_batches
 from diagnet.training.distributed import Processes, with_shared_batch_norm
-from diagnet.training.graph_term import graph_term, whole_graph_term
+from diagnet.training.graph_term import whole_graph_term
 from diagnet.training.optimization import rate_factor
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, TrainingState, copied_weights, random_state
@@ -186,8 +186,15 @@ class _Run:
             classification = share * classification + (1 - share) * mixed
         graph = embeddings.new_zeros(())
         if edges is not None and neighborhoods is not None:
-            graph = graph_term(
-                embeddings, edges, state.bank, settings, n_batch=len(batch), n_anchors=neighborhoods.n_anchors
+            graph = batch_loss(
+                embeddings,
+                edges,
+                state.bank,
+                n_batch=len(batch),
+                n_anchors=neighborhoods.n_anchors,
+                margin=settings.margin,
+                distance=settings.distance,
+                reduction=settings.reduction,
             )
         loss = classification + settings.graph_weight * graph  # Eq. 6
         if self.extra_loss is not None:

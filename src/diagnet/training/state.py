@@ -12,11 +12,11 @@ from jaxtyping import Float32
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from diagnet.batches import Batching
 from diagnet.graph import GraphSettings, SignedGraph, signed_graph
 from diagnet.losses import Distance, Reduction
 from diagnet.network import Network, NetworkSettings, PretrainedNetwork, create_network
 from diagnet.progress import Progress, silent
-from diagnet.training.batches import Batching
 from diagnet.training.device import Compute, DeviceName, MemoryFormat, Precision, resolve_compute
 from diagnet.training.head import begin_head
 from diagnet.training.optimization import Schedule, make_optimizer

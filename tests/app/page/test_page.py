@@ -414,6 +414,38 @@ def test_each_reader_has_a_code_a_study_and_the_right_to_see_no_mass(page, state
     assert second["scores"] == []
 
 
+def test_an_image_that_is_gone_is_told_and_the_others_are_read(page, state):
+    page.click("#start-reading")
+    page.fill("#reader-name", "R1")
+    page.click("#begin-reading")
+    page.wait_for_selector("text=case 1 of 3")
+    page.wait_for_selector(".view.filled")
+    (study,) = state.readings.values()
+    study["cases"] = [*state.images]  # the page shows the first by itself, and knows it then
+    page.reload()
+    page.wait_for_selector(".view.filled")
+    gone = study["cases"][1]
+    kept = state.images.pop(gone), state.pixels.pop(gone)
+    page.click("#start-reading")
+    page.fill("#reader-name", "R1")
+    page.click("#resume-reading")
+    page.wait_for_selector("text=case 1 of 3")
+    page.wait_for_selector(".view.filled")
+    page.click("#no-mass")
+    page.wait_for_selector("#says >> text=The image of case 2 is no longer here")
+    page.wait_for_selector("text=case 3 of 3")
+    page.wait_for_selector(".view.filled")
+    page.click("#no-mass")
+    page.wait_for_selector("text=1 of them passed over")
+    assert [s["image"] for s in study["scores"]] == study["cases"][::2]
+    state.images[gone], state.pixels[gone] = kept
+    page.click("#pause-reading")
+    page.click("#start-reading")
+    page.fill("#reader-name", "R1")
+    page.click("#resume-reading")
+    page.wait_for_selector("text=case 2 of 3")
+
+
 def test_downloads_and_paper(page, tmp_path):
     draw_mark(page)
     ask_model(page)

@@ -159,7 +159,8 @@ export class Reader {
       view.saying("");
       this.#comparePair();
     } catch (error) {
-      if (error instanceof Problem && error.status < 500 && error.status !== 404) shown.image.state = "refused";
+      if (error instanceof Problem && [404, 410].includes(error.status)) shown.gone = true;
+      else if (error instanceof Problem && error.status < 500) shown.image.state = "refused";
       view.saying(error instanceof ServerLost ? "Not loaded: the server cannot be reached. It will be loaded when it is back." : error.message);
     }
     if (view === this.view) this.scorer.veil();

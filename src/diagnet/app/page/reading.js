@@ -35,7 +35,7 @@ export class Reading {
   /** `reader` is the page's Reader: it shows cases and says things. */
   constructor(reader, { id, reader: name, cases, scores = [] }) {
     Object.assign(this, { reader, id, name, cases, scores });
-    this.unreadable = new Set(); // images that the server refuses: there is nothing to read
+    this.unreadable = new Set(); // images that the server refuses or lacks: there is nothing to read
     this.clock = new Clock();
     this.saving = false;
     localStorage.setItem(REMEMBERED, id);
@@ -90,15 +90,16 @@ export class Reading {
     const shown = reader.cases.byId(this.image);
     reader.scorer.saliency.on = false;
     if (!this.showsModel) reader.model.withdraw();
-    if (this.image && !shown) reader.warns("The study's next image is not on the server: start it with the same folder.");
     if (shown && this.first && !shown.marks.length) shown.marks = [new Mark(shown.turned(this.first.box))];
     for (const known of reader.cases.all) known.read = this.cases.slice(0, this.next).includes(known.image.id);
     if (shown && (reader.view.case !== shown || !reader.view.mammogram)) await reader.show(shown);
     else if (!shown) reader.view.show(null, null);
-    if (shown?.state === "refused") {
-      reader.warns(`${shown.image.name} cannot be read and is passed over.`);
-      this.unreadable.add(shown.image.id);
-      return this.show();
+    if (this.image && (!shown || shown.gone || shown.state === "refused")) {
+      const told = shown?.state === "refused" ? `${shown.image.name} cannot be read and is passed over.`
+        : `The image of case ${this.next + 1} is no longer here and is passed over. Go on with the study when it is back.`;
+      this.unreadable.add(this.image);
+      await this.show();
+      return reader.warns(told); // after what the next image says
     }
     this.#begin();
     reader.render();
@@ -153,7 +154,7 @@ export class Reading {
 
   #finished() {
     return make("section", { class: "card reading" }, make("h2", {}, "All cases are read"),
-      make("p", {}, `Reader ${this.name}: ${this.cases.length} cases, each without and with the model.`),
+      make("p", {}, `Reader ${this.name}: ${this.cases.length} cases, each without and with the model${this.unreadable.size ? `; ${this.unreadable.size} of them passed over` : ""}.`),
       make("div", { class: "row" },
         make("button", { id: "keep-csv", type: "button", class: "primary", onclick: () => this.exportCsv() }, "Download iMRMC CSV"),
         make("button", { id: "pause-reading", type: "button", onclick: () => this.leave() }, "Leave the study")));

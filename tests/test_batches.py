@@ -3,10 +3,10 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from diagnet.batches import BatchedGraphLoss, Neighborhoods, batch_loss, epoch_batches
 from diagnet.graph import GraphSettings, SignedGraph, dense_signs, signed_graph
 from diagnet.losses import edge_loss, signed_graph_loss
-from diagnet.training.batches import Neighborhoods, epoch_batches
-from diagnet.training.graph_term import graph_term, whole_graph_term
+from diagnet.training.graph_term import whole_graph_term
 from diagnet.training.state import TrainingSettings
 
 
@@ -77,7 +77,15 @@ def terms_of_an_epoch(graph, H, bank, settings):
             passed = edges.points
         else:
             edges, passed = neighborhoods.incident(batch), batch
-        term = graph_term(H[passed], edges, bank, settings, n_batch=len(batch), n_anchors=neighborhoods.n_anchors)
+        term = batch_loss(
+            H[passed],
+            edges,
+            bank,
+            n_batch=len(batch),
+            n_anchors=neighborhoods.n_anchors,
+            margin=settings.margin,
+            reduction=settings.reduction,
+        )
         yield len(batch), term
 
 
@@ -136,3 +144,34 @@ def test_one_epoch_uses_every_edge(graph, batching):
         edges = neighborhoods.outgoing(batch) if batching == "exact" else neighborhoods.incident(batch)
         used[edges.points[edges.anchors], edges.points[edges.others]] = True
     assert (used == (dense_signs(graph) != 0)).all()
+
+
+def test_banked_loss_is_eq_4_once_every_point_was_seen(graph):
+    H = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    whole = signed_graph_loss(H, graph, reduction="sum")
+    whole.backward()
+    expected, H.grad = H.grad, None
+    loss = BatchedGraphLoss(graph, reduction="sum")
+    batches = epoch_batches(40, 7, np.random.default_rng(0))
+    first = [loss(H[batch], torch.from_numpy(batch)).item() for batch in batches]
+    assert first[0] < first[-1]  # ends that nothing is known of are left out
+    for batch in epoch_batches(40, 7, np.random.default_rng(1)):
+        loss(H[batch], batch).backward()
+    assert torch.allclose(H.grad, expected)
+
+
+def test_banked_loss_by_the_mean_averages_to_eq_4_where_a_batch_is_everything(graph):
+    H = torch.randn(40, 5, dtype=torch.float64)
+    order = np.random.default_rng(0).permutation(40)
+    assert BatchedGraphLoss(graph)(H[order], order).item() == pytest.approx(signed_graph_loss(H, graph).item())
+
+
+@pytest.mark.parametrize("index", [[0, 1], [0, 1, 1], [0, 1, 40], [0.0, 1.0, 2.0], [-1, 0, 1]])
+def test_banked_loss_refuses_an_index_that_is_none(graph, index):
+    with pytest.raises(ValueError, match="`index` must"):
+        BatchedGraphLoss(graph)(torch.zeros(3, 5), index)
+
+
+def test_edges_among_points_are_the_graphs(graph):
+    points = [5, 17, 2, 30, 9]
+    assert (dense_signs(graph.among(torch.tensor(points))) == dense_signs(graph)[np.ix_(points, points)]).all()

@@ -1,0 +1,36 @@
+"""A file that can be read at once: no pipe or device, which may keep the reader waiting, and not too large."""
+
+from pathlib import Path
+
+from diagnet.errors import DataError
+
+
+def regular_size(path: Path, name: str) -> int:
+    """Return the bytes of a regular file.
+
+    Raises:
+        DataError: it is no file, or cannot be read; `name` is what the message calls it.
+    """
+    try:
+        n_bytes, is_file = path.stat().st_size, path.is_file()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or "no path"
+        raise DataError(f"`{name}` must be a file that can be read, got {reason}: {path}.") from None
+    if not is_file:
+        raise DataError(f"`{name}` must be a file, got {'a folder' if path.is_dir() else 'something else'}: {path}.")
+    return n_bytes
+
+
+def regular_bytes(path: Path, name: str, max_bytes: int) -> bytes:
+    """Read a regular file of at most so many bytes.
+
+    Raises:
+        DataError: it is no file, cannot be read, or is larger; `name` is what the message calls it.
+    """
+    n_bytes = regular_size(path, name)
+    if n_bytes > max_bytes:
+        raise DataError(f"`{name}` must have at most {max_bytes // 10**6} MB, got {n_bytes} bytes in {path}.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"`{name}` must be a file that can be read, got {error.strerror}: {path}.") from None

@@ -1,0 +1,162 @@
+"""What a run's files must hold: one schema for all that is read back, held against it before it is believed."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+
+from diagnet.config import one_line, require_flat, require_readable
+from diagnet.errors import RunFolderError
+from diagnet.evaluation.abstention import Abstention
+from diagnet.network import NetworkSettings
+
+_MOST_BYTES = 256 << 20  # of a JSON file: history and figures of the longest run are a hundredth of it
+_Kind = TypeVar("_Kind", bound=BaseModel)
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("class names must differ")
+    return names
+
+
+Classes = Annotated[tuple[str, ...], Field(min_length=2, max_length=1000), AfterValidator(_distinct)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Rows = list[dict[str, Any]]
+
+
+class _Stored(BaseModel, frozen=True, extra="allow", allow_inf_nan=False):
+    """What other versions write besides is passed over."""
+
+
+class Figure(_Stored):
+    """A figure with its interval."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Unit(_Stored):
+    """Figures of masses, images or patients."""
+
+    auc: Figure = Figure()
+
+
+class TestFigures(_Stored):
+    """`test` of metrics.json."""
+
+    classes: Classes | None = None
+    units: dict[str, Unit] = {}
+    by_source: dict[str, Unit] = {}
+
+
+class Metrics(_Stored):
+    """metrics.json."""
+
+    synthetic: bool = False
+    test: TestFigures = TestFigures()
+
+
+class DataFacts(_Stored):
+    """`data` of run.json."""
+
+    source: str = ""
+    classes: Classes | None = None
+    synthetic: bool = False
+    left_out: dict[str, Count] = {}
+    sources: dict[str, dict[str, Any]] = {}
+
+
+class Record(_Stored):
+    """run.json."""
+
+    status: str = ""
+    sealed: bool = False
+    data: DataFacts = DataFacts()
+    counts: dict[str, dict[str, Count]] = {}
+    binding: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    warnings: list[str] = []
+
+
+class Described(_Stored):
+    """What describes weights, whatever they are of."""
+
+    network: NetworkSettings
+
+
+class NetworkFacts(Described):
+    """model/fold-*.json: what stands beside the weights of one network."""
+
+    classes: Classes
+    temperature: float = Field(gt=0, le=1e6, strict=True)
+    threshold: float = Field(gt=0, lt=1, strict=True)
+    abstention: Abstention = Abstention()
+    domain: dict[str, Any] | None = None
+    history: Rows = []
+    synthetic: bool = False
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> "NetworkFacts":
+        if self.network.n_classes != len(self.classes):
+            raise ValueError(f"`network.n_classes` must be {len(self.classes)}, the number of classes")
+        return self
+
+
+class CheckpointFacts(_Stored):
+    """checkpoints/*.json: where a training stands."""
+
+    epoch: int = Field(ge=0, le=10**6)
+    step: int = Field(ge=0, le=10**9)
+    sums: tuple[float, float]
+    history: Rows
+
+
+class History(_Stored):
+    """metrics.jsonl."""
+
+    rows: Rows
+
+
+def checked(kind: type[_Kind], value: Any, path: Path) -> _Kind:
+    """Hold what a file said against its schema.
+
+    Raises:
+        RunFolderError: it is not as the schema has it; the message names the first thing that is not.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise RunFolderError(f"{one_line(error)} in {path}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run folder.
+
+    Raises:
+        RunFolderError: it is missing, no JSON object, too large or too deep.
+    """
+    try:
+        require_readable(path, _MOST_BYTES)
+        value = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"`{path}` must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def parsed(text: str) -> Any:
+    """Parse JSON that is not deeper than anything diagnet writes.
+
+    Raises:
+        ValueError: it is no JSON, or too deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    require_flat(value)
+    return value

@@ -13,7 +13,7 @@ import diagnet.data.mammogram
 from diagnet.data.breast import find_breast
 from diagnet.data.dicom import read_mammogram
 from diagnet.data.image import read_picture
-from diagnet.data.mammogram import Mammogram, scaled_over_breast
+from diagnet.data.mammogram import Mammogram, linear_ends, scaled_over_breast
 from dicom_files import drawn_breast, write_dicom
 
 
@@ -128,3 +128,16 @@ def test_what_is_white_on_the_breast_keeps_its_place_in_the_range() -> None:
     clip = drawn_breast()
     clip[80:84, 40:44] = 65535
     assert scaled_over_breast(clip)[80, 60] == pytest.approx(clip[80, 60] / 65535, abs=0.02)
+
+
+@pytest.mark.parametrize(("low", "high"), [(200.0, 3800.0), (3800.0, 200.0)], ids=["as stored", "MONOCHROME1"])
+def test_the_ends_of_a_linear_display_are_told_in_units_of_the_file(low, high):
+    values = np.random.default_rng(0).uniform(0, 4095, (300, 200)).astype(np.float32)
+    shown = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    assert linear_ends(values, shown) == pytest.approx((low, high), rel=1e-3)
+
+
+@pytest.mark.parametrize("bend", [np.square, lambda x: x > 0.5, lambda x: 0 * x], ids=["curve", "step", "flat"])
+def test_a_display_that_is_no_line_has_no_ends(bend):
+    values = np.random.default_rng(0).uniform(0, 1, (300, 200)).astype(np.float32)
+    assert linear_ends(values, bend(values).astype(np.float32)) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from diagnet.config import Config, merged, read_config
 from diagnet.data.mass import Mass, MassSet
@@ -17,6 +17,7 @@ from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.roi import flipped
 from diagnet.errors import DataError, RunFolderError
 from diagnet.neighbors import Neighbors
+from diagnet.run import augmentation
 from diagnet.run.array_files import write_neighbors
 from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.folder import read_records
@@ -61,6 +62,46 @@ def test_every_neighbor_has_its_provenance_and_says_it_is_synthetic(written, mas
         assert file["parent_patients"].tolist() == [row["parent_patient"] for row in rows]
     with Image.open(out / "neighbors.png") as sheet:
         assert sheet.info["Comment"].startswith("Synthetic images")
+
+
+def test_the_contact_sheet_names_class_kind_and_row_and_says_synthetic_above_each_neighbor(monkeypatch):
+    said = []
+
+    def note(_, place, text, **__):
+        said.append((*place, text))
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", note)
+    images = np.linspace(0, 0.5, 4, dtype=np.float32)[:, None, None] * np.ones((1, 32, 32), np.float32)
+    ones, holds = np.ones(3), np.ones(3, bool)
+    found = Neighbors(
+        images=np.full((3, 32, 32), 0.9, np.float32),
+        labels=np.array([0, 0, 1]),
+        kinds=np.array([1, 1, -1], np.int8),
+        parents=np.array([2, 0, 3]),
+        probability=ones,
+        nearest_original=ones,
+        nearest_of_sign=ones,
+        positive_spacing=holds,
+        negative_spacing=holds,
+        negative_reach=holds,
+        closest_pair={0: 1.0, 1: 1.0},
+    )
+    sheet = augmentation._picture(images, found, np.array([2, 0, 3]), ("benign", "malignant"))
+    words = [text for *_, text in said]
+    assert [text for text in words if "\n" in text] == [
+        "benign\noriginals", "benign\npositive", "benign\noriginals\nnone", "benign\nnegative\nnone",
+        "malignant\noriginals\nnone", "malignant\npositive\nnone", "malignant\noriginals", "malignant\nnegative",
+    ]  # fmt: skip
+    assert [text for text in words if text.startswith("row")] == ["row 2", "row 0", "row 3"]
+    assert words.count("SYNTHETIC") == 3
+    (x, y, _), (x_below, y_below, _) = (
+        next(each for each in said if each[2] == text) for text in ("row 2", "SYNTHETIC")
+    )
+    assert x == x_below
+    assert y < y_below
+    assert sheet.getpixel((x + 5, y + 20)) == round(255 * images[2, 0, 0])
+    assert sheet.getpixel((x + 5, y_below + 20)) == round(255 * 0.9)
 
 
 @pytest.mark.parametrize("flips", ["random", "stored"])

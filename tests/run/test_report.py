@@ -249,6 +249,61 @@ def test_every_part_is_there(report):
     assert sum(name == "h2" for name, _ in page.elements) == 7
 
 
+def test_ppv_and_npv_are_told_and_an_older_run_goes_without(report, tmp_path):
+    mass = json.loads((report.parent / "metrics.json").read_text())["test"]["units"]["mass"]
+    (benign, false_alarms), (missed, hits) = mass["confusion"]
+    assert mass["ppv"]["value"] == pytest.approx(hits / (hits + false_alarms))
+    assert mass["npv"]["value"] == pytest.approx(benign / (benign + missed))
+    text = Page(report.read_text()).text
+    for name in ("ppv", "npv"):
+        each = mass[name]
+        value, low, high = (f"{100 * each[key]:.1f}" for key in ("value", "low", "high"))
+        assert f"{name.upper()} {value} % ({low} to {high} %)" in text
+    images = make_run(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for unit in metrics["test"]["units"].values():
+        del unit["ppv"], unit["npv"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert "PPV" not in Page(write_report(tmp_path, images).read_text()).text
+
+
+def test_masses_without_a_call_are_counted(report, tmp_path):
+    assert "Without a call" not in Page(report.read_text()).text  # its model says nothing of a band
+    images = make_run(tmp_path)
+    (tmp_path / "model").mkdir()
+    facts = {"threshold": 0.45, "abstention": {"half_width": 0.2, "dissent": 0.3}}
+    (tmp_path / "model" / "fold-0.json").write_text(json.dumps(facts))
+    with (tmp_path / "predictions.csv").open() as file:
+        scores = [float(row["malignancy"]) for row in csv.DictReader(file)]
+    n_between = sum(0.25 < score < 0.65 for score in scores)
+    assert 0 < n_between < len(scores)
+    text = Page(write_report(tmp_path, images).read_text()).text
+    assert f"Without a call: {n_between} of {len(scores)} test masses" in text
+
+
+def test_no_row_of_the_panel_is_empty(tmp_path):
+    images = make_run(tmp_path)
+    with np.load(tmp_path / "neighbors.npz") as file:
+        found = dict(file)
+    for name in ("images", "labels", "kinds", "parents", "parent_patients", "probability", "distance"):
+        found[name] = found[name][found["kinds"] > 0] if name != "kinds" else found[name]
+    found["kinds"] = found["kinds"][found["kinds"] > 0]
+    np.savez_compressed(tmp_path / "neighbors.npz", **found)
+    html = write_report(tmp_path, images).read_text()
+    assert ">positive neighbors<" in html
+    assert ">negative neighbors<" not in html
+
+
+def test_it_is_dark_where_the_system_is_figures_too(report):
+    html = report.read_text()
+    dark = html.split("@media screen and (prefers-color-scheme: dark)", 1)[1]
+    assert "--paper: #12171c" in dark[:300]
+    assert "figure > svg { filter: invert(1)" in dark[:600]
+    assert "color-scheme: light dark" in html
+    for figure in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert "fill: #ffffff; stroke: none" not in figure  # no white paper under a figure
+
+
 def test_the_notice_is_on_top_and_beside_scores(report):
     text = Page(report.read_text()).text
     assert text.index(NOTICE) < text.index("DiagNet: how well")

@@ -384,6 +384,7 @@ def _unread(exam: Exam) -> dict[str, Any]:
         "width": 0,
         "height": 0,
         "spacing_mm": None,
+        "ends": None,
         "flags": [],
         "steps": [],
         "state": "new",
@@ -409,7 +410,7 @@ def _facts(picture: Mammogram, exam: Exam) -> dict[str, Any]:
     height, width = picture.pixels.shape
     found = {"width": width, "height": height, "spacing_mm": picture.spacing_mm, "flags": list(picture.warnings)}
     sides = {"laterality": picture.laterality or exam.laterality, "view": picture.view or exam.view}
-    return _unread(exam) | found | sides | {"steps": list(picture.steps)}
+    return _unread(exam) | found | sides | {"steps": list(picture.steps), "ends": picture.ends}
 
 
 def _remove_leftovers() -> None:

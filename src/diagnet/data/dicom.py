@@ -14,7 +14,7 @@ from diagnet.data.dicom_file import broken, decoded, read_elements
 from diagnet.data.dicom_objects import parsed
 from diagnet.data.elements import numbers
 from diagnet.data.lut import displayed_values, modality_values
-from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
+from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, linear_ends, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.data.reading_process import apart
 from diagnet.data.view import one_of, side, view, warnings
@@ -141,6 +141,7 @@ def _displayed(
             *(_ignored(name) for name in malformed),
         ),
         spacing_mm=spacing,
+        ends=linear_ends(values, shown),
         laterality=laterality,
         view=view(dataset),
         intent=intent,

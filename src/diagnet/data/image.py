@@ -17,7 +17,7 @@ from diagnet.arrays import Image
 from diagnet.data.breast import Breast
 from diagnet.data.dicom import read_geometry, read_mammogram
 from diagnet.data.dicom_file import check_file, check_jpeg, check_pixel_count
-from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, looks_negative, scaled_over_breast
+from diagnet.data.mammogram import NEGATIVE, SCALED, Mammogram, linear_ends, looks_negative, scaled_over_breast
 from diagnet.data.quiet import quiet
 from diagnet.data.reading_process import apart
 from diagnet.data.regular_file import regular_size
@@ -75,7 +75,10 @@ def read_picture(path: Path, *, allow_for_processing: bool = False, bare: BareFi
         _check_grey(file, path)
         pixels = scaled_over_breast(values)
         step = f"decode: {file.format}, mode {file.mode}"
-        return Mammogram(pixels, (step, SCALED), (NEGATIVE,) if looks_negative(pixels) else ())
+        ends = (
+            linear_ends(values, pixels) if values.dtype.itemsize <= 2 else None
+        )  # others are shifted as they are read
+        return Mammogram(pixels, (step, SCALED), (NEGATIVE,) if looks_negative(pixels) else (), ends=ends)
 
 
 def _grey(file: PIL.Image.Image, path: Path) -> Shaped[np.ndarray, "height width"]:

@@ -14,6 +14,7 @@ MIN_BACKGROUND_SHARE = 0.05
 _FAR_BRIGHTER = 1.6  # times
 _WORTH_A_LOOK, _SURELY_BREAST, _EVERY = 2.5, 0.9, 7  # times; a quantile of what is no background; of its pixels one in
 _NEARLY_WHITE, _NEGATIVE_SHARE, _NEGATIVE_RIM = 0.9, 0.25, 0.1
+_SAMPLED, _CROOKED = 40_000, 2e-3  # pixels looked at; how far off a line a linear display may be, of its range
 NEGATIVE = "the background is bright: this may be a negative"
 SCALED = "intensity: scaled over the breast"  # the step of `scaled_over_breast`
 
@@ -30,6 +31,8 @@ class Mammogram:
         laterality: "L", "R" or "".
         view: "CC", "MLO", "ML", ... or "".
         intent: "FOR PRESENTATION", "FOR PROCESSING" or "".
+        ends: what is shown black and what white, in the units of the file (after its modality step); None where the
+            display is not linear.
         outline: what `find_breast` found in these pixels, None until somebody asks for `breast`.
     """
 
@@ -40,6 +43,7 @@ class Mammogram:
     laterality: str = ""
     view: str = ""
     intent: str = ""
+    ends: tuple[float, float] | None = field(default=None, compare=False)
     outline: Breast | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -93,6 +97,24 @@ def _brightest_of_breast(
     inside = mask[: values.shape[0], : values.shape[1]]
     brightest = float(values.max(where=inside, initial=lowest))
     return brightest if highest - lowest > _FAR_BRIGHTER * (brightest - lowest) > 0 else highest
+
+
+def linear_ends(values: Shaped[np.ndarray, "height width"], shown: Image) -> tuple[float, float] | None:
+    """Return the values that are shown black and white, in this order, where the display is linear between them.
+
+    Args:
+        values: in the units of the file.
+        shown: the same as displayed.
+    """
+    step = max(int(np.sqrt(values.size / _SAMPLED)), 1)
+    few, seen = values[::step, ::step].astype(np.float64).ravel(), shown[::step, ::step].astype(np.float64).ravel()
+    between = (seen > 0) & (seen < 1)
+    few, seen = few[between], seen[between]
+    if not len(seen) or seen.min() == seen.max():
+        return None
+    slope, black = np.polyfit(seen, few, 1)
+    is_linear = np.abs(few - (black + slope * seen)).max() <= _CROOKED * abs(slope)
+    return (float(black), float(black + slope)) if is_linear else None
 
 
 def looks_negative(pixels: Image) -> bool:

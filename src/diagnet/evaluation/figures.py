@@ -84,6 +84,8 @@ class Unit(TypedDict):
     accuracy: Interval
     sensitivity: Interval
     specificity: Interval
+    ppv: Interval
+    npv: Interval
     brier: Interval
     calibration_error: float | None
     n_resamples_dropped: int  # they lacked a class, so that no AUC is defined
@@ -270,6 +272,8 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
         "accuracy": of(decisions == labels, everywhere),
         "sensitivity": of(called & malignant, malignant) if one_against_rest else nothing,
         "specificity": of(~called & ~malignant, ~malignant) if one_against_rest else nothing,
+        "ppv": of(called & malignant, called) if one_against_rest else nothing,
+        "npv": of(~called & ~malignant, ~called) if one_against_rest else nothing,
         "brier": of(squares, everywhere),
         "calibration_error": sum(gaps) / len(labels) if calibration else None,
         "n_resamples_dropped": int(np.isnan(areas).sum()),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from PIL import Image as PillowImage
+from PIL import ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from diagnet.arrays import Images, Labels
@@ -30,6 +31,7 @@ from diagnet.training.points import Points, Surroundings, read_rows
 
 _COLUMNS = 12  # pictures in a row of neighbors.png
 _GAP = 2  # pixels between them
+_LINE, _MARGIN, _LEAST_TILE = 14, 90, 64  # pixels: for a line of text, for the names of rows, of a picture
 _SIGNS = (("positive", 1), ("negative", -1))
 
 
@@ -253,17 +255,29 @@ def _png_text() -> PngInfo:
 def _picture(
     images: Images, found: Neighbors, parents: Int[np.ndarray, "neighbor"], classes: Sequence[str]
 ) -> PillowImage.Image:
-    """Fig. 2: for each class and sign, a row of originals above a row of their neighbors."""
-    rows = []
-    for label in range(len(classes)):
-        own = found.labels == label
-        for sign in (1, -1):
-            chosen = np.flatnonzero(own & (found.kinds == sign))[:_COLUMNS]
-            rows += [images[parents[chosen]], found.images[chosen]]
-    size = images.shape[1]
-    sheet = np.ones((len(rows) * (size + _GAP), _COLUMNS * (size + _GAP)), np.float32)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            top, left = row * (size + _GAP), column * (size + _GAP)
-            sheet[top : top + size, left : left + size] = picture
-    return PillowImage.fromarray((sheet * 255).round().astype(np.uint8))
+    """Fig. 2: for each class and sign, originals with the row of each in the data, and below each its neighbor."""
+    per_pixel = -(-_LEAST_TILE // images.shape[1])  # small regions are shown larger, so that words fit above them
+    tile = per_pixel * images.shape[1]
+    kinds = [
+        (label, kind, np.flatnonzero((found.labels == label) & (found.kinds == sign))[:_COLUMNS])
+        for label in range(len(classes))
+        for kind, sign in _SIGNS
+    ]
+    size = _MARGIN + max(len(chosen) for *_, chosen in kinds) * (tile + _GAP), 2 * len(kinds) * (tile + _LINE + _GAP)
+    sheet = PillowImage.new("L", size, 255)
+    draw = ImageDraw.Draw(sheet)
+    for place, (label, kind, chosen) in enumerate(kinds):
+        for below, (title, pictures) in enumerate(
+            (
+                (f"{classes[label]}\noriginals", images[parents[chosen]]),
+                (f"{classes[label]}\n{kind}", found.images[chosen]),
+            )
+        ):
+            top = (2 * place + below) * (tile + _LINE + _GAP)
+            draw.multiline_text((_GAP, top + _LINE), title if len(chosen) else f"{title}\nnone", fill=0)
+            for column, (picture, parent) in enumerate(zip(pictures, parents[chosen].tolist(), strict=True)):
+                left = _MARGIN + column * (tile + _GAP)
+                draw.text((left, top), "SYNTHETIC" if below else f"row {parent}", fill=0)
+                levels = (picture * 255).round().astype(np.uint8).repeat(per_pixel, 0).repeat(per_pixel, 1)
+                sheet.paste(PillowImage.fromarray(levels), (left, top + _LINE))
+    return sheet

@@ -72,6 +72,7 @@ class State:
             "spacing_mm": picture.spacing_mm,
             "flags": list(picture.warnings),
             "steps": list(picture.steps),
+            "ends": picture.ends,
             "state": "new",
             **asdict(exam_of(path, NAMES)),
             **known,

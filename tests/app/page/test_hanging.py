@@ -217,3 +217,29 @@ def test_the_glass_shows_what_lies_under_the_pointer_larger(page):
     page.click("#glass")
     page.wait_for_timeout(60)
     assert page.locator(".glass:not([hidden])").count() == 0
+
+
+def test_window_and_level_are_in_the_units_of_the_file_where_the_display_is_a_line(page, state):
+    image = next(iter(state.images.values()))
+    state.images[image["id"]] = image | {"ends": [1000.0, 3000.0]}
+    page.reload()
+    page.wait_for_selector(".view.filled")
+    page.wait_for_timeout(60)
+    assert "window 2000 level 2000, units of the file" in page.inner_text(".facts")
+    page.keyboard.press("]")  # as wide as it can be
+    page.keyboard.press(".")  # brighter: the level goes down by 3 % of the window
+    page.wait_for_timeout(60)
+    assert "level 1940, units of the file" in page.inner_text(".facts")
+    state.images[image["id"]] = image | {"ends": [3000.0, 1000.0]}  # MONOCHROME1: low values are shown white
+    page.reload()
+    page.wait_for_selector(".view.filled")
+    page.wait_for_timeout(60)
+    assert "window 2000 level 2000, units of the file" in page.inner_text(".facts")
+    page.keyboard.press(".")
+    page.wait_for_timeout(60)
+    assert "level 2060" in page.inner_text(".facts")
+    state.images[image["id"]] = image | {"ends": None}
+    page.reload()
+    page.wait_for_selector(".view.filled")
+    page.wait_for_timeout(60)
+    assert "window 100 level 50 % of what is shown" in page.inner_text(".facts")

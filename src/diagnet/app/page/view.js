@@ -204,7 +204,7 @@ export class View {
     this.painter.paint({ scale: this.scale * ratio, x: this.x * ratio, y: this.y * ratio, window: this.window });
     this.layer.place();
     this.#placeVeil();
-    this.facts.textContent = `${Math.round(100 * this.scale * ratio)} % · ${this.window.text}`;
+    this.facts.textContent = `${Math.round(100 * this.scale * ratio)} % · ${this.window.text(this.case.image.ends)}`;
     this.#placeScaleBar();
   }
 

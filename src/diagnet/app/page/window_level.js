@@ -37,7 +37,13 @@ export class WindowLevel {
     this.preset = preset;
   }
 
-  get text() {
-    return `window ${Math.round(100 * this.width)} level ${Math.round(100 * this.center)}${this.inverted ? " inverted" : ""}`;
+  /** `ends`: what is shown black and white as stored, in units of the file; null where that is no line. */
+  text(ends) {
+    const inverted = this.inverted ? " inverted" : "";
+    if (!ends) return `window ${Math.round(100 * this.width)} level ${Math.round(100 * this.center)} % of what is shown${inverted}`;
+    const [black, white] = ends;
+    const span = white - black; // below 0 where the file is shown inverted
+    const digits = Math.abs(span) < 20 ? 2 : 0;
+    return `window ${Math.abs(span * this.width).toFixed(digits)} level ${(black + span * this.center).toFixed(digits)}, units of the file${inverted}`;
   }
 }

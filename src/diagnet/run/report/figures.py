@@ -34,6 +34,8 @@ STYLE: Any = {  # matplotlib's type of this lists every setting there is
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#e3e7eb",
+    "figure.facecolor": "none",  # the page's own, which is dark where the system is
+    "axes.facecolor": "none",
     "axes.axisbelow": True,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,

@@ -1,5 +1,6 @@
 """What the files of a run folder say, read back for its report."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class RunFiles:
         signs: the edges of the graph, +1 or -1; None where there is no graph.
         n_points: points of the graph.
         embeddings: embeddings.npz, None where the run wrote none.
+        bands: of each fold, the scores between which its model makes no call; those from before have none.
     """
 
     record: Mapping[str, Any]
@@ -50,6 +52,7 @@ class RunFiles:
     signs: Int8[np.ndarray, "edge"] | None
     n_points: int
     embeddings: Embeddings | None
+    bands: Mapping[int, tuple[float, float]]
 
     @property
     def classes(self) -> list[str]:
@@ -78,6 +81,7 @@ def read_run_files(run: Path) -> RunFiles:
         config = (run / "config.toml").read_text(encoding="utf-8")
         history = read_history(run)
         predictions = read_predictions(run)
+        bands = _bands(run)
         signs = _of_first_fold(run, GRAPH, read_signs)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{run}` must hold the readable files of a run, got: {error}") from error
@@ -93,7 +97,19 @@ def read_run_files(run: Path) -> RunFiles:
         signs=None if signs is None else np.asarray(signs.data, dtype=np.int8),
         n_points=0 if signs is None else int(signs.shape[0]),
         embeddings=_of_first_fold(run, EMBEDDINGS, read_embeddings),
+        bands=bands,
     )
+
+
+def _bands(run: Path) -> dict[int, tuple[float, float]]:
+    found = {}
+    for path in sorted((run / "model").glob("fold-*.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        half_width = facts.get("abstention", {}).get("half_width")
+        if half_width is not None:
+            middle = float(facts["threshold"])
+            found[int(path.stem.removeprefix("fold-"))] = (middle - half_width, middle + half_width)
+    return found
 
 
 def _of_first_fold(run: Path, name: str, read: Callable[[Path], _Found]) -> _Found | None:

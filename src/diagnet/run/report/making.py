@@ -19,7 +19,11 @@ def data(run: RunFiles) -> Html:
     """Counts by part and class, and what was left out."""
     found = run.record["data"]
     names = ["masses", "images", "patients", *found["classes"]]
-    counts = [[part, *(each.get(name, "") for name in names)] for part, each in run.record["counts"].items()]
+    counts = [
+        [part, *(each.get(name, "") for name in names)]
+        for part, each in run.record["counts"].items()
+        if any(each.values())
+    ]
     left_out, notes = ([[*item] for item in found[name].items()] for name in ("left_out", "notes"))
     return section(
         "Data and split",
@@ -160,7 +164,8 @@ def _panel(found: SyntheticImages, label: int, name: str, images: Images) -> Htm
             shown = tag("img", src=picture(found.images[i]), alt=f"One of the {title} of {name} mass #{parent}")
             moved, probability = f"moved {found.distance[i]:.2g}", f"P {found.probability[i]:.2f}"
             row.append(tag("div", shown, tag("small", moved), tag("small", probability)))
-        rows.append(row)
+        if any(row[1:]):
+            rows.append(row)
     return tag("div", tag("h3", name.capitalize()), table([], rows, class_="panel"))
 
 

@@ -15,6 +15,7 @@ _RULES = {
     "sensitivity90": ": it is the highest that still finds 90 % of the malignant masses there",
 }
 _NAMES = {"auc": "AUC", "accuracy": "Accuracy", "sensitivity": "Sensitivity", "specificity": "Specificity"}
+_VALUES = {"ppv": "PPV", "npv": "NPV"}  # runs from before have none
 
 
 def results(run: RunFiles) -> Html:
@@ -27,6 +28,8 @@ def results(run: RunFiles) -> Html:
         "accuracy": "Masses whose decision agrees with their label.",
         "sensitivity": f"{target.capitalize()} masses that are called {target}.",
         "specificity": f"{others.capitalize()} masses that are not called {target}.",
+        "ppv": f"Masses called {target} that are. Lower where {target} masses are rarer than here.",
+        "npv": f"Masses not called {target} that are not. Higher where {target} masses are rarer than here.",
     }
     return section(
         "Result on masses the network never saw",
@@ -41,13 +44,14 @@ def results(run: RunFiles) -> Html:
             *(
                 tag(
                     "div",
-                    tag("span", _NAMES[name]),
+                    tag("span", (_NAMES | _VALUES)[name]),
                     tag("b", _value(name, mass[name]["value"])),
                     tag("small", _range(name, mass[name]), class_="interval"),
                     tag("small", text),
                     class_="card",
                 )
                 for name, text in meanings.items()
+                if name in mass
             ),
             class_="cards",
         ),
@@ -62,6 +66,7 @@ def results(run: RunFiles) -> Html:
             _RULES.get(threshold.get("rule", ""), ""),
             ".",
         ),
+        _abstentions(run),
         _folds(run.metrics.get("folds") or {}),
         tag("h3", "By mass, by image, by patient"),
         _units(test["units"]),
@@ -200,18 +205,39 @@ def _net_benefits(curve: Mapping[str, Any] | None, target: str) -> Html | None:
     )
 
 
+def _abstentions(run: RunFiles) -> Html | None:
+    """How many test masses the model would not call, and how good its calls of the others are."""
+    tested = [mass for mass in run.predictions if mass.fold in run.bands]
+    if not tested:
+        return None
+    called = [mass for mass in tested if not _is_between(mass.malignancy, run.bands[mass.fold])]
+    n_right, n_not = sum(mass.decision == mass.label for mass in called), len(tested) - len(called)
+    others = f", and {100 * n_right / len(called):.1f} % of the calls of the others are right" if called else ""
+    return tag(
+        "p",
+        tag("b", "Without a call: "),
+        f"{n_not} of {len(tested)} test masses ({100 * n_not / len(tested):.1f} %) score so near to the threshold that"
+        f" predict, listen and the reader page do not call them{others}. The figures here count every mass as called.",
+    )
+
+
+def _is_between(malignancy: float, band: tuple[float, float]) -> bool:
+    return band[0] < malignancy < band[1]
+
+
 def _units(units: Mapping[str, Any]) -> Html:
+    names = {name: shown for name, shown in (_NAMES | _VALUES).items() if name in units["mass"]}
     rows = [
         [
             f"by {unit}",
             found["n"],
-            *(_figure(name, found[name]) for name in _NAMES),
+            *(_figure(name, found[name]) for name in names),
             number(found["brier"]["value"]),
             number(found["calibration_error"]),
         ]
         for unit, found in units.items()
     ]
-    return table(["", "n", *_NAMES.values(), "Brier score", "Calibration error"], rows)
+    return table(["", "n", *names.values(), "Brier score", "Calibration error"], rows)
 
 
 def _by_source(figures: Mapping[str, Any]) -> Html | None:

@@ -52,7 +52,7 @@ $(USE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[report,dicom]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[report,dicom,serve]"
 	@touch $@
 
 $(DEV): $(USE)

@@ -73,7 +73,7 @@ class ReadingRoom:
     def _earlier_codes(self) -> set[str]:
         """Codes of sessions that earlier versions began under ids of another kind."""
         found = set()
-        for path in self._folder.glob("*.json"):
+        for path in self._folder.glob("[!.]*.json"):
             try:
                 found.add(str(read_json(path).get("reader", "")).casefold())
             except RunFolderError:  # a broken one keeps nobody from reading

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -22,6 +23,7 @@ from clinic_parts import BOX, mammogram, marks, wait_until
 from diagnet.cli.listen import Trust, _exposure
 from diagnet.clinic import queue as queue_module
 from diagnet.clinic import worker as worker_module
+from diagnet.clinic.connections import Connection, Deadlines, Places
 from diagnet.clinic.listener import Incoming, Listener, ListenerSettings, server_tls
 from diagnet.clinic.marks import read_marks
 from diagnet.clinic.privacy import Pseudonyms
@@ -116,6 +118,7 @@ def test_the_listener_ends_at_once_while_associations_are_idle_or_half_way(tmp_p
 def test_connections_that_only_begin_take_no_place_and_go_in_time(listen, builder, n):
     node = listen(max_associations=2, **QUICK)
     connections = builder(node.port, n)  # 70 are more than may begin at one time
+    wait_until(lambda: sum(not each.is_cut for each in node.places.connections) >= min(n, 64), 5)
     assert hostile.echo(node.port) < WAIT
     wait_until(lambda: not node.places.connections, 5)
     close(connections)
@@ -139,30 +142,25 @@ def test_idle_and_slow_associations_give_their_places(listen, told, attack):
         each.abort()
 
 
-def test_who_sends_keeps_its_place(listen):
-    node = listen(max_associations=2)
-    busy = hostile.idle(node.port, 2)
-    end = time.monotonic() + 1.5
-    stop = threading.Event()
-
-    def work(association):
-        while not stop.is_set():
-            association.send_c_echo()
-
-    threads = [threading.Thread(target=work, args=(each,)) for each in busy]
-    for each in threads:
-        each.start()
-    time.sleep(max(0.0, end - time.monotonic()))
-    for connection in node.places.connections:
-        connection.n_bytes = 10_000_000  # as of images
-    late = hostile.idle(node.port, 1)[0]
-    stop.set()
-    for each in threads:
-        each.join()
-    assert late.is_rejected
-    assert all(each.is_established for each in busy)
-    for each in (*busy, late):
-        each.abort()
+@pytest.mark.parametrize(
+    ("heard", "n_bytes", "is_served", "keeps"),
+    [(0.1, 10_000_000, False, True), (2.0, 10_000_000, False, False), (0.1, 100, False, False), (2.0, 100, True, True)],
+    ids=["it sends", "it is silent", "it sends a byte from time to time", "it waits for us"],
+)
+def test_who_sends_or_waits_for_us_keeps_its_place(told, heard, n_bytes, is_served, keeps):
+    rejected = []
+    association = SimpleNamespace(is_alive=lambda: True, is_released=False, is_aborted=False)
+    late = SimpleNamespace(acse=SimpleNamespace(send_reject=lambda *_: rejected.append(1)), kill=lambda: None)
+    places = Places(1, Deadlines(5.0, 10.0, 60.0), lambda what, _: told.append(what), lambda _: None)
+    now = time.monotonic()
+    with socket.socket() as first, socket.socket() as second:
+        holder = Connection(first, now - 4, association, has_place=True, is_served=is_served, since=now - 3.0)
+        holder.heard, holder.n_bytes = now - heard, n_bytes
+        places.connections = [holder, Connection(second, now, late)]
+        places.requested(SimpleNamespace(assoc=late))
+        assert holder.is_cut is not keeps
+        assert rejected == [1] * keeps
+        assert places.connections[1].has_place is not keeps
 
 
 def test_a_pdu_of_gigabytes_is_not_read(listen):

@@ -27,8 +27,16 @@ def test_the_band_is_never_wider_than_the_scores_are(scores, threshold):
     [
         (0.75, [0.75], ""),
         (0.1, [0.1], ""),
-        (0.45, [0.45], "malignancy 0.450 lies between 0.300 and 0.500, too near to the operating point 0.400 to call"),
-        (0.31, [0.31], "malignancy 0.310 lies between 0.300 and 0.500, too near to the operating point 0.400 to call"),
+        (
+            0.45,
+            [0.45],
+            "malignancy 45.0 % lies between 30.0 and 50.0 %, too near to the operating point of 40.0 % to call",
+        ),
+        (
+            0.31,
+            [0.31],
+            "malignancy 31.0 % lies between 30.0 and 50.0 %, too near to the operating point of 40.0 % to call",
+        ),
         (0.6, [0.1, 0.9, 0.8], ""),  # one of three
         (0.6, [0.3, 0.9], "1 of 2 networks call it otherwise than their mean"),
         (0.6, [0.2, 0.2, 0.9, 0.9, 0.8], "2 of 5 networks call it otherwise than their mean"),

@@ -164,7 +164,7 @@ def test_no_call_is_made_near_the_operating_point(image, tmp_path):
     model = load_model(write_run(tmp_path / "run", abstention={"half_width": 0.9}), engine="torch")
     (found,) = assess(model, image, [MASS])
     assert found.decision == "abstained"
-    assert "too near to the operating point 0.400 to call" in found.reason
+    assert "too near to the operating point of 40.0 % to call" in found.reason
     assert found.malignancy is not None
 
 

@@ -44,8 +44,8 @@ def reason_to_abstain(
     if abs(malignancy - threshold) < limits.half_width:
         low, high = max(threshold - limits.half_width, 0.0), min(threshold + limits.half_width, 1.0)
         return (
-            f"malignancy {malignancy:.3f} lies between {low:.3f} and {high:.3f}, too near to the operating point"
-            f" {threshold:.3f} to call"
+            f"malignancy {100 * malignancy:.1f} % lies between {100 * low:.1f} and {100 * high:.1f} %, too near to the"
+            f" operating point of {100 * threshold:.1f} % to call"
         )
     n_dissenting = int(((each >= threshold) != (malignancy >= threshold)).sum())
     if n_dissenting > limits.dissent * len(each):

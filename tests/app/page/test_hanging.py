@@ -149,7 +149,7 @@ def test_a_mirrored_picture_is_offered_to_be_turned_and_boxes_stay_the_files(ope
     page.wait_for_function("() => document.querySelector('#scored')")
     page.wait_for_timeout(100)
     assert len(sent) == 2
-    assert sent[1][0] < sent[0][0]
+    assert 0 < sent[0][0] - sent[1][0] < 0.3 * (sent[0][2] - sent[0][0])  # one step; the mirrored place is farther off
     assert sent[1][1] == sent[0][1]
     page.click(".turning button >> text=As stored")
     page.wait_for_selector(".turning >> text=The chest wall is on the right")

@@ -53,10 +53,8 @@ def licence(distribution: metadata.Distribution) -> str:
 
 def is_strong(text: str) -> bool:
     """Tell whether all of the choices are GPL or AGPL; LGPL is not, nor what has another choice beside it."""
-    without_exceptions = re.sub(r"GPL-[\d.]+(-or-later|-only)? WITH [\w.-]+", "", text)
-    return all(
-        STRONG.search(re.sub(r"LGPL|Lesser General", "", each)) for each in re.split(r"\bOR\b", without_exceptions)
-    )
+    text = re.sub(r"GPL-[\d.]+(-or-later|-only)? WITH [\w.-]+|LGPL|Lesser General", "", text)  # exceptions let users be
+    return all(STRONG.search(each) for each in re.split(r"\bOR\b", text))
 
 
 def main() -> int:
@@ -75,8 +73,8 @@ def main() -> int:
     lines += [f"Copyleft of a file or a library, not of what uses it: {'; '.join(told) or 'none'}.", ""]
     lines += [f"Not installed here, so not looked at: {', '.join(missing) or 'none'}.", ""]
     Path(sys.argv[1]).write_text("\n".join(lines), encoding="utf-8")
-    others = f"told: {'; '.join(told) or 'none'}, not looked at: {', '.join(missing) or 'none'}"
-    print(f"licences: {len(rows)} packages, {others}")
+    print(f"licences: {len(rows)} packages, told: {'; '.join(told) or 'none'}")
+    print(f"licences: not looked at: {', '.join(missing) or 'none'}")
     for each in refused:
         print(f"licences: `licence` must be permissive, got {each}", file=sys.stderr)
     return int(bool(refused))

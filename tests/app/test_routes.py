@@ -4,6 +4,8 @@ import io
 import json
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -404,3 +406,28 @@ def test_files_have_their_own_names_where_that_is_asked_for(served, dicom, tmp_p
         report = client.post("/v1/report", json=asked).json()
         assert report["image"] == sent["name"]
         assert report["assessments"][0]["sop_instance_uid"]
+
+
+def test_a_slow_file_holds_up_nobody_who_works_on_an_image_that_was_read(client, image, dicom, monkeypatch):
+    from diagnet.app import images as module
+
+    begun, may_end, read = threading.Event(), threading.Event(), module.read_picture
+
+    def slow(*args, **kwargs):
+        begun.set()
+        assert may_end.wait(60)
+        return read(*args, **kwargs)
+
+    asked = {"image": image, "boxes": [BOX]}
+    assert client.post("/v1/predict", json=asked).status_code == 200
+    monkeypatch.setattr(module, "read_picture", slow)
+    with ThreadPoolExecutor(2) as pool:
+        uploads = [pool.submit(client.post, "/v1/images", files={"file": ("x.dcm", dicom + bytes(k))}) for k in (2, 4)]
+        try:
+            assert begun.wait(60)
+            assert client.post("/v1/predict", json=asked).status_code == 200
+            assert client.get(f"/v1/images/{image}/pixels").status_code == 200
+            assert not any(upload.done() for upload in uploads)
+        finally:
+            may_end.set()
+        assert {upload.result().status_code for upload in uploads} <= {201, 422}

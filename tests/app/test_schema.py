@@ -54,7 +54,9 @@ def test_no_server_error(make_client, image, operation):
             case.path_parameters = {name: real.get(name, value) for name, value in case.path_parameters.items()}
             if isinstance(case.body, dict):
                 case.body = {
-                    name: {"image": image, "box": BOX, "no_mass": False, "stage": "without"}.get(name, value)
+                    name: {"image": image, "box": BOX, "no_mass": False, "stage": "without", "x": 40, "y": 80}.get(
+                        name, value
+                    )
                     for name, value in case.body.items()
                 }
         wanted = case.as_transport_kwargs(base_url="http://127.0.0.1:8080")

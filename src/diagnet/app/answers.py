@@ -12,13 +12,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from diagnet.app.images import Images, Shown
+from diagnet.app.images import Images, Shown, picture_of
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.clinic.privacy import without_path
 from diagnet.config import read_config
 from diagnet.data.box import Box
 from diagnet.data.image import is_dicom
+from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared
 from diagnet.data.roi import cut_roi, padded_box
@@ -79,17 +80,24 @@ class Answers:
         """What must stand beside each answer."""
         return self._model.notice
 
-    def predict(self, shown: Shown, boxes: Sequence[Corners]) -> dict[str, Any]:
-        """Score masses marked on an image at hand."""
-        return {"assessments": [self._told(each) for each in self._assessed(shown, boxes)], "notice": self.notice}
+    def predict(self, shown: Shown, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:
+        """Score masses marked on an image at hand, or on one that was read for this."""
+        assessments = self._assessed(shown, boxes, picture)
+        return {"assessments": [self._told(each) for each in assessments], "notice": self.notice}
 
-    def predict_file(self, content: BinaryIO, boxes: Sequence[Corners], policy: Policy) -> dict[str, Any]:
-        """Score masses marked on a file that is forgotten at once."""
+    def read_file(self, content: BinaryIO, policy: Policy) -> tuple[Shown, Mammogram]:
+        """Read a file that is no image at hand; the caller removes it.
+
+        Raises:
+            HTTPException: it is of no known kind (415), or cannot be used (422).
+        """
         path, _ = self._images.stored(content, policy)
+        shown = Shown("", f"the file{path.suffix}", path, True, policy)
         try:
-            return self.predict(Shown("", f"the file{path.suffix}", path, True, policy), boxes)
-        finally:
+            return shown, picture_of(shown)
+        except BaseException:
             path.unlink(missing_ok=True)
+            raise
 
     def similar(self, shown: Shown, box: Corners, n_similar: int) -> dict[str, Any]:
         """Say which training masses a mass looks like, and where it lies among them."""
@@ -184,15 +192,14 @@ class Answers:
             raise refused(without_path(str(error), shown.path, shown.name)) from None
         return out.read_bytes(), hashes
 
-    def _assessed(self, shown: Shown, boxes: Sequence[Corners]) -> list[Assessment]:
-        picture = self._images.picture(shown.id) if shown.id else None
+    def _assessed(self, shown: Shown, boxes: Sequence[Corners], picture: Mammogram | None = None) -> list[Assessment]:
         found = assess(
             self._model,
             shown.path,
             list(boxes),
             shown.policy.model_copy(update={"allow_unlike": self._allow_unlike}),
             original_size=shown.original_size,
-            picture=picture,
+            picture=picture or self._images.picture(shown.id),
         )
         if not found[0].input_sha256:
             raise refused(without_path(found[0].reason, shown.path, shown.name))

@@ -7,12 +7,12 @@ from starlette.exceptions import HTTPException
 
 from diagnet.app.images import Images, Shown
 from diagnet.app.shapes import Click
-from diagnet.app.worker import Worker
+from diagnet.app.worker import Workers
 from diagnet.data.mammogram import Mammogram
 from diagnet.inference.one_click import box_at
 
 
-def box_routes(images: Images, worker: Worker) -> APIRouter:
+def box_routes(images: Images, workers: Workers) -> APIRouter:
     """Routes that help to mark a mass."""
     router = APIRouter(prefix="/v1")
 
@@ -20,7 +20,7 @@ def box_routes(images: Images, worker: Worker) -> APIRouter:
     async def box(asked: Click) -> dict[str, Any]:
         """Suggest the box of the mass that a click lies in: no finding, and no score."""
         shown = images.get(asked.image)
-        return {"box": list(await worker.run(lambda: _box(shown, images.picture(asked.image), asked)))}
+        return {"box": list(await workers.on(asked.image, lambda: _box(shown, images.picture(asked.image), asked)))}
 
     return router
 

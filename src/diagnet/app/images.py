@@ -182,13 +182,13 @@ class Images:
         path, digest = self.stored(content, policy)
         image_id = self._id(digest)
         with self._lock:
-            if image_id in self._shown:  # sent again
-                path.unlink()
-                return self.described(image_id)
-            exam = exam_of(path, self._names)
-            shown = Shown(
-                image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam)
-            )
+            is_there = image_id in self._shown
+        if is_there:  # sent again
+            path.unlink()
+            return self.described(image_id)
+        exam = exam_of(path, self._names)
+        shown = Shown(image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam))
+        with self._lock:
             self._shown[image_id], self._asked[image_id] = shown, time.monotonic()
         try:
             return self.described(image_id)
@@ -246,6 +246,11 @@ class Images:
             self.picture(image_id)
         return self.get(image_id)
 
+    def is_read(self, image_id: str) -> bool:
+        """Tell whether an image's pixels are in memory."""
+        with self._lock:
+            return image_id in self._pictures
+
     def picture(self, image_id: str) -> Mammogram:
         """Return an image as displayed, read again only where others have pushed it out of memory.
 
@@ -259,20 +264,13 @@ class Images:
                 return self._pictures[image_id]
         self.check_content(shown)
         try:
-            picture = read_picture(
-                shown.path,
-                allow_for_processing=shown.policy.allow_for_processing,
-                bare="any" if shown.policy.force else "none",
-            )
-        except DiagNetError as error:
-            kind, reason = "refused-input", without_path(str(error), shown.path, shown.name)
-            if isinstance(error, MissingExtraError):
-                kind, reason = "missing-extra", missing_here(error)
+            picture = picture_of(shown)
+        except Refusal as refusal:
             with self._lock:
                 if image_id in self._shown:
-                    facts = {**shown.facts, "state": "refused", "reason": reason}
+                    facts = {**shown.facts, "state": "refused", "reason": refusal.detail}
                     self._shown[image_id] = replace(shown, facts=facts)
-            raise refused(reason, kind) from None
+            raise
         with self._lock:
             if image_id in self._shown:  # else removed meanwhile
                 self._shown[image_id] = replace(shown, facts=_facts(picture, shown.exam))
@@ -365,6 +363,25 @@ class Images:
 
     def _id(self, digest: bytes) -> str:
         return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
+
+
+def picture_of(shown: Shown) -> Mammogram:
+    """Read an image's file.
+
+    Raises:
+        HTTPException: 422, it cannot be used.
+    """
+    try:
+        return read_picture(
+            shown.path,
+            allow_for_processing=shown.policy.allow_for_processing,
+            bare="any" if shown.policy.force else "none",
+        )
+    except DiagNetError as error:
+        kind, reason = "refused-input", without_path(str(error), shown.path, shown.name)
+        if isinstance(error, MissingExtraError):
+            kind, reason = "missing-extra", missing_here(error)
+        raise refused(reason, kind) from None
 
 
 def _new(path: Path) -> int:

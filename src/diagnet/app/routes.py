@@ -17,7 +17,7 @@ from diagnet.app.answers import Answers
 from diagnet.app.images import Images, Shown
 from diagnet.app.settings import ServerSettings
 from diagnet.app.shapes import Corners, ImageId, MarkedMass, PredictRequest, ReportRequest, SimilarRequest
-from diagnet.app.worker import Worker
+from diagnet.app.worker import Workers
 from diagnet.inference.assessment import Policy
 
 _PART = 2**16  # bytes
@@ -42,7 +42,7 @@ _PREDICT_BODY: dict[str, Any] = {
 }
 
 
-def score_routes(answers: Answers, images: Images, worker: Worker, settings: ServerSettings) -> APIRouter:
+def score_routes(answers: Answers, images: Images, workers: Workers, settings: ServerSettings) -> APIRouter:
     """Routes that take images in and say something of their masses."""
     router = APIRouter(prefix="/v1")
 
@@ -59,7 +59,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
         policy = Policy(force=force, allow_for_processing=allow_for_processing)
-        return _told(await worker.run(images.add, file.file, policy, file.filename or ""))
+        return _told(await workers.files.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
     async def list_images() -> list[dict[str, Any]]:
@@ -69,12 +69,12 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     @router.get("/images/{image}")
     async def describe_image(image: ImageId) -> dict[str, Any]:
         """One image, read if it was not yet."""
-        return _told(await worker.run(images.described, image))
+        return _told(await workers.line(image).run(images.described, image))
 
     @router.get("/images/{image}/pixels", responses={200: {"content": {"application/octet-stream": {}}}})
     async def pixels(image: ImageId, max_side: Annotated[int | None, Query(ge=1, le=20_000)] = None) -> Response:
         """Displayed grey values, 16 bits, little-endian, row by row: 0 to 65535 for [0, 1]."""
-        file, (height, width) = await worker.run(images.sent, image, max_side)
+        file, (height, width) = await workers.line(image).run(images.sent, image, max_side)
         headers = {"X-Width": str(width), "X-Height": str(height), "Content-Length": str(2 * height * width)}
         return StreamingResponse(_parts(file), media_type="application/octet-stream", headers=headers)
 
@@ -91,7 +91,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
         if kind == "application/json":
             asked = _parsed(PredictRequest, await request.body())
             _check_number(len(asked.boxes), settings)
-            found = await worker.run(answers.predict, images.get(asked.image), asked.boxes)
+            found = await workers.on(asked.image, answers.predict, images.get(asked.image), asked.boxes)
         elif kind == "multipart/form-data":
             async with request.form(max_files=1, max_fields=10) as form:
                 file, text = form.get("file"), form.get("boxes")
@@ -102,7 +102,11 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
                 policy = Policy(
                     force=form.get("force") == "true", allow_for_processing=form.get("allow_for_processing") == "true"
                 )
-                found = await worker.run(answers.predict_file, file.file, boxes, policy)
+                shown, picture = await workers.files.run(answers.read_file, file.file, policy)
+                try:
+                    found = await workers.model.run(answers.predict, shown, boxes, picture)
+                finally:
+                    shown.path.unlink(missing_ok=True)
         else:
             raise HTTPException(415, "`Content-Type` must be application/json or multipart/form-data.")
         request.state.audit["input_sha256"] = [each["input_sha256"] for each in found["assessments"]]
@@ -111,19 +115,19 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
     @router.post("/similar")
     async def similar(request: Request, asked: SimilarRequest) -> dict[str, Any]:
         """The training masses a mass looks like to the network, its edges in the signed graph, and a map of both."""
-        found = await worker.run(answers.similar, images.get(asked.image), asked.box, asked.n)
+        found = await workers.on(asked.image, answers.similar, images.get(asked.image), asked.box, asked.n)
         request.state.audit["input_sha256"] = [found["input_sha256"]]
         return found
 
     @router.get("/cases/{case}/picture", responses={200: {"content": {"image/png": {}}}})
     async def case_picture(case: str) -> Response:
         """A training mass' region; synthetic neighbors are there without --data too."""
-        return Response(await worker.run(answers.case_picture, case), media_type="image/png")
+        return Response(await workers.model.run(answers.case_picture, case), media_type="image/png")
 
     @router.post("/saliency")
     async def saliency(request: Request, asked: MarkedMass) -> dict[str, Any]:
         """Which parts of the region the score hangs on."""
-        found = await worker.run(answers.saliency, images.get(asked.image), asked.box)
+        found = await workers.on(asked.image, answers.saliency, images.get(asked.image), asked.box)
         request.state.audit["input_sha256"] = [found["input_sha256"]]
         return found
 
@@ -132,7 +136,7 @@ def score_routes(answers: Answers, images: Images, worker: Worker, settings: Ser
         """A download: JSON, or a DICOM structured report (for DICOM images, with the extra `pacs`)."""
         _check_number(len(asked.boxes), settings)
         shown = images.get(asked.image)
-        found, request.state.audit["input_sha256"] = await worker.run(_report, answers, shown, asked)
+        found, request.state.audit["input_sha256"] = await workers.on(asked.image, _report, answers, shown, asked)
         name, media_type = (
             ("report.json", "application/json") if asked.format == "json" else ("report.dcm", "application/dicom")
         )

@@ -20,11 +20,12 @@ from diagnet.app.reading import ReadingRoom
 from diagnet.app.reading_routes import reading_routes
 from diagnet.app.routes import score_routes
 from diagnet.app.settings import ServerSettings
-from diagnet.app.worker import Worker
+from diagnet.app.worker import Workers
 from diagnet.clinic.privacy import Pseudonyms
 from diagnet.data.marked import Marked
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared
+from diagnet.data.reading_process import SERVER_PROCESSES
 from diagnet.errors import RunFolderError
 from diagnet.inference.model import load_model
 from diagnet.notice import NOTICE
@@ -73,7 +74,8 @@ def create_app(
     )  # fmt: skip
     images.offer(shown, labels or {})
     answers = Answers(run, model, images, data, write_report, settings.max_upload_mb, settings.allow_unlike)
-    worker, room = Worker(settings.max_waiting), ReadingRoom(state / "reading", key, model.sha256, model.threshold)
+    workers = Workers(settings.max_waiting, SERVER_PROCESSES, images.is_read, images.picture)
+    room = ReadingRoom(state / "reading", key, model.sha256, model.threshold)
     audit, strangers = (
         AuditLog(state / name, int(settings.audit_mb * share * 2**20))
         for name, share in (("audit.jsonl", 0.9), ("strangers.jsonl", 0.1))
@@ -82,7 +84,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        worker.close()
+        workers.close()
         images.close()
         lock.release()
 
@@ -96,8 +98,8 @@ def create_app(
         """Tell that the server runs."""
         return {"status": "ok"}
 
-    app.include_router(score_routes(answers, images, worker, settings))
-    app.include_router(box_routes(images, worker))
+    app.include_router(score_routes(answers, images, workers, settings))
+    app.include_router(box_routes(images, workers))
     app.include_router(reading_routes(room, images))
 
     @app.get("/", include_in_schema=False)

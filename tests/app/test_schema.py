@@ -53,12 +53,8 @@ def test_no_server_error(make_client, image, operation):
         if is_real:  # else hardly any request would get as far as an image
             case.path_parameters = {name: real.get(name, value) for name, value in case.path_parameters.items()}
             if isinstance(case.body, dict):
-                case.body = {
-                    name: {"image": image, "box": BOX, "no_mass": False, "stage": "without", "x": 40, "y": 80}.get(
-                        name, value
-                    )
-                    for name, value in case.body.items()
-                }
+                usable = {"image": image, "box": BOX, "no_mass": False, "stage": "without", "x": 40, "y": 80}
+                case.body = {name: usable.get(name, value) for name, value in case.body.items()}
         wanted = case.as_transport_kwargs(base_url="http://127.0.0.1:8080")
         wanted = {name: value for name, value in wanted.items() if name not in ("allow_redirects", "verify")}
         sent = requests.Request(**wanted).prepare()

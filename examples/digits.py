@@ -12,10 +12,12 @@ digits = load_digits()
 few = np.isin(digits.target, (3, 8)) & (np.arange(len(digits.target)) < 600)
 X, y = digits.images[few], digits.target[few]  # (n, 8, 8), grey values 0 to 16
 
-augmenter = AdversarialAugmenter(budget=50, random_state=0)
+augmenter = AdversarialAugmenter(negative_share=0.2, budget=50, random_state=0)
 X_, y_ = augmenter.fit_resample(X, y)
 
-for kind, name in ((1, "positive"), (-1, "negative")):
-    made = X_[augmenter.kinds_ == kind]
-    parents = X[augmenter.parents_[augmenter.kinds_ == kind]]
-    print(f"{len(made)} {name} neighbors, {np.abs(made - parents).mean():.2f} grey levels from their digits")
+# Negative neighbors are of no class: they do not come back among the digits.
+for name, made, parents in (
+    ("positive", X_[len(X) :], augmenter.parents_[len(X) :]),
+    ("negative", augmenter.negatives_, augmenter.negative_parents_),
+):
+    print(f"{len(made)} {name} neighbors, {np.abs(made - X[parents]).mean():.2f} grey levels from their digits")

@@ -148,8 +148,9 @@ def test_a_folder_where_a_file_is_wanted_is_one_line(tmp_path, monkeypatch, caps
 
 
 _WRITER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs tests in the background ignores it
 import diagnet.cli
 from diagnet.atomic import atomic_path
 def write():

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from pydicom import dcmread  # noqa: E402
+from pydicom.uid import generate_uid  # noqa: E402
 
 import clinic_parts  # noqa: E402
 import hostile_clients as clients  # noqa: E402
@@ -316,11 +317,10 @@ def attack_listen(tried, folder):
         "decoy in a JP2": files.decoy_jp2,
         "marks of many items": files.marks_of_many_items,
         "a state of many items": files.state_of_many_items,
-        "deflated marks": files.deflated_marks,
     }
     for name, make in stored.items():
         with case(f"stored: {name}") as row:
-            path = make(folder / "hostile.dcm")
+            path = with_identity(make(folder / "hostile.dcm"))
             row["answer"] = str(senders.store(node.port, path, negotiated=None))
             time.sleep(2)
             row["held"] = node.process.poll() is None
@@ -361,17 +361,30 @@ def attack_listen(tried, folder):
     return lost, node.log.read_text()
 
 
+def with_identity(path):
+    """Give an object the elements that a sender needs to send it at all."""
+    dataset = dcmread(path)
+    dataset.SOPClassUID = dataset.get("SOPClassUID") or REPORT
+    dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or generate_uid()
+    dataset.save_as(path)
+    return path
+
+
 def queued(node):
     return [path for path in (node.folder / "queue").rglob("*") if path.is_file() and path.stat().st_size > 1000]
 
 
+ATTACKS = {"serve": attack_serve, "listen": attack_listen}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=ATTACKS)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     tried, lost, traces = Tried(), 0, 0
-    for attack in (attack_serve, attack_listen):
+    for attack in [ATTACKS[asked.only]] if asked.only else ATTACKS.values():
         with tempfile.TemporaryDirectory() as folder:
             gone, said = attack(tried, Path(folder))
             lost, traces = lost + gone, traces + said.count("Traceback")

@@ -5,7 +5,7 @@ import ssl
 import struct
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
@@ -37,7 +37,8 @@ def idle(port, n, title="DIAGNET"):
 def half_pdu(associations):
     """Begin a PDU of 100 kB on each association, and stop."""
     for each in associations:
-        each.dul.socket.socket.sendall(b"\x04\x00" + struct.pack(">L", 100_000) + bytes(50))
+        with suppress(OSError, AttributeError):  # one that was ended already
+            each.dul.socket.socket.sendall(b"\x04\x00" + struct.pack(">L", 100_000) + bytes(50))
 
 
 def huge_pdu(association):

@@ -1,7 +1,7 @@
 """How often do a study's 95 % intervals hold the truth? Simulated studies in which the truth is known.
 
     python benchmarks/intervals.py --json                # half an hour of one core
-    python benchmarks/intervals.py --json --studies 200  # six minutes: the figures of docs/evidence.md
+    python benchmarks/intervals.py --json --studies 200  # six minutes: the figures of docs/evidence/studies.md
 
 Each study has four folds of 80 patients. Patients differ in how hard their mass is, each training errs on masses of
 its own, and trainings differ in quality by their seed. Three ways to make the interval are compared: patients alone,

@@ -38,7 +38,7 @@ def test_closed_form():
 @pytest.mark.parametrize(("n_attracting", "n_repelling"), [(1, 4), (4, 4), (4, 1)])
 def test_what_spreading_without_regard_to_class_is_worth(n_attracting, n_repelling):
     # Each of 10 anchors has its edges to points of its own: all at one place costs n-, all at right angles n+, classes
-    # apart nothing. With more repelling than attracting edges J_g falls where nothing is learned (docs/evidence.md).
+    # apart nothing. With more repelling than attracting edges J_g falls without learning (docs/evidence/graph.md).
     n = 10 * (1 + n_attracting + n_repelling)
     signs = np.zeros((n, n), dtype=np.int64)
     for anchor in range(10):

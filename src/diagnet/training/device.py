@@ -9,7 +9,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 
-# What `auto` means. The processor's rows are measured (docs/evidence.md); the graphics cards' follow PyTorch's advice.
+# What `auto` means. The processor's rows are measured (docs/evidence/speed.md); graphics cards' follow PyTorch.
 _DEFAULTS: dict[str, tuple[Literal["float32", "bfloat16"], Literal["channels_last", "contiguous"]]] = {
     "cpu with bfloat16": ("bfloat16", "channels_last"),
     "cpu": ("float32", "channels_last"),

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
+from diagnet.cli import app
 from diagnet.cli.options import grouped
 
 
@@ -17,15 +19,15 @@ class Limits:
 
 
 def run(*arguments):
-    app, seen = typer.Typer(rich_markup_mode=None, add_completion=False), []
+    own, seen = typer.Typer(rich_markup_mode=None, add_completion=False), []
 
-    @app.command()
+    @own.command()
     @grouped
     def wait(*, place: Path, again: bool = False, limits: Limits, sure: bool = False) -> None:
         """Wait somewhere."""
         seen.append((place, again, limits, sure))
 
-    return CliRunner().invoke(app, arguments), seen
+    return CliRunner().invoke(own, arguments), seen
 
 
 def test_a_verb_gets_its_values():
@@ -44,3 +46,15 @@ def test_help_is_in_order_and_what_must_be_given_comes_first():
 
 def test_values_are_checked_as_ever():
     assert run("here")[0].exit_code == run("here", "--at", "x", "--seconds", "0")[0].exit_code == 2
+
+
+@pytest.mark.parametrize("verbs", [[], ["study"]], ids=["diagnet", "diagnet study"])
+def test_short_helps_read_whole(verbs):
+    text = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "80"}).output
+    lines = text.partition("Commands:\n")[2].splitlines()
+    assert len(lines) > 10
+    for line in lines:
+        assert line.startswith("  ")
+        assert line.endswith(".")
+        assert not line.endswith("..."), line
+        assert line.count("(") == line.count(")"), line

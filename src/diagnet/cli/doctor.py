@@ -7,7 +7,10 @@ from diagnet.cli.shared import Json, print_json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Tell what is installed, what is missing and how to install it: extras, decoders of DICOM, engines, device."""
+    """Tell what is installed, and how to install what is missing.
+
+    It looks at extras, decoders of DICOM, engines and the device.
+    """
     from diagnet.data.dicom_file import decoders
     from diagnet.extras import install_command
     from diagnet.run.folder import versions

@@ -99,7 +99,10 @@ def listen(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Take mammograms and marks by C-STORE, score the marked masses, send reports on; until interrupted."""
+    """Receive mammograms by DICOM, score marked masses, send reports.
+
+    Images and marks come by C-STORE. It runs until interrupted.
+    """
     from diagnet.clinic.source import require_pacs
 
     require_pacs()

@@ -42,7 +42,7 @@ def prepare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Cut the masses of a data set once and print what was found and left out."""
+    """Cut the masses of a data set and count what was left out."""
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.data.cbis_ddsm import read_cbis_ddsm
@@ -83,7 +83,10 @@ def augment(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make positive and negative neighbors of all masses given (Sec. 3.1): images, provenance, contact sheet."""
+    """Make positive and negative neighbors of all masses.
+
+    Writes images, their provenance and a contact sheet (Sec. 3.1 of the paper).
+    """
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.run.augmentation import write_augmentation

@@ -46,7 +46,7 @@ def demo(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Run the main job on a synthetic INbreast release: write it, prepare, augment, train, evaluate, report."""
+    """Run the whole method on synthetic masses, up to the report."""
     import numpy as np
 
     from diagnet.atomic import require_empty
@@ -108,7 +108,10 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Split, augment, build the graph, train, evaluate and report (Fig. 1a)."""
+    """Train and test a model, and write its report.
+
+    The steps: split, augment, build the graph, train, evaluate and report (Fig. 1a of the paper).
+    """
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.data.sources import read_sources
@@ -161,7 +164,10 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Score masses the run never saw: predictions.csv and metrics.json of their own."""
+    """Score masses the run never saw.
+
+    Writes predictions.csv and metrics.json into a folder of their own.
+    """
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.inference.external_validation import evaluate_run
@@ -198,7 +204,10 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format there is.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the run's model as one file, and beside it how well the file agrees with the run."""
+    """Write the run's model as one file.
+
+    A second file says how well the first agrees with the run.
+    """
     from diagnet.inference.export import export_onnx
 
     if not onnx:
@@ -222,7 +231,10 @@ def pack(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Merge a run's networks into one, in half precision: a run small enough to ship."""
+    """Merge a run's networks into one, in half precision.
+
+    The result is a run small enough to ship.
+    """
     from diagnet.cli.terminal import shown_progress
     from diagnet.config import read_config
     from diagnet.data.sources import read_sources
@@ -246,7 +258,10 @@ def seal(
     key: Annotated[Path | None, typer.Option(help="File with a key that signs the seal.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Write model/manifest.json, which names each file that scores hang on; a run from before it has none."""
+    """Write the list of the files that scores depend on.
+
+    It is model/manifest.json. Runs of older versions have none.
+    """
     from diagnet.run.seal import MANIFEST, read_key, seal_key
     from diagnet.run.seal import seal as seal_run
 

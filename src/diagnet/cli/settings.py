@@ -6,7 +6,10 @@ from diagnet.cli.shared import Json, Preset, print_json
 
 
 def settings(preset: Preset = None, as_json: Json = False) -> None:
-    """List every setting with its value in a preset and its meaning, as --set and --config take it."""
+    """List every setting, its value in a preset and its meaning.
+
+    Names and values are written as --set and --config take them.
+    """
     from diagnet.config import Config, described_settings, toml_value
 
     config = Config.from_preset(preset or "small")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diagnet.study.running import Study
 
 app = typer.Typer(
-    help="Train many times on patient folds and compare: tables with intervals, in resumable shards.",
+    help="Train many times on patient folds, and compare. Writes tables with intervals, in resumable shards.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -71,15 +71,24 @@ def _verb(name: str, what: str) -> None:
     app.command(name, help=what, epilog=example)(grouped(run))
 
 
-_verb("ablation", "Plain cross-entropy, then the method's parts and readings one by one.")
-_verb("comparators", "Plain cross-entropy and DiagNet beside rivals: mixup, metric losses, hand-crafted features.")
-_verb("table1", "The paper's Table 1: accuracy and AUC of the comparators' arms, beside what the paper prints.")
-_verb("curve", "DiagNet and plain cross-entropy on 43, 86, 172, 344 and all training masses.")
-_verb("neighbors", "Attracting (0-4) and repelling (0-6) neighbors, lambda 1 (Fig. 3a).")
-_verb("lambda", "Values of lambda from 0 to 3 (Fig. 3b).")
-_verb("calibration", "Calibration before and after the temperature, the operating point, abstention.")
-_verb("robustness", "AUC under noise, blur, rotation, scale, contrast and other boxes.")
-_verb("shortcuts", "What shuffled labels, and a mass's border, brightness or size alone, can tell.")
+_verb("ablation", "Compare the method's parts and readings, one by one.")
+_verb(
+    "comparators", "Compare DiagNet with rivals. Plain cross-entropy, mixup, metric losses and hand-crafted features."
+)
+_verb("table1", "Repeat the paper's Table 1. Accuracy and AUC of the comparators' arms, beside what the paper prints.")
+_verb(
+    "curve", "Measure the learning curve. DiagNet and plain cross-entropy on 43, 86, 172, 344 and all training masses."
+)
+_verb(
+    "neighbors", "Vary the numbers of graph neighbors. Attracting 0-4, repelling 0-6, lambda 1 (Fig. 3a of the paper)."
+)
+_verb("lambda", "Vary the graph's weight lambda from 0 to 3. Fig. 3b of the paper.")
+_verb("calibration", "Measure calibration and abstention. Before and after the temperature, at the operating point.")
+_verb("robustness", "Measure AUC under noise, blur and other changes. Also rotation, scale, contrast and other boxes.")
+_verb(
+    "shortcuts",
+    "Look for shortcuts in the data. What shuffled labels, and a mass's border, brightness or size alone, can tell.",
+)
 
 
 @app.command(epilog="Example: diagnet study designs data/inbreast --arms designs.toml --out studies/designs")
@@ -94,7 +103,7 @@ def designs(
     repeats: Repeats = 3,
     how: RunOptions,
 ) -> None:
-    """Arms of your own."""
+    """Compare arms of your own."""
     _run("designs", _OnData([data]), asked, repeats, how, arms)
 
 
@@ -113,7 +122,10 @@ def transfer(
     repeats: Repeats = 1,
     how: RunOptions,
 ) -> None:
-    """Trained on each source and on all, tested on each, with tight and loose boxes."""
+    """Train on each source and on all, and test on each.
+
+    Boxes are tight and loose.
+    """
     _run("transfer", _OnData(data, test or (), distinct_patients), asked, repeats, how)
 
 
@@ -132,7 +144,10 @@ def search(
     resume: Resume = False,
     how: RunOptions,
 ) -> None:
-    """Search settings on inner folds with Optuna, and say what outer folds make of them (choice.csv)."""
+    """Search settings with Optuna on inner folds.
+
+    The chosen settings are then tested on the outer folds (choice.csv).
+    """
     import sys
 
     from diagnet.cli.terminal import shown_progress
@@ -186,7 +201,10 @@ def compare(
     seed_sd: SeedSd = None,
     as_json: Json = False,
 ) -> None:
-    """Paired differences of AUC: bootstrap by patient, and DeLong for clusters; p values corrected by Holm."""
+    """Compare the AUC of arms on the same masses.
+
+    Paired differences by bootstrap over patients and by DeLong for clusters, p values corrected by Holm.
+    """
     from diagnet.atomic import require_file
     from diagnet.config import read_config
     from diagnet.run.folder import read_json, write_table

@@ -2,10 +2,13 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import shutil
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,3 +434,24 @@ def test_a_slow_file_holds_up_nobody_who_works_on_an_image_that_was_read(client,
         finally:
             may_end.set()
         assert {upload.result().status_code for upload in uploads} <= {201, 422}
+
+
+def test_two_uploads_of_one_file_at_a_time_are_one_image_and_one_file(client, dicom, monkeypatch):
+    from diagnet.app import images as module
+
+    both, read = threading.Barrier(2), module.exam_of
+
+    def together(*args, **kwargs):
+        both.wait(60)
+        return read(*args, **kwargs)
+
+    def uploads():
+        return {*Path(tempfile.gettempdir()).glob(f"diagnet-uploads-{os.getpid()}-*/*.dcm")}
+
+    before, sent = uploads(), {"file": ("x.dcm", dicom + bytes(6))}
+    monkeypatch.setattr(module, "exam_of", together)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [each.result() for each in [pool.submit(client.post, "/v1/images", files=sent) for _ in range(2)]]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json()["id"] == answers[1].json()["id"]
+    assert len(uploads() - before) == 1

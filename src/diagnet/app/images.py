@@ -180,16 +180,17 @@ class Images:
         with self._lock:
             self._check_number(0)
         path, digest = self.stored(content, policy)
-        image_id = self._id(digest)
-        with self._lock:
-            is_there = image_id in self._shown
-        if is_there:  # sent again
+        image_id, exam = self._id(digest), exam_of(path, self._names)
+        with self._lock:  # files are read several at a time: of two that are alike, one is taken
+            is_new = image_id not in self._shown
+            if is_new:
+                self._shown[image_id] = Shown(
+                    image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam)
+                )
+                self._asked[image_id] = time.monotonic()
+        if not is_new:  # sent again
             path.unlink()
             return self.described(image_id)
-        exam = exam_of(path, self._names)
-        shown = Shown(image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam))
-        with self._lock:
-            self._shown[image_id], self._asked[image_id] = shown, time.monotonic()
         try:
             return self.described(image_id)
         except HTTPException:

@@ -2,9 +2,8 @@
 
 import difflib
 import json
-import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 from diagnet.atomic import as_utf8
 from diagnet.data.inbreast import InbreastSettings
 from diagnet.data.mass import CLASSES
+from diagnet.data.regular_file import require_readable
 from diagnet.data.roi import RoiSettings
 from diagnet.data.splits import SplitSettings
 from diagnet.errors import SettingsError
@@ -148,7 +148,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         if preset not in _PRESETS:
             raise SettingsError(f"`preset` must be one of {', '.join(_PRESETS)}, got {preset!r}")
         try:
-            return cls.model_validate({**merged(_PRESETS[preset], changes or {}), "preset": preset})
+            return cls.model_validate({**(changes or {}), "preset": preset})
         except ValidationError as error:
             raise SettingsError(one_line(error)) from error
 
@@ -235,34 +235,20 @@ def parsed_toml(text: str) -> dict[str, Any]:
     """
     if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):  # the parser's time grows with their square
         raise ValueError(f"a line of more than {_MOST_DOTS} dots")
+    found: dict[str, Any] = parsed_flat(tomllib.loads, text)
+    return found
+
+
+def parsed_flat(parse: Callable[[str], Any], text: str) -> Any:
+    """Parse JSON or TOML, and check, without calling itself, that it is not deeper than what diagnet writes.
+
+    Raises:
+        ValueError: it cannot be parsed, or it is deeper.
+    """
     try:
-        value = tomllib.loads(text)
+        value = parse(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    require_flat(value)
-    return value
-
-
-def require_readable(path: Path, most_bytes: int) -> None:
-    """Check that a path is a file (no pipe, which would be waited for) of at most so many bytes.
-
-    Raises:
-        OSError: it is not there.
-        ValueError: it is no file, or larger.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("no file")
-    if status.st_size > most_bytes:
-        raise ValueError(f"{status.st_size} bytes, more than {most_bytes}")
-
-
-def require_flat(value: Any) -> None:
-    """Check, without calling itself, that what JSON or TOML gave is not deeper than what diagnet writes.
-
-    Raises:
-        ValueError: it is.
-    """
     level = [value]
     for _ in range(_MOST_DEPTH):
         level = [
@@ -272,7 +258,7 @@ def require_flat(value: Any) -> None:
             for inner in (each.values() if isinstance(each, dict) else each)
         ]
         if not level:
-            return
+            return value
     raise ValueError(f"nested deeper than {_MOST_DEPTH} levels")
 
 

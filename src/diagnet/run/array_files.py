@@ -14,8 +14,8 @@ from scipy.sparse import csr_array, load_npz, save_npz
 
 from diagnet.arrays import Images
 from diagnet.atomic import atomic_path
-from diagnet.config import require_readable
 from diagnet.data.mass import MassSet
+from diagnet.data.regular_file import require_readable
 from diagnet.errors import RunFolderError
 from diagnet.neighbors import Neighbors, NeighborSettings
 from diagnet.run.folder import write_table

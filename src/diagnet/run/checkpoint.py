@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from diagnet.atomic import atomic_path, write_text
-from diagnet.config import require_readable
+from diagnet.data.regular_file import require_readable
 from diagnet.errors import RunFolderError
 from diagnet.graph import SignedGraph
 from diagnet.network import Network, create_network
@@ -46,10 +46,8 @@ def read_weights(path: Path) -> tuple[Network, dict[str, Any]]:
     tensors, facts = _read(path)
     settings = checked(Described, facts, path.with_suffix(".json")).network
     with torch.device("meta"):  # no memory is asked for before the settings are known to be those of the weights
-        expected = {
-            name: value.shape for name, value in create_network(settings, pretrained=False).state_dict().items()
-        }
-    if {name: value.shape for name, value in tensors.items()} != expected:
+        expected = _shapes(create_network(settings, pretrained=False).state_dict())
+    if _shapes(tensors) != expected:
         raise RunFolderError(f"`{path}` must hold the weights of the network its .json describes, got others")
     if not all(value.isfinite().all() for value in tensors.values()):
         raise RunFolderError(f"`{path}` must hold finite weights, got others")

@@ -15,11 +15,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from diagnet.atomic import as_utf8, write_text
-from diagnet.config import parsed_toml, require_readable
+from diagnet.config import parsed_flat, parsed_toml
 from diagnet.data.mass import MassSet
+from diagnet.data.regular_file import require_readable
 from diagnet.data.table import table_text, without_apostrophe
 from diagnet.errors import RunFolderError, RunInUseError
-from diagnet.run.schema import MOST_BYTES, History, Metrics, Record, checked, parsed, read_object
+from diagnet.run.schema import MOST_BYTES, History, Metrics, Record, checked, read_object
 from diagnet.version import __version__
 
 SCHEMA_VERSION = 1
@@ -166,7 +167,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     """
     try:
         require_readable(run / HISTORY, MOST_BYTES)
-        rows = [parsed(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
+        rows = [parsed_flat(json.loads, line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{run / HISTORY}` must be a readable file of a run, got: {error}") from error
     return checked(History, {"rows": rows}, run / HISTORY).rows

@@ -6,7 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from diagnet.config import one_line, require_flat, require_readable
+from diagnet.config import one_line, parsed_flat
+from diagnet.data.regular_file import require_readable
 from diagnet.errors import RunFolderError
 from diagnet.evaluation.abstention import Abstention
 from diagnet.network import NetworkSettings
@@ -140,23 +141,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         require_readable(path, MOST_BYTES)
-        value = parsed(path.read_text(encoding="utf-8"))
+        value = parsed_flat(json.loads, path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"`{path}` must be a readable file of a run, got: {error}") from error
     if not isinstance(value, dict):
         raise RunFolderError(f"`{path}` must hold a JSON object, got a {type(value).__name__}")
-    return value
-
-
-def parsed(text: str) -> Any:
-    """Parse JSON that is not deeper than anything diagnet writes.
-
-    Raises:
-        ValueError: it is no JSON, or too deep.
-    """
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    require_flat(value)
     return value

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from diagnet.config import require_readable
+from diagnet.data.regular_file import require_readable
 from diagnet.errors import RunFolderError, SettingsError
 from diagnet.run.folder import METRICS, RECORD, read_json, read_record, write_json, write_record
 from diagnet.run.schema import Classes, NetworkFacts, checked

@@ -13,10 +13,10 @@ from diagnet.data.mass import Mass
 from diagnet.errors import RunFolderError
 from diagnet.evaluation.predictions import Predictions
 from diagnet.run.folder import read_records, write_table
+from diagnet.run.schema import Count
 
 SPLIT, PREDICTIONS = "split.csv", "predictions.csv"
 PARTS = ("train", "validation", "test")
-Count = Annotated[int, Field(ge=0, le=10**12)]
 Score = Annotated[float, Field(ge=0, le=1)]
 
 

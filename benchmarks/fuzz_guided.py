@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +30,16 @@ MOST_BYTES = 8192
 _FAULT = r"^[A-Za-z_.]*(Error|Exception)\b|^ALARM"
 
 
+def reading(read, path):
+    """Write an input to a file and read it."""
+
+    def attempt(data):
+        path.write_bytes(data)
+        read(path)
+
+    return attempt
+
+
 def marks(folder):
     """SR and GSPS: the seeds are what we write ourselves."""
     import clinic_parts
@@ -36,27 +47,15 @@ def marks(folder):
 
     image = clinic_parts.mammogram(folder / "image.dcm")
     seeds = [clinic_parts.marks(folder / "marks.dcm", image).read_bytes()]
-    path = folder / "input.dcm"
-
-    def attempt(data):
-        path.write_bytes(data)
-        read_marks(path)
-
-    return attempt, seeds
+    return reading(read_marks, folder / "input.dcm"), seeds
 
 
 def table(folder):
     from diagnet.data.manifest import read_manifest
 
-    path = folder / "table.csv"
     head = "image,patient_id,label,x0,y0,x1,y1,row_spacing_mm,lesion_id\n"
     seeds = [(head + "a.png,P1,benign,1,2,30,40,0.1,L1\nb.png,P2,malignant,,,,,,\n").encode()]
-
-    def attempt(data):
-        path.write_bytes(data)
-        read_manifest(path, check_images=False)
-
-    return attempt, seeds
+    return reading(partial(read_manifest, check_images=False), folder / "table.csv"), seeds
 
 
 def plist(folder):
@@ -66,13 +65,7 @@ def plist(folder):
 
     roi = {"Name": "Mass", "Point_px": ["(10.5, 20.5)", "(30.0, 20.0)", "(30.0, 40.0)"]}
     seeds = [plistlib.dumps({"Images": [{"NumberOfROIs": 1, "ROIs": [roi]}]})]
-    path = folder / "outlines.xml"
-
-    def attempt(data):
-        path.write_bytes(data)
-        _mass_outlines(path)
-
-    return attempt, seeds
+    return reading(_mass_outlines, folder / "outlines.xml"), seeds
 
 
 def run(folder):

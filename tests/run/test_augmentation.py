@@ -25,6 +25,24 @@ from diagnet.run.folder import read_records
 CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_share": 0.6}})
 
 
+def neighbors_of(images, *, labels, kinds, parents):
+    """Neighbors that keep their rules, of which nothing else matters."""
+    ones, holds = np.ones(len(images)), np.ones(len(images), bool)
+    return Neighbors(
+        images=images,
+        labels=np.array(labels),
+        kinds=np.array(kinds, np.int8),
+        parents=np.array(parents),
+        probability=ones,
+        nearest_original=ones,
+        nearest_of_sign=ones,
+        positive_spacing=holds,
+        negative_spacing=holds,
+        negative_reach=holds,
+        closest_pair={0: 1.0, 1: 1.0},
+    )
+
+
 @pytest.fixture(scope="module")
 def masses():
     images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=24))
@@ -73,20 +91,7 @@ def test_the_contact_sheet_names_class_kind_and_row_and_says_synthetic_above_eac
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
     monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", note)
     images = np.linspace(0, 0.5, 4, dtype=np.float32)[:, None, None] * np.ones((1, 32, 32), np.float32)
-    ones, holds = np.ones(3), np.ones(3, bool)
-    found = Neighbors(
-        images=np.full((3, 32, 32), 0.9, np.float32),
-        labels=np.array([0, 0, 1]),
-        kinds=np.array([1, 1, -1], np.int8),
-        parents=np.array([2, 0, 3]),
-        probability=ones,
-        nearest_original=ones,
-        nearest_of_sign=ones,
-        positive_spacing=holds,
-        negative_spacing=holds,
-        negative_reach=holds,
-        closest_pair={0: 1.0, 1: 1.0},
-    )
+    found = neighbors_of(np.full((3, 32, 32), 0.9, np.float32), labels=[0, 0, 1], kinds=[1, 1, -1], parents=[2, 0, 3])
     sheet = augmentation._picture(images, found, np.array([2, 0, 3]), ("benign", "malignant"))
     words = [text for *_, text in said]
     assert [text for text in words if "\n" in text] == [
@@ -205,20 +210,8 @@ def test_the_digits_example_runs(capsys):
 @example(["a\rb", ""], ["P\r1", "\u2028;\n"])
 @example(["a", "b"], ["", "\x00"])
 def test_provenance_of_any_name_is_read_back(tmp_path_factory, classes, patients):
-    image, ones, holds = np.zeros((2, 4, 4), np.float32), np.ones(2), np.ones(2, bool)
-    found = Neighbors(
-        images=image,
-        labels=np.array([0, 1]),
-        kinds=np.array([1, -1], np.int8),
-        parents=np.array([0, 1]),
-        probability=ones,
-        nearest_original=ones,
-        nearest_of_sign=ones,
-        positive_spacing=holds,
-        negative_spacing=holds,
-        negative_reach=holds,
-        closest_pair={0: 1.0, 1: 1.0},
-    )
+    image = np.zeros((2, 4, 4), np.float32)
+    found = neighbors_of(image, labels=[0, 1], kinds=[1, -1], parents=[0, 1])
     masses = MassSet([Mass(image[k], None, classes[k], patients[k]) for k in (0, 1)], classes=tuple(classes))
     folder = tmp_path_factory.mktemp("neighbors")
     write_neighbors(folder, found, np.array([0, 1]), masses, CONFIG.neighbors)

@@ -42,11 +42,16 @@ def reading(read, path):
 
 def marks(folder):
     """SR and GSPS: the seeds are what we write ourselves."""
+    from pydicom.uid import generate_uid
+
     import clinic_parts
     from diagnet.clinic.marks import read_marks
+    from diagnet.clinic.presentation import write_presentation_state
 
     image = clinic_parts.mammogram(folder / "image.dcm")
-    seeds = [clinic_parts.marks(folder / "marks.dcm", image).read_bytes()]
+    state = folder / "state.dcm"
+    write_presentation_state([clinic_parts.assessed(model_sha256=generate_uid())], image, state)
+    seeds = [clinic_parts.marks(folder / "marks.dcm", image).read_bytes(), state.read_bytes()]
     return reading(read_marks, folder / "input.dcm"), seeds
 
 

@@ -9,8 +9,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 
+from diagnet.clinic.connections import end_in_time
+
+ENDS = [(evt.EVT_CONN_OPEN, end_in_time)]  # or a listener that is under attack could hold its attacker up for ever
 VERIFICATION = "1.2.840.10008.1.1"
 
 
@@ -31,7 +34,7 @@ def idle(port, n, title="DIAGNET"):
     """Associations that are established and then say nothing."""
     entity = AE("IDLER")
     entity.add_requested_context(VERIFICATION)
-    return [entity.associate("127.0.0.1", port, ae_title=title) for _ in range(n)]
+    return [entity.associate("127.0.0.1", port, ae_title=title, evt_handlers=ENDS) for _ in range(n)]
 
 
 def half_pdu(associations):
@@ -90,7 +93,7 @@ def echo(port, title="DIAGNET", context=None, patience=10.0):
     began = time.monotonic()
     while time.monotonic() - began < patience:
         tls = None if context is None else (context, "127.0.0.1")
-        association = entity.associate("127.0.0.1", port, ae_title=title, tls_args=tls)
+        association = entity.associate("127.0.0.1", port, ae_title=title, tls_args=tls, evt_handlers=ENDS)
         if association.is_established:
             status = association.send_c_echo().get("Status")
             association.release()
@@ -105,7 +108,7 @@ def store(port, path, *, negotiated=None, title="DIAGNET", chunk=None):
     dataset = dcmread(path)
     entity = AE("SENDER")
     entity.add_requested_context(negotiated or dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    association = entity.associate("127.0.0.1", port, ae_title=title, max_pdu=chunk or 16382)
+    association = entity.associate("127.0.0.1", port, ae_title=title, max_pdu=chunk or 16382, evt_handlers=ENDS)
     if not association.is_established:
         return "rejected"
     try:
@@ -130,7 +133,7 @@ def _announced(association, dataset, sop_class):
     syntax = context.transfer_syntax[0]
     request.DataSet = BytesIO(encode(dataset, syntax.is_implicit_VR, syntax.is_little_endian))
     association._reactor_checkpoint.clear()
-    while not association._is_paused:
+    while association.is_established and not association._is_paused:
         time.sleep(0.01)
     association.dimse.send_msg(request, context.context_id)
     answer = association.dimse.get_msg(block=True)[1]
@@ -144,7 +147,7 @@ def half_object(port, sop_class, n_bytes, n=1):
         for number in range(n):
             entity = AE("HALF")
             entity.add_requested_context(sop_class, ExplicitVRLittleEndian)
-            association = entity.associate("127.0.0.1", port, ae_title="DIAGNET")
+            association = entity.associate("127.0.0.1", port, ae_title="DIAGNET", evt_handlers=ENDS)
             stack.callback(association.abort)
             line = association.dul.socket.socket
             line.sendall(_data(1, 0x03, _store_command(sop_class, f"1.2.3.{number}")))

@@ -95,7 +95,7 @@ def test_a_file_that_takes_too_long_is_one_refusal_and_the_next_one_is_read(tmp_
         ReadingError, match=r"`image` must be read within 4 s and 1 GB of memory, got a file that takes"
     ):
         busy(tmp_path / "a.dcm", 60.0)
-    assert SECONDS - 0.1 < time.monotonic() - began < SECONDS + 3
+    assert SECONDS - 0.1 < time.monotonic() - began < SECONDS + 15
     assert busy(tmp_path / "b.dcm", 0.0) == "b.dcm"
     assert issubclass(ReadingError, DataError)  # which the queue's worker moves to failed/
 

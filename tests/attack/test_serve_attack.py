@@ -13,7 +13,7 @@ from PIL import Image
 import hostile_clients as hostile
 from hostile_clients import answer_to, ask, connect, drip, many, multipart, reader_of, sent, upload
 
-LONGEST_WAIT_S = 2.0  # of an innocent client
+LONGEST_WAIT_S = 8.0  # of a busy machine; benchmarks/attack.py holds an innocent client's wait to 2 s
 TOKEN = "a-token-of-many-letters"  # noqa: S105 -- as conftest.py starts it
 
 

@@ -1,5 +1,7 @@
 import http.server
 import json
+import socket
+import struct
 import threading
 
 import pytest
@@ -10,6 +12,7 @@ pytest.importorskip("pynetdicom", reason="the extra is missing: not run. Fix: pi
 from pydicom import dcmread
 
 from clinic_parts import CANARY, Archive, assessed, free_port, mammogram
+from diagnet.clinic import forward
 from diagnet.clinic.forward import Node, WebArchive, parse_destination
 from diagnet.clinic.report import write_structured_report
 from diagnet.errors import NetworkError, NotTakenError, SettingsError
@@ -68,6 +71,45 @@ def test_nobody_there(report):
         Node("127.0.0.1", free_port(), "ARCHIVE", "DIAGNET").send(report)
     with pytest.raises(NetworkError, match="an archive that can be reached, got ConnectionError"):
         WebArchive(f"http://127.0.0.1:{free_port()}/dicom-web").send(report)
+
+
+def half_a_pdu(kind):
+    return bytes([kind, 0]) + struct.pack(">L", 1000) + bytes(10)
+
+
+def test_an_archive_that_stops_in_the_middle_of_its_answer_is_not_waited_for(report, monkeypatch):
+    def stall(_, event):
+        event.assoc.dul.socket.socket.sendall(half_a_pdu(4))
+        held.wait(60)
+        return 0
+
+    held = threading.Event()
+    monkeypatch.setattr(Archive, "_store", stall)
+    monkeypatch.setattr(forward, "_TIMEOUT_S", 1)
+    archive = Archive()
+    with pytest.raises(NotTakenError, match="got no answer"):
+        parse_destination(archive.address, "DIAGNET").send(report)
+    held.set()
+    archive.close()
+
+
+def test_a_node_that_stops_in_the_middle_of_its_greeting_is_not_waited_for(report, monkeypatch):
+    monkeypatch.setattr(forward, "_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet():
+            client, _ = server.accept()
+            with client:
+                client.sendall(half_a_pdu(2))
+                held.wait(60)
+
+        held = threading.Event()
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(NetworkError, match="got no association"):
+            Node("127.0.0.1", server.getsockname()[1], "ARCHIVE", "DIAGNET").send(report)
+        held.set()
+        thread.join(10)
 
 
 def test_an_archive_on_the_web_that_refuses(report):

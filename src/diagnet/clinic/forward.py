@@ -116,13 +116,16 @@ class Node:
         )
 
     def _associated(self, context: str) -> Any:
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
+
+        from diagnet.clinic.connections import end_in_time
 
         entity = AE(self.our_title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _TIMEOUT_S
         entity.add_requested_context(context, ExplicitVRLittleEndian)
         tls = None if self.tls is None else (self.tls, self.host)
-        association = entity.associate(self.host, self.port, ae_title=self.title, tls_args=tls)
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, end_in_time)]
+        association = entity.associate(self.host, self.port, ae_title=self.title, tls_args=tls, evt_handlers=handlers)
         if not association.is_established:
             if association.rejected_contexts:
                 raise NotTakenError("`--forward` must take what is sent, got no presentation context in common")

@@ -33,6 +33,7 @@ def address(served: Any, tmp_path: Path) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
+        assert thread.is_alive()
         time.sleep(0.02)
     yield f"http://127.0.0.1:{port}/"
     server.should_exit = True

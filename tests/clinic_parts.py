@@ -177,11 +177,13 @@ def send(port, paths, title="DIAGNET", calling="MODALITY", tls_args=None):
     """C-STORE files over one association; their statuses, None where there was no answer."""
     from pynetdicom import AE
 
+    from hostile_senders import ENDS
+
     headers = [dcmread(path, stop_before_pixels=True) for path in paths]
     entity = AE(calling)
     for sop_class, syntax in {(header.SOPClassUID, header.file_meta.TransferSyntaxUID) for header in headers}:
         entity.add_requested_context(sop_class, syntax)
-    association = entity.associate("127.0.0.1", port, ae_title=title, tls_args=tls_args)
+    association = entity.associate("127.0.0.1", port, ae_title=title, tls_args=tls_args, evt_handlers=ENDS)
     if not association.is_established:
         return []
     try:

@@ -26,6 +26,7 @@ from diagnet.clinic.queue import Queue
 from diagnet.errors import NetworkError
 from diagnet.inference.assessment import assess
 from diagnet.inference.model import load_model
+from hostile_senders import ENDS
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_scores_limits_and_silence(finished_run, tmp_path, archive):
         assert send(node.port, paths, calling="STRANGER") == []
         entity = AE("OTHER")
         entity.add_requested_context("1.2.840.10008.1.1")
-        held = [entity.associate("127.0.0.1", node.port, ae_title="DIAGNET") for _ in range(4)]
+        held = [entity.associate("127.0.0.1", node.port, ae_title="DIAGNET", evt_handlers=ENDS) for _ in range(4)]
         assert [each.is_established for each in held] == [True, True, True, False]
         assert held[0].send_c_echo().Status == 0
         for each in held[:3]:

@@ -21,6 +21,7 @@ from clinic_parts import BOX, Listening, Orthanc, mammogram, marks, wait_until
 from diagnet.cli import main
 from diagnet.inference.assessment import assess
 from diagnet.inference.model import load_model
+from hostile_senders import ENDS
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
@@ -49,7 +50,7 @@ def archive(request, tmp_path, finished_run):
 def find(port, level, **keys):
     entity = AE("DIAGNET")
     entity.add_requested_context(FIND)
-    association = entity.associate("127.0.0.1", port, ae_title="ORTHANC")
+    association = entity.associate("127.0.0.1", port, ae_title="ORTHANC", evt_handlers=ENDS)
     query = Dataset()
     query.QueryRetrieveLevel = level
     for keyword, value in keys.items():

@@ -279,9 +279,9 @@ def test_a_column_that_an_alias_left_over_is_written_too(folder: Path) -> None:
 
 
 def test_real_tables(shared_masses: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     rois, mammograms = (read_manifest(shared_masses / name) for name in ("rois.csv", "mammograms.csv"))
-    assert time.perf_counter() - start < 5  # measured: 0.4 s
+    assert time.process_time() - start < 5  # measured: 0.4 s
     assert Counter(mass.label for mass in rois.masses) == {"benign": 398, "malignant": 396}
     assert len(set(rois.patients)) == 512
     assert rois.left_out == {}

@@ -198,9 +198,9 @@ def test_no_resamples_no_intervals():
 
 def test_two_thousand_resamples_of_eight_hundred_masses_take_less_than_two_seconds():
     predictions = simulated(n=800, n_patients=500)
-    start = time.perf_counter()
+    start = time.process_time()
     evaluate(predictions, 0.5, rng=rng())
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_spread_over_folds():

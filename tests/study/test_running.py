@@ -90,12 +90,12 @@ def test_a_killed_study_goes_on_where_it_was(manifest, tmp_path):
     command = [sys.executable, "-m", "diagnet.cli", "study", "designs", str(manifest), "--arms", str(arms)]
     command += ["--out", str(out), "--folds", "3", "--repeats", "1", "--workers", "1", *SETTINGS]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not list(out.glob("plain/*.csv")):
+    while not list(out.glob("plain/fold*.csv")):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    first = {path: path.stat().st_mtime_ns for path in out.glob("plain/*.csv")}
+    first = {path: path.stat().st_mtime_ns for path in out.glob("plain/fold*.csv")}
     done = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list(out.glob("plain/fold*-repeat0.csv"))) == 3

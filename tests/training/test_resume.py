@@ -29,6 +29,7 @@ def finish(manifest, out, *more):
     return process.returncode, errors
 
 
+@pytest.mark.timeout(2400)  # eleven trainings
 def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(manifest, tmp_path):
     began = time.monotonic()
     with train(manifest, tmp_path / "whole") as process:

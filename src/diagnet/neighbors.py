@@ -35,7 +35,7 @@ class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
     )
     negative_share: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
     search_space: Literal["subspace", "pixel"] = Field(
-        "subspace", description="principal components of the class, or all grey values [letter]"
+        "subspace", description="principal components of the class, or all grey values [paper]"
     )
     n_components: int = Field(256, ge=1, le=1024, description="components searched at most, with the subspace")
     max_originals: int | None = Field(
@@ -116,7 +116,7 @@ def find_neighbors(
         settings: how many and how.
         rng: source of chance; the result does not depend on `workers`, but on how the processor's BLAS kernels round.
         workers: processes, by default one per core where the search is long enough to need them.
-        progress: told about the neighbors found.
+        progress: called as neighbors are found.
         n_positive: positive neighbors of each class; None: as `settings` has it.
         finished: what an interrupted call with the same arguments had handed to `on_batch`, in order, for each
             (class, sign); it is not searched again, and the result is that of a call without interruption.

@@ -127,7 +127,7 @@ class Answers:
         }
 
     def saliency(self, shown: Shown, box: Corners) -> dict[str, Any]:
-        """Say which parts of a mass' region its score hangs on."""
+        """Say which parts of a mass' region its score depends on."""
         assessment, region = self._scored(shown, box)
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
@@ -181,7 +181,7 @@ class Answers:
             }
             return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
         if self._write_report is None:
-            raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
+            raise refused("A structured report needs the extra `pacs`, which is not installed.", "missing-extra")
         if not is_dicom(shown.path):
             raise refused("A structured report needs a DICOM image, got another.", "no-dicom")
         self._images.check_content(shown)  # whose report it is stands in the file

@@ -1,4 +1,4 @@
-"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32, or in bfloat16 by name."""
+"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32; bfloat16 is optional."""
 
 import copy
 import itertools
@@ -95,7 +95,7 @@ def folded(network: Network) -> Network:
 
 
 def require_onnx() -> None:
-    """Ask for what writes and runs ONNX graphs, before anything long is begun.
+    """Ask for what writes and runs ONNX graphs, before long work begins.
 
     Raises:
         MissingExtraError: a package of the extra `onnx` is not installed.

@@ -84,7 +84,7 @@ def _difference(arm: Scores, against: Scores, truth: Truth, luck: SeedLuck) -> D
     figures = minus(N_RESAMPLES)
     known = _known(figures)
     p = _two_sided(known)
-    if p is not None and p <= 2 / len(known):  # more resamples, lest the correction for many arms hide it
+    if p is not None and p <= 2 / len(known):  # more, or the correction for many arms hides it
         p = _two_sided(_known(minus(N_WHERE_SMALL)))
     repeats = both.sum(axis=1)
     share = shares_of_seeds(repeats[repeats > 0].tolist()) if both.any() else 0.0
@@ -121,7 +121,7 @@ def _known(minus: Float[np.ndarray, "resample"]) -> Float[np.ndarray, "known"]:
 
 
 def _two_sided(known: Float[np.ndarray, "known"]) -> float | None:
-    """Twice the share of resamples on the other side of 0, at least as if one were."""
+    """Twice the fraction of resamples on the other side of 0; where there is none, one is counted."""
     if len(known) == 0:
         return None
     tail = min((known <= 0).mean(), (known >= 0).mean())

@@ -72,7 +72,7 @@ def run_experiment(
         with_report: write report.html (needs the extra `report`).
         workers: processes for reading images and for the search; the result does not depend on it.
         command: what the user typed, for the record.
-        progress: called at each stage.
+        progress: told about each stage.
         processes: those that train together (`diagnet.training.distributed.joined`); each calls this with the same
             arguments, and the first alone writes.
 

@@ -127,7 +127,7 @@ class Answers:
         }
 
     def saliency(self, shown: Shown, box: Corners) -> dict[str, Any]:
-        """Say which parts of a mass' region its score depends on."""
+        """Say which parts of a mass' region its score hangs on."""
         assessment, region = self._scored(shown, box)
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape

@@ -1,4 +1,4 @@
-"""Threads for the model and threads that read files. Requests wait in line and are not lost."""
+"""Threads that the model works in, and that files are read in: requests wait in line, none is lost."""
 
 import asyncio
 from collections.abc import Callable

@@ -253,7 +253,7 @@ class _OnData:
 
 
 def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOptions, arms: Path | None = None) -> None:
-    """Run this shard's jobs, then write and print its tables as far as they go."""
+    """Run a study's share of jobs, then write and print its tables as far as they go."""
     import sys
 
     from diagnet.cli.terminal import shown_progress

@@ -365,7 +365,7 @@ def _decision_curve(
 
 
 def _bins(scores: Scores) -> list[Bool[np.ndarray, "point"]]:
-    """Bins of about equal count; equal scores are in one bin."""
+    """Bins of about equal count; equal scores share a bin."""
     n_bins = max(1, min(_N_BINS, len(scores) // _PER_BIN))
     edges = np.quantile(scores, np.linspace(0, 1, n_bins + 1)[1:-1])
     bins = np.searchsorted(edges, scores, side="right")

@@ -1,4 +1,4 @@
-"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32; bfloat16 is optional."""
+"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32, or in bfloat16 by name."""
 
 import copy
 import itertools

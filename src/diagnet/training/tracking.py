@@ -12,7 +12,7 @@ from diagnet.errors import MissingExtraError
 
 
 class TrackingSettings(BaseModel, frozen=True, extra="forbid"):
-    """Trackers that get the figures of metrics.jsonl, too."""
+    """Who is told beside metrics.jsonl."""
 
     tensorboard: bool = Field(False, description="write event files to RUN/tensorboard (extra `tensorboard`)")
     mlflow: str = Field("", description="tracking URI of MLflow, http://localhost:5000 for example (extra `mlflow`)")
@@ -20,7 +20,7 @@ class TrackingSettings(BaseModel, frozen=True, extra="forbid"):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes the figures of each epoch."""
+    """Told about each epoch."""
 
     def log(self, row: Mapping[str, Any], fold: int) -> None:
         """Take the row of an epoch (as in metrics.jsonl) of a fold; what is no number is left out."""

@@ -88,7 +88,7 @@ def abstention(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
 def calibration_error(
     probabilities: Cases, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"]
 ) -> Float[np.ndarray, "resample"]:
-    """Expected calibration error of weighted cases: mean gap between probability and frequency, over ten bins."""
+    """Expected calibration error of weighted cases: mean gap between probability and share, over ten bins."""
     order = np.argsort(probabilities, kind="stable")
     edges = np.linspace(0, len(order), _N_BINS + 1).astype(np.int64)[:-1]
     ordered = weights[:, order]

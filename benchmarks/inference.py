@@ -6,7 +6,7 @@
 `default` is `load_model`'s own choice, from images in memory to calibrated probabilities. Its peers: the networks as
 they are in PyTorch (`eager`), and the file of `diagnet export` in ONNX Runtime and in OpenVINO, in float32. OpenVINO
 left to itself computes in bfloat16 where the processor can; it is `openvino_own_precision`, and counted apart, beside
-our own engines that do so when they are asked to by name.
+our own engines that do so, which are optional.
 All take turns in one process with two threads; figures are medians and ratios of medians.
 """
 

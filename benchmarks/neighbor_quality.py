@@ -12,9 +12,9 @@ What the search adds: at least 90 % of the neighbors differ from every seed that
 (`differs_from_every_seed`); their objective (Eqs. 1-2) beats the best start's, both judged by a discriminator of
 originals and fresh seeds that the search never saw; and under it P of negative neighbors falls with the budget.
 
-Generators under one interface: `pixel` (the letter), `subspace` (the default: principal components), `low_frequency`
-(a fixed cosine basis), `seeds_only` (the subspace's noisy seeds without a search) and `gradient` (the subspace, with
-projected gradient steps on the same objective and budget instead of RACOS).
+Generators under one interface: `pixel` (as in the paper), `subspace` (the default: principal components),
+`low_frequency` (a fixed cosine basis), `seeds_only` (the subspace's noisy seeds without a search) and `gradient` (the
+subspace, with projected gradient steps on the same objective and budget instead of RACOS).
 """
 
 import argparse

@@ -123,13 +123,8 @@ def test_make_knows_the_two_commands():
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text()
 
 
-HEAVY_YET = ("docs/evidence",)  # the log of trials is being split into files of its own; read there, not here
-
-
 def test_sentences_are_short():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
-    pages = [page for page in pages if not page.relative_to(ROOT).as_posix().startswith(HEAVY_YET)]
-    assert len(pages) > 14
-    command = [sys.executable, str(ROOT / ".ci" / "sentences.py"), *map(str, pages)]
+    command = [sys.executable, str(ROOT / ".ci" / "sentences.py")]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stdout
+    assert len(told.stdout.splitlines()) > 30  # each document has a line

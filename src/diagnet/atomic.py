@@ -119,7 +119,7 @@ def legible(text: str) -> str:
 
 
 def require_empty(folder: Path) -> None:
-    """Check that `folder` is absent or empty, before anything long is begun.
+    """Check that `folder` is absent or empty, before long work begins.
 
     Raises:
         RunFolderError: it holds something, or is a file.
@@ -129,7 +129,7 @@ def require_empty(folder: Path) -> None:
 
 
 def require_file(path: Path, option: str = "") -> None:
-    """Check that a file can stand at `path`, before anything long is begun.
+    """Check that a file can stand at `path`, before long work begins.
 
     Raises:
         RunFolderError: there is a folder, or no folder to hold it.

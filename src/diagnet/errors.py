@@ -1,4 +1,4 @@
-"""What can go wrong, told in one line."""
+"""Expected errors, each of them one line on the command line."""
 
 from collections.abc import Sequence
 

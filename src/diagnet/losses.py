@@ -38,7 +38,7 @@ def signed_graph_loss(
             are anchors.
         margin: m, in units of the distance.
         distance: "cosine" (1 - cos, in [0, 2]) or "angular" (arccos(cos) / pi, in [0, 1]).
-        reduction: "mean" divides by the number of anchors, rows with an edge (reading 8); "sum" is the letter.
+        reduction: "mean" divides by the number of anchors, rows with an edge (reading 8); "sum" is as in the paper.
 
     Returns:
         A scalar >= 0, in float32 at least; 0 where there is no edge.

@@ -116,7 +116,7 @@ def find_neighbors(
         settings: how many and how.
         rng: source of chance; the result does not depend on `workers`, but on how the processor's BLAS kernels round.
         workers: processes, by default one per core where the search is long enough to need them.
-        progress: told about the neighbors found.
+        progress: called as neighbors are found.
         n_positive: positive neighbors of each class; None: as `settings` has it.
         finished: what an interrupted call with the same arguments had handed to `on_batch`, in order, for each
             (class, sign); it is not searched again, and the result is that of a call without interruption.

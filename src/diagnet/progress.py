@@ -1,4 +1,4 @@
-"""How long work tells where it is: one callable, given by whoever wants to show it."""
+"""Progress of long work: one callable, given by the caller who shows it."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
@@ -8,10 +8,10 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after each step of long work."""
+    """Called after each step of long work."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
-        """Take the stage, its steps done and in all, and what else is worth a glance (images per second, losses)."""
+        """Take the stage, its steps done and in all, and a note (images per second, losses)."""
 
 
 def silent(_stage: str, _done: int, _total: int, _note: str = "", /) -> None:
@@ -19,7 +19,7 @@ def silent(_stage: str, _done: int, _total: int, _note: str = "", /) -> None:
 
 
 def tracked(items: Iterable[Item], progress: Progress, stage: str, total: int) -> Iterator[Item]:
-    """Yield `items`, telling `progress` after each."""
+    """Yield `items` and call `progress` after each."""
     progress(stage, 0, total)
     for done, item in enumerate(items, start=1):
         yield item

@@ -47,7 +47,7 @@ def test_a_file_tells_patient_study_side_and_view_as_keyed_hashes(told):
 def test_what_is_not_known_pairs_nothing(told, left_out, missing):
     elements = HERS | {"ViewPosition": "CC"}
     del elements[left_out]
-    assert told(**elements).unpaired == f"its {missing} not told by the file or the table of --images"
+    assert told(**elements).unpaired == f"its {missing} not given by the file or the table of --images"
 
 
 def test_a_table_tells_of_files_that_do_not(tmp_path):
@@ -63,7 +63,7 @@ def test_a_table_tells_of_files_that_do_not(tmp_path):
     assert not a.by_patient_alone
     assert c.by_patient_alone
     assert not c.unpaired
-    assert d.unpaired == "its patient and side are not told by the file or the table of --images"  # its rows disagree
+    assert d.unpaired == "its patient and side are not given by the file or the table of --images"  # its rows disagree
 
 
 def test_file_and_table_that_differ_pair_nothing(told):

@@ -1,4 +1,4 @@
-"""Headers as real archives have them: what is malformed is ignored by name, what is missing is asked for by name."""
+"""Headers as real archives have them: what is malformed is ignored and named, what is missing is refused and named."""
 
 import struct
 from pathlib import Path

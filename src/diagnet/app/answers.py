@@ -181,7 +181,7 @@ class Answers:
             }
             return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
         if self._write_report is None:
-            raise refused("A structured report needs the extra `pacs`, which is not there.", "missing-extra")
+            raise refused("A structured report needs the extra `pacs`, which is not installed.", "missing-extra")
         if not is_dicom(shown.path):
             raise refused("A structured report needs a DICOM image, got another.", "no-dicom")
         self._images.check_content(shown)  # whose report it is stands in the file

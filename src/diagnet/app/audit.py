@@ -30,8 +30,8 @@ class AuditLog:
     def write(self, facts: Mapping[str, Any]) -> None:
         """Append a line.
 
-        A log that cannot be written, as on a full disk, stops nobody's work: that is told once on standard error, and
-        how many lines are missing stands in the log once it can be written again.
+        A log that cannot be written, as on a full disk, stops no request. One warning goes to standard error. When
+        the log can be written again, it gets the number of missing lines.
         """
         with self._lock:
             try:
@@ -42,7 +42,7 @@ class AuditLog:
             except OSError as error:
                 if not self._n_lost:
                     print(
-                        f"diagnet: warning: the audit log cannot be written, requests are answered all the same:"
+                        f"diagnet: warning: the audit log cannot be written; requests are still answered:"
                         f" {error.strerror}",
                         file=sys.stderr,
                     )

@@ -165,7 +165,7 @@ class _Connection(H11Protocol):
 
 
 class Connections:
-    """All connections there are; a newcomer is let in at the cost of whoever has been silent for longest.
+    """All connections there are. Where they are too many, a new one replaces the one silent for longest.
 
     Args:
         settings: of the server.

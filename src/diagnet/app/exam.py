@@ -47,7 +47,7 @@ def exam_of(image: Path, names: Pseudonyms, listed: Marked | None = None) -> Exa
     """Read from a file's header, and from its row in a table, whose image it is.
 
     The table decides about patient and study where it names them: released files often have a patient for each image.
-    Neither identifier leaves this function but as a keyed hash.
+    Both identifiers leave this function only as keyed hashes.
 
     Args:
         image: the file.
@@ -73,7 +73,7 @@ def exam_of(image: Path, names: Pseudonyms, listed: Marked | None = None) -> Exa
             )
             if not is_known
         ]  # fmt: skip
-        known_not = f"its {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not told by"
+        known_not = f"its {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given by"
         unpaired = f"{known_not} the file or the table of --images" if missing else ""
     return Exam(
         patient=patient,

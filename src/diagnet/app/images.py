@@ -154,7 +154,7 @@ class Images:
             if is_held:
                 self._check_number(self._n_expected)
             if self._bytes_expected + n_bytes > max(self._max_bytes, n_bytes):
-                raise HTTPException(503, "Too much is being sent at a time; come again.", headers={"Retry-After": "2"})
+                raise HTTPException(503, "Too much is being sent. Try again later.", headers={"Retry-After": "2"})
             self._n_expected, self._bytes_expected = self._n_expected + is_held, self._bytes_expected + n_bytes
         try:
             yield

@@ -126,7 +126,7 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
 
     @router.post("/saliency")
     async def saliency(request: Request, asked: MarkedMass) -> dict[str, Any]:
-        """Which parts of the region the score hangs on."""
+        """Which parts of the region the score depends on."""
         found = await workers.on(asked.image, answers.saliency, images.get(asked.image), asked.box)
         request.state.audit["input_sha256"] = [found["input_sha256"]]
         return found

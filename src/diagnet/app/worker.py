@@ -15,7 +15,7 @@ class Worker:
     """Runs a few jobs at a time, so that many clients at once cost no more memory than as many.
 
     Args:
-        max_waiting: jobs in line, beyond which a client is told to come again.
+        max_waiting: jobs in line, beyond which a client must try again later.
         n_threads: jobs at a time.
     """
 
@@ -30,7 +30,7 @@ class Worker:
             HTTPException: 503, the line is too long.
         """
         if self._n_waiting >= self._max_waiting:
-            raise HTTPException(503, "The server is busy; come again.", headers={"Retry-After": "2"})
+            raise HTTPException(503, "The server is busy. Try again later.", headers={"Retry-After": "2"})
         self._n_waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: job(*args, **kwargs))
@@ -43,7 +43,7 @@ class Worker:
 
 
 class Workers:
-    """The model's thread, and those that read files: who works on images that were read waits for no slow file.
+    """The model's thread, and those that read files: work on images already read does not wait for a slow file.
 
     Args:
         max_waiting: jobs in each line.

@@ -38,9 +38,7 @@ class Place:
     allow: Annotated[
         str, typer.Option(help="AE titles that may send, AE,AE,... [default: all]", show_default=False)
     ] = ""
-    any_title: Annotated[
-        bool, typer.Option("--any-title", help="Take what is sent to another AE title than ours too.")
-    ] = False
+    any_title: Annotated[bool, typer.Option("--any-title", help="Also take what is sent to other AE titles.")] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +75,9 @@ class Limits:
     max_associations: Annotated[int, typer.Option(help="Associations at one time.", min=1)] = 8
     max_object_mb: Annotated[int, typer.Option(help="Size of one object.", min=1)] = 512
     max_queue_gb: Annotated[float, typer.Option(help="Size of the queue.", min=0.001)] = 20.0
-    keep_free_mb: Annotated[int, typer.Option(help="Room on the disk that is never used.", min=0)] = 200
+    keep_free_mb: Annotated[int, typer.Option(help="Disk space that is kept free.", min=0)] = 200
     keep_hours: Annotated[float, typer.Option(help="How long images and marks wait for each other.", min=0.01)] = 168.0
-    max_failed: Annotated[int, typer.Option(help="Files in QUEUE/failed; then marks are not taken.", min=1)] = 1000
+    max_failed: Annotated[int, typer.Option(help="Most files in QUEUE/failed; then marks are refused.", min=1)] = 1000
     keep_failed_hours: Annotated[float, typer.Option(help="How long what failed is kept.", min=0.01)] = 720.0
 
 

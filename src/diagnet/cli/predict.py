@@ -119,9 +119,9 @@ def predict(
 
 
 def run_and_files(paths: Sequence[Path]) -> tuple[Path | None, list[Path]]:
-    """Tell a run in front from the files behind it; None: the shipped model."""
+    """Split the arguments into a run, if the first is one, and files; None: the shipped model."""
     if not (paths[0] / "run.json").exists():
-        print("diagnet: no run in front: the shipped model scores", file=sys.stderr)
+        print("diagnet: no run given: the shipped model scores", file=sys.stderr)
         return None, list(paths)
     if len(paths) == 1:
         raise typer.BadParameter(f"must be given, got the run {paths[0]} alone.", param_hint="FILE")

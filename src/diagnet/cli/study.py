@@ -39,11 +39,11 @@ Interrupted = "diagnet: interrupted. Fix: --resume keeps the runs done so far"
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
-    """What all studies of arms are asked for: where, on how many folds, which share of it."""
+    """What all studies of arms are asked for: where, on how many folds, which part of it."""
 
     out: Folder
     folds: Folds = 5
-    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n shares of the runs, from 0.")] = "0/1"
+    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n parts of the runs, from 0.")] = "0/1"
     resume: Resume = False
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers see DATA.")] = None
     only: Annotated[str | None, typer.Option(help="Arms to run, separated by commas. [default: all]")] = None

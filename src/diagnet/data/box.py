@@ -9,8 +9,8 @@ MAX_OVERHANG_PX = 1  # a box that leaves its image by no more was only rounded
 class Box(NamedTuple):
     """A box in pixels of its image file, x1 and y1 exclusive.
 
-    Any four numbers make one; whoever takes it in from outside asks `is_finite` and `has_area`, and says in words of
-    its own what is wrong. It equals and unpacks as the tuple of its numbers, and its `repr` is that tuple's.
+    Any four numbers make one. Code that reads one from outside checks `is_finite` and `has_area`, and raises an error
+    of its own. It equals and unpacks as the tuple of its numbers, and its `repr` is that tuple's.
     """
 
     x0: float

@@ -56,7 +56,7 @@ def read_cbis_ddsm(folder: Path, *, progress: Progress = silent) -> MassSet:
 
     Args:
         folder: any folder above the tables and the series.
-        progress: told after each row of the tables.
+        progress: called after each row of the tables.
 
     Raises:
         DataError: there is no table, no series of the tables, or a row cannot be understood.

@@ -1,4 +1,4 @@
-"""What of a DICOM header can be used: required elements are asked for by name, malformed optional ones are left out."""
+"""What of a DICOM header can be used: a required element must be there, a malformed optional one is left out."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

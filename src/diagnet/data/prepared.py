@@ -67,7 +67,7 @@ def write_prepared(
         out: the folder to make; it may exist if it is empty.
         settings: how to cut regions.
         workers: threads that read images, by default one per core.
-        progress: told after each image.
+        progress: called after each image.
 
     Raises:
         DataError: no image can be read, a box lies outside its image, or masses.csv cannot hold a text.

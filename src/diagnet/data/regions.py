@@ -54,7 +54,7 @@ def read_rois(
         masses: masses of any images, in any order.
         settings: how to cut.
         workers: threads, by default one per core.
-        progress: told after each image.
+        progress: called after each image.
         out: where to write the regions, a new array by default.
         facts: where to write the `RegionFacts` of each; not measured by default.
         wide: where to write what lies around each, from `no_wide`; not cut by default.
@@ -87,7 +87,7 @@ def read_regions(
         settings: how to cut.
         surroundings: read what lies around them, too.
         workers: threads, by default one per core.
-        progress: told after each image.
+        progress: called after each image.
 
     Raises:
         DataError: see `read_rois`; or every region has one grey value.

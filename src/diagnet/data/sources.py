@@ -34,7 +34,7 @@ def read_sources(
         settings: how the run cuts regions; prepared folders beside a manifest must have been cut so.
         distinct_patients: see `merged`.
         workers: threads that read the images of manifests beside prepared folders.
-        progress: told about it.
+        progress: called at each step.
 
     Raises:
         DataError: a source cannot be read, or they do not go together.

@@ -95,7 +95,7 @@ def folded(network: Network) -> Network:
 
 
 def require_onnx() -> None:
-    """Ask for what writes and runs ONNX graphs, before anything long is begun.
+    """Ask for what writes and runs ONNX graphs, before long work begins.
 
     Raises:
         MissingExtraError: a package of the extra `onnx` is not installed.

@@ -37,7 +37,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Score masses with a run's model and write predictions.csv and metrics.json.
 
-    Masses of patients the run was trained or validated on are left out and counted; patients are told by their names,
+    Masses of patients the run was trained or validated on are left out and counted; patients are known by their names,
     whichever of the run's sources they are in and whether or not the run took its patients as distinct.
 
     Args:
@@ -48,7 +48,7 @@ def evaluate_run(
         engine: what runs the networks, see `load_model`.
         seed: of the bootstrap.
         workers: threads for reading images.
-        progress: told about it.
+        progress: called at each step.
 
     Returns:
         What metrics.json holds.

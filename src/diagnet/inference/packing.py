@@ -1,4 +1,4 @@
-"""A run made small enough to ship: its networks merged into one, in half precision, with what speaks for it."""
+"""A run made small enough to ship: its networks merged into one, in half precision, with its test figures."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def pack(
         data: what it was trained on; its masses' embeddings are made anew.
         out: a new folder.
         workers: processes that read images.
-        progress: told about it.
+        progress: called at each step.
 
     Returns:
         Differences of a probability: by halving, and between the merged network and the networks' mean on masses that

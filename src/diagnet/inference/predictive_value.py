@@ -21,7 +21,7 @@ class Meaning:
     Attributes:
         n_like: how many there are.
         n_malignant: how many of them were malignant.
-        share: of the malignant, with its 95 % interval by patient bootstrap.
+        share: fraction that was malignant, with its 95 % interval by patient bootstrap.
         low_score: the lowest of their scores.
         high_score: the highest.
         source: that all of them come from; "" where the run had one.

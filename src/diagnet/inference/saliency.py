@@ -1,4 +1,4 @@
-"""Which parts of a region a score hangs on: what the model says when they are greyed out."""
+"""Which parts of a region a score depends on: what the model says when they are greyed out."""
 
 import copy
 from collections.abc import Callable, Sequence

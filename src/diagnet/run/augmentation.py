@@ -84,13 +84,13 @@ def augment(
         patients: their patients, as numbers.
         rng: of the search.
         workers: processes of the search.
-        progress: told about it.
+        progress: called at each step.
         surroundings: of the images, where regions are drawn while training.
         finished: see `find_neighbors`.
         on_batch: see `find_neighbors`.
     """
     source = np.arange(len(rows))
-    if config.training.flips == "stored":  # reading 13, the letter
+    if config.training.flips == "stored":  # reading 13, as in the paper
         own = read_rows(images, rows)
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
@@ -136,7 +136,7 @@ def write_augmentation(
         out: folder to write: absent, empty, or interrupted with `resume`.
         resume: go on with what an interrupted call had found.
         workers: processes of the search; the result does not depend on it.
-        progress: told about it.
+        progress: called at each step.
 
     Returns:
         What augmentation.json holds: how many neighbors of each class and sign there are, how many break a distance

@@ -96,7 +96,7 @@ class Fold:
         number: of the fold, from 0.
         out: the run's folder.
         workers: processes of the search.
-        progress: told about search and training.
+        progress: called during search and training.
         processes: those that train together; the first writes.
     """
 

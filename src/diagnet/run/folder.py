@@ -31,7 +31,7 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "pydicom", "Pillow", "py
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing a run's folder while the block lasts; a dead process keeps nobody out.
+    """Keep other processes from writing a run's folder while the block lasts; a dead process keeps no other out.
 
     Raises:
         RunInUseError: another process is writing it.

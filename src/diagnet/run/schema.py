@@ -1,4 +1,4 @@
-"""What a run's files must hold: one schema for all that is read back, held against it before it is believed."""
+"""What a run's files must hold: one schema, against which all that is read back is checked before it is used."""
 
 import json
 from pathlib import Path

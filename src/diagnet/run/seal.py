@@ -1,4 +1,4 @@
-"""model/manifest.json: size and hash of all files that a run's scores hang on, checked before a model is loaded."""
+"""model/manifest.json: size and hash of all files that a run's scores depend on, checked before a model is loaded."""
 
 import hashlib
 import hmac
@@ -72,7 +72,7 @@ def seal(run: Path, key: bytes | None = None) -> Manifest:
 
 
 def check_seal(run: Path, key: bytes | None) -> Manifest | None:
-    """Hold a run's files against its manifest; None where it is from before there were any, which is told.
+    """Compare a run's files with its manifest; None and a warning where the run is older than manifests.
 
     Args:
         run: the run's folder.
@@ -132,7 +132,7 @@ def read_key(path: Path, option: str) -> bytes:
 
 
 def _names(run: Path) -> list[str]:
-    """Files that scores, and what is said of them, hang on."""
+    """Files that scores, and what is said of them, depend on."""
     models = (f"model/{path.name}" for path in (run / "model").glob("*") if path.name != MANIFEST)
     return sorted(name for name in models if not name.startswith("model/.")) + [
         name for name in _BESIDE if (run / name).exists()

@@ -17,7 +17,7 @@ def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int, luck: SeedLuck 
 
     An arm's merit in an outer fold is the mean AUC of the masses its jobs held out of training, which are of that
     fold's training patients: the test masses have no part in the choice. The last line is the AUC of the whole
-    procedure; its interval takes the choices as they fell.
+    procedure; its interval takes the choices as given.
 
     Args:
         arms: rows of arms that hold out an inner fold, by (fold, repeat).

@@ -84,7 +84,7 @@ def _difference(arm: Scores, against: Scores, truth: Truth, luck: SeedLuck) -> D
     figures = minus(N_RESAMPLES)
     known = _known(figures)
     p = _two_sided(known)
-    if p is not None and p <= 2 / len(known):  # more resamples, lest the correction for many arms hide it
+    if p is not None and p <= 2 / len(known):  # more, or the correction for many arms hides it
         p = _two_sided(_known(minus(N_WHERE_SMALL)))
     repeats = both.sum(axis=1)
     share = shares_of_seeds(repeats[repeats > 0].tolist()) if both.any() else 0.0

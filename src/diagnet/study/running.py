@@ -120,18 +120,18 @@ def run_study(
     scheduler: str | None = None,
     progress: Progress = silent,
 ) -> int:
-    """Run the jobs that are not done yet and that nobody else is at; each leaves a small CSV file.
+    """Run the jobs that are not done and that no other process is doing; each leaves a small CSV file.
 
     A job whose worker was killed is free again at once: locks belong to processes, not to files. Where no job has been
-    measured yet, the first one runs alone, and tells how long the rest will take.
+    measured yet, the first one runs alone, to estimate how long the rest will take.
 
     Args:
         study: what to run; its folder is claimed.
         out: the study's folder; with several machines, one that all see.
         workers: processes here, by default one a core; results do not depend on it.
-        shard: (i, n): the i-th of n shares of the jobs.
+        shard: (i, n): the i-th of n parts of the jobs.
         scheduler: address of a Dask scheduler whose workers run the jobs (`[dask]`); they must see the data.
-        progress: told after each job.
+        progress: called after each job.
 
     Returns:
         How many jobs were run.

@@ -90,9 +90,9 @@ def search(
 ) -> None:
     """Search settings for each outer fold on masses of its own training patients.
 
-    A trial trains on the fold's training patients but for an inner fold (one in each repeat), whose mean AUC is its
-    merit; it scores the outer fold too, and nobody looks until `choice.csv` is made of the rows. A search knows
-    nothing of another fold's, where its own test masses are inner ones. The trials are in `search.journal`: any number
+    A trial trains on the fold's training patients, except an inner fold (one in each repeat). The mean AUC there is
+    its merit. It scores the outer fold too, which is not read before `choice.csv` is made. A search knows nothing of
+    another fold's, where its own test masses are inner ones. The trials are in `search.journal`: any number
     of processes and machines that see the folder may join, and a killed search goes on.
 
     Args:
@@ -102,7 +102,7 @@ def search(
         space: what may be searched, by the name of the setting.
         n_trials: finished trials wanted in each fold.
         workers: processes here, by default one a core.
-        progress: told after each trial.
+        progress: called after each trial.
 
     Raises:
         MissingExtraError: Optuna is not installed.

@@ -77,8 +77,8 @@ class SeedLuck:
     Attributes:
         truth: of the study's masses.
         measure: the figure.
-        lent: variance lent to arms with one repeat; None: there is nobody to borrow from.
-        given: standard deviation told by the user, used where there is nobody to borrow from.
+        lent: variance lent to arms with one repeat; None: there is no arm to borrow from.
+        given: standard deviation that the user gives, used where there is no arm to borrow from.
         measured: arms whose spread is known already.
         lenders: arms with repeats that lend.
     """

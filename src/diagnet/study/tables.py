@@ -64,7 +64,7 @@ def arm_figures(scores: Scores, truth: Truth, luck: Mapping[str, SeedLuck] | Non
     done = jobs_done(scores, truth)
     luck = luck or {name: SeedLuck.of([scores], truth, measure=measure) for name, measure in MEASURES.items()}
     seeds = {name: each.of_arm(scores) for name, each in luck.items()}
-    # Trainings as they fell: a mean score is of these very trainings.
+    # Trainings are not drawn again: a mean score is of these very trainings.
     areas, together = resampled(scores, truth), resampled_mean_score(scores, truth)
     return {
         "arm": scores.name,

@@ -36,7 +36,7 @@ def begin_head(
         n_views: how often each is drawn, besides being taken as it is.
         penalty: of the classifier's squared weights, against the sum of the losses of one view.
         seed: of the draws.
-        progress: told after each batch.
+        progress: called after each batch.
 
     Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (linear probing first).
     """

@@ -58,7 +58,7 @@ def train(
         validate: called after each epoch; what it returns is added to the epoch's row of `history`.
         on_epoch: called after that, to write a checkpoint or a log line.
         on_step: called after each step inside an epoch, to write a checkpoint when it is time.
-        progress: told after each batch.
+        progress: called after each batch.
         stage: what `progress` calls this.
         processes: those that share each step's points; losses and weights are those of one process.
         extra_loss: of a step's embeddings and targets, added to J; a rival of the signed graph, say.

@@ -1,4 +1,4 @@
-"""What is told to experiment trackers after each epoch: TensorBoard and MLflow, behind one small protocol."""
+"""Experiment trackers that get each epoch's figures: TensorBoard and MLflow, behind one small protocol."""
 
 import os
 from collections.abc import Mapping

@@ -86,7 +86,7 @@ def test_another_womans_views_never_hang_beside_and_the_place_says_so(opened, tm
 def test_what_is_not_known_hangs_alone_with_the_reason(opened, tmp_path):  # noqa: F811
     page = hung(opened((png(tmp_path / "a.png"), None), (png(tmp_path / "aa.png"), None)))
     filled(page, 1)
-    assert "not told by the file" in view(page, "B").locator(".empty").inner_text()
+    assert "not given by the file" in view(page, "B").locator(".empty").inner_text()
 
 
 def zoom_of(page: Any, letter: str) -> float:

@@ -111,5 +111,5 @@ def test_a_table_tells_what_files_do_not(opened, tmp_path):
 
 def test_where_neither_tells_there_is_no_second_view_and_the_reason(opened, tmp_path):
     page = opened((png(tmp_path / "a.png"), None), (png(tmp_path / "aa.png"), None))
-    said = "its patient and study and side and view are not told by the file or the table of --images"
+    said = "its patient and study and side and view are not given by the file or the table of --images"
     assert beside(page) == f"No second view: {said}."

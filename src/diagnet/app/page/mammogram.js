@@ -52,7 +52,7 @@ export class Mammogram {
     return left > right ? "left" : "right";
   }
 
-  /** Grey values in [0, 1] below which the given shares of the breast lie; exact zeros are background. */
+  /** Grey values in [0, 1] below which the given fractions of the breast lie; exact zeros are background. */
   quantiles(shares) {
     const { pixels } = this.levels.find((level) => level.pixels.length <= 1_000_000) ?? this.levels.at(-1);
     const counts = new Uint32Array(65536);

@@ -102,7 +102,7 @@ export class Panel {
     scale.style.setProperty("--threshold", threshold);
     scale.classList.toggle("left", threshold > 0.6);
     if (meaning?.share?.low != null && meaning.share.high != null) {
-      const range = make("span", { class: "range", title: "95 % interval of the share that was malignant" });
+      const range = make("span", { class: "range", title: "95 % interval of the fraction that was malignant" });
       range.style.setProperty("--low", meaning.share.low);
       range.style.setProperty("--high", meaning.share.high);
       scale.append(range);

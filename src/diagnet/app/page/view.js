@@ -118,7 +118,7 @@ export class View {
     this.listener.moved(this);
   }
 
-  /** Look at the same part, in shares of the picture, as another view does. */
+  /** Look at the same part, in fractions of the picture, as another view does. */
   follow(other) {
     if (other.fitted && this.fitted) return;
     this.fitted = other.fitted;

@@ -9,7 +9,7 @@ from diagnet.errors import MissingExtraError
 
 
 def require_report() -> None:
-    """Ask for what a report needs, before anything long is begun.
+    """Ask for what a report needs, before long work begins.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

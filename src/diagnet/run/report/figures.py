@@ -125,7 +125,7 @@ def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figur
     scores, shares = [each["mean_score"] for each in bins], [each["observed"]["value"] or 0 for each in bins]
     axes.plot(scores, shares, "o-", color=COLORS[0], linewidth=1, markersize=6)
     _square(axes)
-    return figure, f"Calibration plot: share of {target} test masses against their mean score, {len(bins)} bins"
+    return figure, f"Calibration plot: fraction of {target} test masses against their mean score, {len(bins)} bins"
 
 
 @_drawn

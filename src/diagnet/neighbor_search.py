@@ -5,11 +5,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from diagnet.discriminator import Discriminator, probability
 from diagnet.distance import Distance, distance_of_dots
 from diagnet.racos import Candidate, Racos
+from diagnet.renamed import RenamedSettings
 from diagnet.search_space import SearchSpace, Sign
 
 _MARGIN = 1e-3  # a rule is kept with this much (relative) to spare: images are float32
@@ -21,7 +22,7 @@ _POOL_ORIGINALS = 500  # originals that have such seeds, at most: the kernel mat
 _KEPT_SHARE = 0.25
 
 
-class SearchSettings(BaseModel, frozen=True, extra="forbid"):
+class SearchSettings(RenamedSettings, frozen=True, extra="forbid"):
     """How one neighbor is searched."""
 
     budget: int = Field(200, ge=1, le=100_000, description="T: candidates tried for each neighbor")

@@ -30,10 +30,10 @@ _WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process 
 class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
     """How many neighbors are searched, and where."""
 
-    positive_share: float = Field(
+    positive_ratio: float = Field(
         0.2, ge=0, le=10, description="positive neighbors over originals of a class; 0 turns them off (reading 13)"
     )
-    negative_share: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
+    negative_ratio: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
     search_space: Literal["subspace", "pixel"] = Field(
         "subspace", description="principal components of the class, or all grey values [letter]"
     )
@@ -129,8 +129,8 @@ def find_neighbors(
         DataError: no images, or outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
         ValueError: `images` and `labels` differ in length.
     """
-    positive = settings.positive_share > 0 if n_positive is None else any(n_positive.values())
-    if not (positive or settings.negative_share):
+    positive = settings.positive_ratio > 0 if n_positive is None else any(n_positive.values())
+    if not (positive or settings.negative_ratio):
         return _none(images.shape[1:])
     _check(images, labels)
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
@@ -216,8 +216,8 @@ def _class_tasks(
         raise DataError(
             f"`images` must differ within a class, got {len(originals)} copies of one image in class {label}"
         )
-    shares = {1: settings.positive_share, -1: settings.negative_share}
-    wanted = {sign: max(1, int(share * len(originals) + 0.5)) if share > 0 else 0 for sign, share in shares.items()}
+    ratios = {1: settings.positive_ratio, -1: settings.negative_ratio}
+    wanted = {sign: max(1, int(ratio * len(originals) + 0.5)) if ratio > 0 else 0 for sign, ratio in ratios.items()}
     if n_positive is not None:
         wanted[1] = n_positive.get(label, 0)
     seen = np.arange(len(originals))

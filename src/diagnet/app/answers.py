@@ -16,7 +16,7 @@ from diagnet.app.images import Images, Shown, picture_of
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.clinic.privacy import without_path
-from diagnet.config import read_config
+from diagnet.config import read_run_config
 from diagnet.data.box import Box
 from diagnet.data.image import is_dicom
 from diagnet.data.mammogram import Mammogram
@@ -239,7 +239,7 @@ def _auc(figures: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, Any]:
-    config, record = read_config(run / "config.toml"), read_record(run)
+    config, record = read_run_config(run), read_record(run)
     counts = record.get("counts", {})
     training = counts.get("train", counts.get("all folds", {}))
     tested = read_metrics(run).get("test", {})

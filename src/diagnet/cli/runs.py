@@ -169,12 +169,12 @@ def evaluate(
     Writes predictions.csv and metrics.json into a folder of their own.
     """
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
+    from diagnet.config import read_run_config
     from diagnet.inference.external_validation import evaluate_run
     from diagnet.run.folder import read_record
 
     read_record(run)  # says so where this is no run
-    config = read_config(run / "config.toml")
+    config = read_run_config(run)
     target = out or _unused(run / "evaluations" / (data.stem or "data"))
     with shown_progress(quiet=quiet) as progress:
         metrics = evaluate_run(
@@ -236,11 +236,11 @@ def pack(
     The result is a run small enough to ship.
     """
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
+    from diagnet.config import read_run_config
     from diagnet.data.sources import read_sources
     from diagnet.inference.packing import pack as pack_run
 
-    config = read_config(run / "config.toml")
+    config = read_run_config(run)
     with shown_progress(quiet=quiet) as progress:
         masses = read_sources(
             data, config.classes, config.roi, distinct_patients=distinct_patients, workers=workers, progress=progress

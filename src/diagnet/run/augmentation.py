@@ -94,7 +94,7 @@ def augment(
         own = read_rows(images, rows)
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
-    wants_none = config.neighbors.positive_share == config.neighbors.negative_share == 0
+    wants_none = config.neighbors.positive_ratio == config.neighbors.negative_ratio == 0
     found = find_neighbors(
         images[:0] if wants_none else read_rows(images, rows),
         labels[:0] if wants_none else labels,

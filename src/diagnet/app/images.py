@@ -376,7 +376,7 @@ def picture_of(shown: Shown) -> Mammogram:
         return read_picture(
             shown.path,
             allow_for_processing=shown.policy.allow_for_processing,
-            bare="any" if shown.policy.force else "none",
+            bare="any" if shown.policy.allow_missing_preamble else "none",
         )
     except DiagNetError as error:
         kind, reason = "refused-input", without_path(str(error), shown.path, shown.name)
@@ -451,6 +451,6 @@ def _kind(head: bytes, policy: Policy) -> str:
     for magic, suffix in _MAGIC:
         if head.startswith(magic):
             return suffix
-    if policy.force:  # a DICOM file without preamble has no sign at its head
+    if policy.allow_missing_preamble:  # a DICOM file without preamble has no sign at its head
         return ".dcm"
     raise Refusal(415, "`file` must be a DICOM, PNG, JPEG, TIFF or PGM file, got another.", "unknown-kind-of-file")

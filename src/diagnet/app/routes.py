@@ -58,7 +58,7 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
         allow_for_processing: Annotated[bool, Form(description="Read raw detector data too.")] = False,
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
-        policy = Policy(force=force, allow_for_processing=allow_for_processing)
+        policy = Policy(allow_missing_preamble=force, allow_for_processing=allow_for_processing)
         return _told(await workers.files.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
@@ -100,7 +100,8 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
                 boxes = _parsed_boxes(text)
                 _check_number(len(boxes), settings)
                 policy = Policy(
-                    force=form.get("force") == "true", allow_for_processing=form.get("allow_for_processing") == "true"
+                    allow_missing_preamble=form.get("force") == "true",
+                    allow_for_processing=form.get("allow_for_processing") == "true",
                 )
                 shown, picture = await workers.files.run(answers.read_file, file.file, policy)
                 try:

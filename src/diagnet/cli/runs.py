@@ -200,18 +200,17 @@ def _unused(folder: Path) -> Path:
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="File to write: a new .onnx file.", show_default=False)],
-    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format there is.")] = False,
+    out: Annotated[Path, typer.Option(help="ONNX file to write: a new one, named .onnx.", show_default=False)],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX: so it does without this too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the run's model as one file.
+    """Write the run's model as one ONNX file.
 
     A second file says how well the first agrees with the run.
     """
     from diagnet.inference.export import export_onnx
 
-    if not onnx:
-        raise typer.BadParameter("must be given, got no format. Fix: add --onnx.", param_hint="--onnx")
+    del onnx  # the one format there is; it had to be given once
     report = export_onnx(run, out)
     if as_json:
         print_json({"out": str(out), **report})

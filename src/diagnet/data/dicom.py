@@ -153,7 +153,7 @@ def _check_preamble(path: Path, has_preamble: bool, is_required: bool) -> None:
     if is_required and not has_preamble:
         raise RefusedInputError(
             f"`image` must have the preamble of a DICOM file (PS3.10, 7.1), got none in {path}."
-            " Fix: --force, if you know where it comes from."
+            " Fix: --allow-missing-preamble, if you know where it comes from."
         )
 
 

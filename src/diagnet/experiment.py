@@ -73,8 +73,8 @@ def run_experiment(
         workers: processes for reading images and for the search; the result does not depend on it.
         command: what the user typed, for the record.
         progress: told about each stage.
-        processes: those that train together (`diagnet.training.distributed.joined`); each calls this with the same
-            arguments, and the first alone writes.
+        processes: those that train together (`diagnet.training.distributed.process_group`); each calls this with the
+            same arguments, and the first alone writes.
 
     Returns:
         The finished run.

@@ -96,7 +96,7 @@ class Judge:
 
     Args:
         space: the originals.
-        dots: their dot products.
+        gram: their dot products, the Gram matrix.
         kernel: kernel of the discriminator.
         capacity: how many generated points there will be at most.
         n_pool: how many of them are seeds; those learned later weigh a quarter of all generated points.
@@ -105,7 +105,7 @@ class Judge:
     def __init__(
         self,
         space: SearchSpace,
-        dots: Float64[np.ndarray, "original original"],
+        gram: Float64[np.ndarray, "original original"],
         kernel: Literal["rbf", "linear"],
         capacity: int,
         *,
@@ -116,7 +116,7 @@ class Judge:
         self.n_points = n
         self.columns = np.zeros((n_coordinates, n + capacity), dtype=space.vectors.dtype)  # one point a column
         self.columns[:, :n] = space.vectors.T
-        seen = dots if weights is None else (space.vectors * weights) @ space.vectors.T
+        seen = gram if weights is None else (space.vectors * weights) @ space.vectors.T
         self._squares = np.zeros(n + capacity)
         self._squares[:n] = seen.diagonal()
         variance = float(space.vectors.var() if weights is None else 1.0)
@@ -166,7 +166,7 @@ class NeighborSearch:
 
     Args:
         space: the originals of the class.
-        dots: their dot products.
+        gram: their dot products, the Gram matrix.
         sign: +1 for positive, -1 for negative neighbors.
         closest_pair: rho.
         capacity: how many neighbors will be kept at most.
@@ -177,7 +177,7 @@ class NeighborSearch:
     def __init__(
         self,
         space: SearchSpace,
-        dots: Float64[np.ndarray, "original original"],
+        gram: Float64[np.ndarray, "original original"],
         sign: Sign,
         closest_pair: float,
         capacity: int,
@@ -185,21 +185,21 @@ class NeighborSearch:
         *,
         rng: np.random.Generator,
     ) -> None:
-        n = self._n_originals = len(dots)
+        n = self._n_originals = len(gram)
         self._space, self._sign, self._settings = space, sign, settings
         margin = _MARGIN if settings.enforce_rules else 0.0
         exact = rules_for(sign, closest_pair, settings)
         self._rules = Rules(exact.spacing * (1 + margin), exact.clearance * (1 + margin), exact.reach * (1 - margin))
         self._closest_pair = closest_pair
         pool = fresh_seeds(space, _POOL, rng=rng)
-        self._judge = Judge(space, dots, settings.kernel, len(pool) + capacity, n_pool=len(pool))
+        self._judge = Judge(space, gram, settings.kernel, len(pool) + capacity, n_pool=len(pool))
         self._judge.learn(pool)
         pool = fresh_seeds(space, 1, rng=rng)
-        self._outside_judge = Judge(space, dots, settings.kernel, len(pool))  # sees neither that pool nor a neighbor
+        self._outside_judge = Judge(space, gram, settings.kernel, len(pool))  # sees neither that pool nor a neighbor
         self._outside_judge.learn(pool)
         # The squared lengths of originals and neighbors, in the places that the judge's columns have.
         self._squares = np.zeros(self._judge.n_points + capacity)
-        self._squares[:n] = dots.diagonal()
+        self._squares[:n] = gram.diagonal()
         self._neighbors = np.zeros((capacity, space.images.shape[1]), dtype=np.float32)
         self._n_kept = 0
         self._tried = np.zeros((settings.budget, space.vectors.shape[1]), dtype=space.vectors.dtype)

@@ -89,7 +89,7 @@ class _Task:
     wanted: int
     originals: Int64[np.ndarray, "original"]  # those the search sees
     images: Float32[np.ndarray, "original pixel"]
-    dots: Float64[np.ndarray, "original original"]
+    gram: Float64[np.ndarray, "original original"]
     squares: Float64[np.ndarray, "every_original"]  # squared lengths, of those it does not see too
     closest_pair: float
     seed: np.random.SeedSequence
@@ -210,8 +210,8 @@ def _class_tasks(
 ) -> list[_Task]:
     """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
     rng = np.random.default_rng(seed.spawn(1)[0])
-    dots = dot_products(flat[originals], flat[originals])
-    closest_pair = _closest_pair(dots, settings)
+    gram = dot_products(flat[originals], flat[originals])
+    closest_pair = _closest_pair(gram, settings)
     if settings.search_space == "subspace" and np.ptp(flat[originals], axis=0).max() == 0:
         raise DataError(
             f"`images` must differ within a class, got {len(originals)} copies of one image in class {label}"
@@ -230,8 +230,8 @@ def _class_tasks(
             wanted[sign],
             originals[seen],
             flat[originals[seen]],
-            dots[np.ix_(seen, seen)],
-            dots.diagonal().copy(),
+            gram[np.ix_(seen, seen)],
+            gram.diagonal().copy(),
             closest_pair,
             sign_seed,
             settings,
@@ -281,21 +281,21 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
         else:
             space = component_space(
                 task.images,
-                task.dots,
+                task.gram,
                 task.sign,
                 _COMPONENT_MOVE[task.sign] * task.closest_pair,
                 settings.distance,
                 n_components=settings.n_components,
                 rng=rngs[-1],
             )
-        search = NeighborSearch(space, task.dots, task.sign, task.closest_pair, task.wanted, settings, rng=rngs[-1])
+        search = NeighborSearch(space, task.gram, task.sign, task.closest_pair, task.wanted, settings, rng=rngs[-1])
         for image in known:
             search.keep(image)
         return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]
 
 
-def _closest_pair(dots: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
+def _closest_pair(gram: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
     """Distance rho of the closest pair of distinct originals (Sec. 4.2), with a floor (reading 12)."""
-    squares = dots.diagonal()
-    distances = distance_of_vectors(dots, (squares, squares), settings.distance)[np.triu_indices(len(dots), 1)]
+    squares = gram.diagonal()
+    distances = distance_of_vectors(gram, (squares, squares), settings.distance)[np.triu_indices(len(gram), 1)]
     return float(max(distances.min(), settings.smallest_closest_pair))

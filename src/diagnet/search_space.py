@@ -147,7 +147,7 @@ def pixel_space(
 
 def component_space(
     images: Float32[np.ndarray, "original pixel"],
-    dots: Float64[np.ndarray, "original original"],
+    gram: Float64[np.ndarray, "original original"],
     sign: Sign,
     move: float,
     distance: Distance,
@@ -164,7 +164,7 @@ def component_space(
 
     Args:
         images: the originals.
-        dots: their dot products.
+        gram: their dot products, the Gram matrix.
         sign: +1 for positive, -1 for negative neighbors.
         move: distance from its original that half of the seeds exceed.
         distance: unit of `move`.
@@ -175,15 +175,15 @@ def component_space(
         DataError: all images are the same.
     """
     n = len(images)
-    centered = dots - dots.mean(0) - dots.mean(1)[:, None] + dots.mean()
+    centered = gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
     squares, modes = np.linalg.eigh(centered)
-    kept = np.flatnonzero(squares > 1e-10 * max(float(dots.diagonal().max()), 1e-30))[::-1]
+    kept = np.flatnonzero(squares > 1e-10 * max(float(gram.diagonal().max()), 1e-30))[::-1]
     if kept.size == 0:
         raise DataError(f"`images` must differ within a class, got {n} copies of one image")
     extents, modes = np.sqrt(squares[kept]), modes[:, kept]  # images - mean = modes diag(extents) components
     mixing = (modes / extents).T
-    mean = mixing @ dots.mean(1)
-    beyond = np.sqrt(max(float(dots.mean() - mean @ mean), 0.0))  # the mean image's part outside all components
+    mean = mixing @ gram.mean(1)
+    beyond = np.sqrt(max(float(gram.mean() - mean @ mean), 0.0))  # the mean image's part outside all components
     vectors = np.column_stack([modes * extents + mean, np.full(n, beyond)])
     spread = extents / np.sqrt(n)
     n_searched = min(n_components, kept.size)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from diagnet.app.images import Images, Shown, picture_of
+from diagnet.app.images import ImageStore, ServedImage, picture_of
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.clinic.privacy import without_path
@@ -57,7 +57,7 @@ class Answers:
         self,
         run: Path,
         model: Model,
-        images: Images,
+        images: ImageStore,
         data: MassSet | Prepared | None = None,
         write_report: WriteReport | None = None,
         max_upload_mb: int = 128,
@@ -80,26 +80,26 @@ class Answers:
         """What must stand beside each answer."""
         return self._model.notice
 
-    def predict(self, shown: Shown, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:
+    def predict(self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:
         """Score masses marked on an image at hand, or on one that was read for this."""
         assessments = self._assessed(shown, boxes, picture)
         return {"assessments": [self._told(each) for each in assessments], "notice": self.notice}
 
-    def read_file(self, content: BinaryIO, policy: Policy) -> tuple[Shown, Mammogram]:
+    def read_file(self, content: BinaryIO, policy: Policy) -> tuple[ServedImage, Mammogram]:
         """Read a file that is no image at hand; the caller removes it.
 
         Raises:
             HTTPException: it is of no known kind (415), or cannot be used (422).
         """
         path, _ = self._images.stored(content, policy)
-        shown = Shown("", f"the file{path.suffix}", path, True, policy)
+        shown = ServedImage("", f"the file{path.suffix}", path, True, policy)
         try:
             return shown, picture_of(shown)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
 
-    def similar(self, shown: Shown, box: Corners, n_similar: int) -> dict[str, Any]:
+    def similar(self, shown: ServedImage, box: Corners, n_similar: int) -> dict[str, Any]:
         """Say which training masses a mass looks like, and where it lies among them."""
         assessment, region = self._scored(shown, box)
         malignancy = assessment["malignancy"]
@@ -126,7 +126,7 @@ class Answers:
             "notice": self.notice,
         }
 
-    def saliency(self, shown: Shown, box: Corners) -> dict[str, Any]:
+    def saliency(self, shown: ServedImage, box: Corners) -> dict[str, Any]:
         """Say which parts of a mass' region its score hangs on."""
         assessment, region = self._scored(shown, box)
         picture = self._images.picture(shown.id)
@@ -163,7 +163,7 @@ class Answers:
         PIL.Image.fromarray(np.rint(np.clip(region, 0, 1) * 255).astype(np.uint8)).save(file, "PNG")
         return file.getvalue()
 
-    def report(self, shown: Shown, boxes: Sequence[Corners], form: str, folder: Path) -> tuple[bytes, list[str]]:
+    def report(self, shown: ServedImage, boxes: Sequence[Corners], form: str, folder: Path) -> tuple[bytes, list[str]]:
         """Return a download, the assessments as JSON or as a DICOM structured report, and the hashes of the inputs.
 
         Raises:
@@ -192,7 +192,9 @@ class Answers:
             raise refused(without_path(str(error), shown.path, shown.name)) from None
         return out.read_bytes(), hashes
 
-    def _assessed(self, shown: Shown, boxes: Sequence[Corners], picture: Mammogram | None = None) -> list[Assessment]:
+    def _assessed(
+        self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None
+    ) -> list[Assessment]:
         found = assess(
             self._model,
             shown.path,
@@ -209,7 +211,7 @@ class Answers:
             self._known.popitem(last=False)
         return found
 
-    def _scored(self, shown: Shown, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
+    def _scored(self, shown: ServedImage, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
         assessment = self._known.get((shown.id, box)) or self._assessed(shown, [box])[0]
         if assessment.malignancy is None:
             raise refused(without_path(assessment.reason, shown.path, shown.name))

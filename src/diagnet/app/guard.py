@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diagnet.app.audit import AuditLog
-from diagnet.app.images import Images
+from diagnet.app.images import ImageStore
 from diagnet.app.problems import problem
 from diagnet.app.settings import ServerSettings, is_loopback
 
@@ -73,7 +73,7 @@ class Guard:
 
     def __init__(
         self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, strangers: AuditLog, model_sha256: str,
-        images: Images,
+        images: ImageStore,
     ) -> None:  # fmt: skip
         self._app, self._settings, self._audit, self._model_sha256 = app, settings, audit, model_sha256
         self._strangers, self._images = strangers, images

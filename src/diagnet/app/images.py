@@ -55,7 +55,7 @@ _SUFFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ServedImage:
     """One image as the page knows it.
 
     Attributes:
@@ -83,7 +83,7 @@ class Shown:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Images:
+class ImageStore:
     """Holds images by id. Uploaded ones are files of mode 0600 in a folder of its own, which `close` removes.
 
     Args:
@@ -103,7 +103,7 @@ class Images:
         _remove_leftovers()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # mode 0700
         self._lock = threading.RLock()
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, ServedImage] = {}
         self._asked: dict[str, float] = {}
         self._pictures: OrderedDict[str, Mammogram] = OrderedDict()
         self._sent: OrderedDict[tuple[str, int | None], tuple[Path, tuple[int, int]]] = OrderedDict()
@@ -126,7 +126,7 @@ class Images:
             exam = exam_of(each.image, self._names, each)
             known = {*each.labels, labels.get(os.path.realpath(each.image), "")} - {""}
             with self._lock:
-                self._shown[image_id] = Shown(
+                self._shown[image_id] = ServedImage(
                     id=image_id,
                     name=self._name(_SUFFIXES.get(each.image.suffix.lower(), ""), each.image.name),
                     path=each.image,
@@ -166,7 +166,7 @@ class Images:
         if sum(each.is_uploaded for each in self._shown.values()) + n_expected >= self._max_images:
             raise HTTPException(409, f"At most {self._max_images} images are held. Remove one first.")
 
-    def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> Shown:
+    def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> ServedImage:
         """Take in an image that a client sent, and read it.
 
         Args:
@@ -184,7 +184,7 @@ class Images:
         with self._lock:  # files are read several at a time: of two that are alike, one is taken
             is_new = image_id not in self._shown
             if is_new:
-                self._shown[image_id] = Shown(
+                self._shown[image_id] = ServedImage(
                     image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam)
                 )
                 self._asked[image_id] = time.monotonic()
@@ -218,13 +218,13 @@ class Images:
             raise
         return path, digest.digest()
 
-    def all(self) -> list[Shown]:
+    def all(self) -> list[ServedImage]:
         """All images, those given at start first."""
         self._forget_old()
         with self._lock:
             return list(self._shown.values())
 
-    def get(self, image_id: str) -> Shown:
+    def get(self, image_id: str) -> ServedImage:
         """Return an image by its id.
 
         Raises:
@@ -236,7 +236,7 @@ class Images:
             self._asked[image_id] = time.monotonic()
             return self._shown[image_id]
 
-    def described(self, image_id: str) -> Shown:
+    def described(self, image_id: str) -> ServedImage:
         """Return an image with its facts, for which it is read once.
 
         Raises:
@@ -280,7 +280,7 @@ class Images:
                 self._pictures.popitem(last=False)
         return picture
 
-    def check_content(self, shown: Shown) -> None:
+    def check_content(self, shown: ServedImage) -> None:
         """Check that a file given at start is still what its id stands for; an uploaded one nobody can change.
 
         Raises:
@@ -366,7 +366,7 @@ class Images:
         return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
 
 
-def picture_of(shown: Shown) -> Mammogram:
+def picture_of(shown: ServedImage) -> Mammogram:
     """Read an image's file.
 
     Raises:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from diagnet.app.answers import Answers
-from diagnet.app.images import Images, Shown
+from diagnet.app.images import ImageStore, ServedImage
 from diagnet.app.settings import ServerSettings
 from diagnet.app.shapes import Corners, ImageId, MarkedMass, PredictRequest, ReportRequest, SimilarRequest
 from diagnet.app.worker import Workers
@@ -42,7 +42,7 @@ _PREDICT_BODY: dict[str, Any] = {
 }
 
 
-def score_routes(answers: Answers, images: Images, workers: Workers, settings: ServerSettings) -> APIRouter:
+def score_routes(answers: Answers, images: ImageStore, workers: Workers, settings: ServerSettings) -> APIRouter:
     """Routes that take images in and say something of their masses."""
     router = APIRouter(prefix="/v1")
 
@@ -147,7 +147,7 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
     return router
 
 
-def _report(answers: Answers, shown: Shown, asked: ReportRequest) -> tuple[bytes, list[str]]:
+def _report(answers: Answers, shown: ServedImage, asked: ReportRequest) -> tuple[bytes, list[str]]:
     with tempfile.TemporaryDirectory(prefix="diagnet-") as folder:  # mode 0700
         return answers.report(shown, asked.boxes, asked.format, Path(folder))
 
@@ -158,7 +158,7 @@ async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
             yield part
 
 
-def _told(shown: Shown) -> dict[str, Any]:
+def _told(shown: ServedImage) -> dict[str, Any]:
     return {"id": shown.id, "name": shown.name, **shown.facts, "boxes": shown.boxes}
 
 

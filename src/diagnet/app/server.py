@@ -14,7 +14,7 @@ from diagnet.app.answers import Answers, WriteReport
 from diagnet.app.audit import AuditLog
 from diagnet.app.box_routes import box_routes
 from diagnet.app.guard import CSRF_HEADER, Guard, is_open
-from diagnet.app.images import Images
+from diagnet.app.images import ImageStore
 from diagnet.app.problems import DOCUMENTED, tell_problems
 from diagnet.app.reading import ReadingRoom
 from diagnet.app.reading_routes import reading_routes
@@ -68,7 +68,7 @@ def create_app(
     lock = _locked(state)
     model = load_model(run, engine="torch")
     model.prepare()
-    images = Images(
+    images = ImageStore(
         key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours, keep_names=keep_names,
         max_bytes=settings.max_uploads_mb * 2**20,
     )  # fmt: skip

@@ -151,14 +151,14 @@ def _with_marks(
     """Give the images the marks of one of the options, where there is one."""
     from diagnet.clinic.marks import read_marks
     from diagnet.data.dicom import read_uid
-    from diagnet.data.marked import Marked, parsed_box, with_boxes, with_boxes_by_uid
+    from diagnet.data.marked import Marked, attach_boxes, attach_boxes_by_uid, parsed_box
 
     if box:
         if len(found) != 1:
             raise typer.BadParameter(f"must have one FILE, got {len(found)}. Fix: --boxes.", param_hint="--box")
         return [Marked(found[0].image, tuple(map(parsed_box, box)), ("",) * len(box))]
     if boxes is not None:
-        marked, n_unused = with_boxes(found, boxes)
+        marked, n_unused = attach_boxes(found, boxes)
         if n_unused:
             print(f"diagnet: warning: {n_unused} images of {boxes} are not among FILE", file=sys.stderr)
         return marked
@@ -173,7 +173,7 @@ def _with_marks(
     marks = read_marks(report)
     if marks.n_passed:
         print(f"diagnet: passed over: {marks.n_passed} marks of {report} that outline no mass", file=sys.stderr)
-    return with_boxes_by_uid(found, uids, marks)
+    return attach_boxes_by_uid(found, uids, marks)
 
 
 def _with_lesions(assessments: "Sequence[Assessment]", found: "Sequence[Marked]") -> "list[Assessment]":

@@ -117,13 +117,13 @@ def train(
     from diagnet.data.sources import read_sources
     from diagnet.experiment import run_experiment
     from diagnet.run.folder import RECORD
-    from diagnet.training.distributed import joined
+    from diagnet.training.distributed import process_group
 
     config = read_config(config_file, preset, assignments or (), seed)
     if resume and not (out / RECORD).exists():
         print(f"diagnet: --resume: there is no run in {out}, so it starts afresh", file=sys.stderr)
     try:
-        with joined() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
+        with process_group() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
             masses = read_sources(
                 data,
                 config.classes,

@@ -54,7 +54,7 @@ def interval(value: float | None, resampled: Resampled, confidence: float, n_pat
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
-def share(
+def proportion(
     part: Float[np.ndarray, "point"] | Bool[np.ndarray, "point"],
     whole: Bool[np.ndarray, "point"],
     patients: Int[np.ndarray, "point"],

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from diagnet.evaluation.bootstrap import Interval, draw_patients, share
+from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion
 from diagnet.run.tables import read_predictions
 
 _MOST, _LEAST = 100, 20  # masses that count as scored alike
@@ -86,7 +86,7 @@ class HeldOut:
         patients = np.unique(self.patients[like], return_inverse=True)[1].astype(np.int64)
         counts = draw_patients(int(patients.max()) + 1, _N_RESAMPLES, rng=np.random.default_rng(0))
         malignant = self.is_malignant[like]
-        found = share(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
+        found = proportion(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
         scores = self.malignancy[like]
         return Meaning(n_like, int(malignant.sum()), found, float(scores.min()), float(scores.max()), source)
 

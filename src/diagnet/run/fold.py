@@ -199,7 +199,7 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
     state = start(points, config.network, config.graph, config.training, seed=seed, progress=fold.progress)
     points_hash = points.sha256()
     binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
-    if not processes.agree(points_hash):
+    if not processes.all_equal(points_hash):
         raise TrainingError("all processes must train on the same points, got different ones. Fix: one kind of machine")
     checkpoints = fold.folder / "checkpoints"
     state = read_checkpoint(checkpoints, state, binding) or state

@@ -22,7 +22,7 @@ from diagnet.training.optimization import rate_factor
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, TrainingState, copied_weights, random_state
 from diagnet.training.transforms import draw_images
-from diagnet.training.weight_average import settle_average, update_average
+from diagnet.training.weight_average import recalibrate_batchnorm, update_average
 
 ExtraLoss = Callable[[Float[Tensor, "point feature"], Int[Tensor, "point"]], Float[Tensor, ""]]
 
@@ -86,7 +86,7 @@ def train(
                 on_step(state)
         run.end_epoch(time.perf_counter() - epoch_began)
         if validate is not None or state.epoch == settings.epochs:
-            settle_average(state, points, settings, seed=seed)
+            recalibrate_batchnorm(state, points, settings, seed=seed)
         if validate is not None:
             state.history[-1].update(validate(state))
         run.keep_best()
@@ -167,7 +167,7 @@ class _Run:
             edges = neighborhoods.outgoing(batch) if is_exact else neighborhoods.incident(batch)
             seen = edges.points if is_exact else batch
         rng = np.random.default_rng([self.seed, state.epoch + 1, state.step])
-        own = processes.share(np.arange(len(seen)))
+        own = processes.local_shard(np.arange(len(seen)))
         part, device = slice(int(own[0]), int(own[-1]) + 1), self.compute.device
         images = draw_images(self.points, seen, settings, own=part, device=device, rng=rng)
         share, partners = 1.0, np.arange(len(batch))
@@ -178,8 +178,8 @@ class _Run:
         images = images.contiguous(memory_format=self.compute.layout)
         with random_state(self.seed, state.epoch + 1, state.step, processes.rank), self.compute.autocast():
             own_embeddings, own_logits = self.model(images)
-        embeddings = processes.together(own_embeddings.float(), len(seen))
-        logits = processes.together(own_logits.float(), len(seen))
+        embeddings = processes.all_gather(own_embeddings.float(), len(seen))
+        logits = processes.all_gather(own_logits.float(), len(seen))
         classification = classification_loss(logits[: len(batch)], self.targets[batch])  # Eq. 5
         if settings.mixup > 0:
             mixed = classification_loss(logits, self.targets[batch[partners]])

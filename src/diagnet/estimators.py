@@ -139,7 +139,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             y: their classes.
             groups: patient of each image; with it, no image is attracted to one of its own patient.
         """
-        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        X, y = _validate(self, X, y)  # noqa: N806 -- scikit-learn's name
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"`y` must hold at least two classes, got {len(self.classes_)} class")
@@ -193,7 +193,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 -- scikit-learn's name
         """Class probabilities, (n, n_classes), in the order of `classes_`; not calibrated."""
         check_is_fitted(self)
-        X, _ = _validated(self, X, is_fitted=True)  # noqa: N806 -- scikit-learn's name
+        X, _ = _validate(self, X, is_fitted=True)  # noqa: N806 -- scikit-learn's name
         logits = embeddings_and_logits(self.network_, self.scale_.images(X))[1].astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -284,7 +284,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
 
     def fit(self, X: Any, y: Any) -> "AdversarialAugmenter":  # noqa: N803 -- scikit-learn's name
         """Check the data; the search itself is `fit_resample`'s."""
-        self._checked(X, y)
+        self._check(X, y)
         return self
 
     def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: N803 -- scikit-learn's name
@@ -294,7 +294,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             ValueError: `sampling_strategy` cannot be met, or `negative_class` is of another type than `y`.
         """
         given = X, y
-        X, y, one_hot = self._checked(X, y)  # noqa: N806 -- scikit-learn's name
+        X, y, one_hot = self._check(X, y)  # noqa: N806 -- scikit-learn's name
         classes, labels = np.unique(y, return_inverse=True)
         scale = _Scale(X, self.image_shape)
         n_positive = None
@@ -336,7 +336,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             )
         return np.where(self.kinds_ < 0, own, targets)
 
-    def _checked(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:  # noqa: N803
+    def _check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:  # noqa: N803
         """`X` and `y` as arrays, and the one-hot rows of `y` where it has such."""
         one_hot = None
         if y is not None and type_of_target(y) == "multilabel-indicator":
@@ -348,7 +348,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             X = X.toarray()  # noqa: N806 -- scikit-learn's name
         elif hasattr(X, "sparse"):  # a data frame whose columns are all sparse
             X = X.sparse.to_dense()  # noqa: N806 -- scikit-learn's name
-        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        X, y = _validate(self, X, y)  # noqa: N806 -- scikit-learn's name
         if len(np.unique(y)) < 2:
             raise ValueError("`y` must hold at least two classes, got 1 class")
         return X, y, one_hot
@@ -412,7 +412,7 @@ def _numbered(groups: ArrayLike, n: int) -> NDArray[np.int64]:
     return np.array([numbers[name] for name in found.tolist()], np.int64)
 
 
-def _validated(
+def _validate(
     estimator: Any,
     X: Any,  # noqa: N803 -- scikit-learn's name
     y: Any = None,

@@ -116,7 +116,7 @@ def read_lite0(path: Path | None = None) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise SettingsError(f"`network.weights` must be a readable .safetensors file, got {source}: {error}") from error
     if "stem.weight" in tensors:
-        return _checked({name: value.float() for name, value in tensors.items()}, source)
+        return _require_tensors({name: value.float() for name, value in tensors.items()}, source)
     return folded_weights(tensors, source)
 
 
@@ -147,10 +147,10 @@ def folded_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tens
         factor = gain / (variance + _NORM_EPS).sqrt()
         found[f"{own}.weight"] = (weight * factor[:, None, None, None]).float()
         found[f"{own}.bias"] = (bias - mean * factor).float()
-    return _checked(found, source)
+    return _require_tensors(found, source)
 
 
-def _checked(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _require_tensors(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Exactly the tensors of `Lite0`."""
     with torch.device("meta"):
         expected = {name: value.shape for name, value in Lite0().state_dict().items()}

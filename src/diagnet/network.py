@@ -70,7 +70,7 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_validator(mode="after")
-    def _pretrained(self) -> "NetworkSettings":
+    def _check_preset(self) -> "NetworkSettings":
         if self.preset == "lite0":
             if self.embedding != "pooled":
                 raise ValueError("`embedding` of lite0 must be pooled: its features, as the classifier sees them")

@@ -374,7 +374,7 @@ def test_a_reason_that_names_the_file_is_told_without_its_name(served, dicom, tm
     )
     answers = object.__new__(Answers)
     answers._model = load_model(served.run, engine="torch")
-    told = answers._told(refused)
+    told = answers._assessment_json(refused)
     assert "CANARY" not in str(told)
     assert told["reason"] == "`box` must be there, got the image."
 

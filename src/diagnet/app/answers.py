@@ -82,8 +82,8 @@ class Answers:
 
     def predict(self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:
         """Score masses marked on an image at hand, or on one that was read for this."""
-        assessments = self._assessed(shown, boxes, picture)
-        return {"assessments": [self._told(each) for each in assessments], "notice": self.notice}
+        assessments = self._assess(shown, boxes, picture)
+        return {"assessments": [self._assessment_json(each) for each in assessments], "notice": self.notice}
 
     def read_file(self, content: BinaryIO, policy: Policy) -> tuple[ServedImage, Mammogram]:
         """Read a file that is no image at hand; the caller removes it.
@@ -101,7 +101,7 @@ class Answers:
 
     def similar(self, shown: ServedImage, box: Corners, n_similar: int) -> dict[str, Any]:
         """Say which training masses a mass looks like, and where it lies among them."""
-        assessment, region = self._scored(shown, box)
+        assessment, region = self._score_and_cut(shown, box)
         malignancy = assessment["malignancy"]
         found = self._cases.surroundings(region, malignancy, n_similar)
         points = [
@@ -128,7 +128,7 @@ class Answers:
 
     def saliency(self, shown: ServedImage, box: Corners) -> dict[str, Any]:
         """Say which parts of a mass' region its score hangs on."""
-        assessment, region = self._scored(shown, box)
+        assessment, region = self._score_and_cut(shown, box)
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
         inside = clipped_box(Box(*box), width, height)
@@ -170,13 +170,13 @@ class Answers:
             HTTPException: 422, there can be no structured report.
             MissingExtraError: the extra `pacs` is not installed.
         """
-        assessments = self._assessed(shown, boxes)
+        assessments = self._assess(shown, boxes)
         hashes = [each.input_sha256 for each in assessments]
         if form == "json":
             told = {
                 "notice": self.notice,
                 "image": shown.name,
-                "assessments": [self._told(each) for each in assessments],
+                "assessments": [self._assessment_json(each) for each in assessments],
                 "model": self._facts,
             }
             return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
@@ -192,7 +192,7 @@ class Answers:
             raise refused(without_path(str(error), shown.path, shown.name)) from None
         return out.read_bytes(), hashes
 
-    def _assessed(
+    def _assess(
         self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None
     ) -> list[Assessment]:
         found = assess(
@@ -211,8 +211,8 @@ class Answers:
             self._known.popitem(last=False)
         return found
 
-    def _scored(self, shown: ServedImage, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
-        assessment = self._known.get((shown.id, box)) or self._assessed(shown, [box])[0]
+    def _score_and_cut(self, shown: ServedImage, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
+        assessment = self._known.get((shown.id, box)) or self._assess(shown, [box])[0]
         if assessment.malignancy is None:
             raise refused(without_path(assessment.reason, shown.path, shown.name))
         picture = self._images.picture(shown.id)
@@ -220,7 +220,7 @@ class Answers:
         mass = Mass(shown.path, clipped_box(Box(*box), width, height), None, "", original_size=shown.original_size)
         return asdict(assessment), cut_roi(picture.pixels, mass, self._model.roi)
 
-    def _told(self, assessment: Assessment) -> dict[str, Any]:
+    def _assessment_json(self, assessment: Assessment) -> dict[str, Any]:
         """Return an assessment as JSON, without the file's name."""
         told = asdict(assessment)
         path = told.pop("image")

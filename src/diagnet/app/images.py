@@ -119,7 +119,7 @@ class ImageStore:
         """
         for each in found:
             try:
-                with _opened(each.image) as file:
+                with _open_regular(each.image) as file:
                     image_id = self._id(hashlib.file_digest(file, "sha256").digest())
             except OSError:
                 continue
@@ -289,7 +289,7 @@ class ImageStore:
         if shown.is_uploaded:
             return
         try:
-            with _opened(shown.path) as file:
+            with _open_regular(shown.path) as file:
                 is_same = self._id(hashlib.file_digest(file, "sha256").digest()) == shown.id
         except OSError:
             is_same = False
@@ -389,7 +389,7 @@ def _new(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
-def _opened(path: Path) -> BufferedReader:
+def _open_regular(path: Path) -> BufferedReader:
     """Open a regular file; a pipe in its place would be waited for."""
     if not path.is_file():
         raise FileNotFoundError

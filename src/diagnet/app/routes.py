@@ -59,17 +59,17 @@ def score_routes(answers: Answers, images: ImageStore, workers: Workers, setting
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
         policy = Policy(allow_missing_preamble=force, allow_for_processing=allow_for_processing)
-        return _told(await workers.files.run(images.add, file.file, policy, file.filename or ""))
+        return _image_json(await workers.files.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
     async def list_images() -> list[dict[str, Any]]:
         """All images, those of the folder given at start first. A `width` of 0: not read yet."""
-        return [_told(shown) for shown in images.all()]
+        return [_image_json(shown) for shown in images.all()]
 
     @router.get("/images/{image}")
     async def describe_image(image: ImageId) -> dict[str, Any]:
         """One image, read if it was not yet."""
-        return _told(await workers.line(image).run(images.described, image))
+        return _image_json(await workers.line(image).run(images.described, image))
 
     @router.get("/images/{image}/pixels", responses={200: {"content": {"application/octet-stream": {}}}})
     async def pixels(image: ImageId, max_side: Annotated[int | None, Query(ge=1, le=20_000)] = None) -> Response:
@@ -158,7 +158,7 @@ async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
             yield part
 
 
-def _told(shown: ServedImage) -> dict[str, Any]:
+def _image_json(shown: ServedImage) -> dict[str, Any]:
     return {"id": shown.id, "name": shown.name, **shown.facts, "boxes": shown.boxes}
 
 

@@ -65,7 +65,7 @@ def create_app(
         DiagNetError: the run, the data or the state folder cannot be used, or another server has the folder.
     """
     key = _key(state)
-    lock = _locked(state)
+    lock = _lock_state(state)
     model = load_model(run, engine="torch")
     model.prepare()
     images = ImageStore(
@@ -118,7 +118,7 @@ def create_app(
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
-        return _secured(described())
+        return _add_security(described())
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
     return app
@@ -141,7 +141,7 @@ def _key(state: Path) -> bytes:
         raise RunFolderError(f"`--state` must be a folder that can be written, got {error.strerror}: {state}") from None
 
 
-def _locked(state: Path) -> FileLock:
+def _lock_state(state: Path) -> FileLock:
     """Take the state folder: two servers on one would write over each other's scores."""
     lock = FileLock(state / "lock", mode=0o600, thread_local=False)
     try:
@@ -154,7 +154,7 @@ def _locked(state: Path) -> FileLock:
     return lock
 
 
-def _secured(schema: dict[str, Any]) -> dict[str, Any]:
+def _add_security(schema: dict[str, Any]) -> dict[str, Any]:
     """Say in the OpenAPI which headers are needed."""
     schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["token"] = {"type": "http", "scheme": "bearer", "description": "Where the server was started with one."}

@@ -59,7 +59,7 @@ def read_mammogram(
         try:
             dataset, has_preamble, malformed = read_elements(path)
             _check_preamble(path, has_preamble, require_preamble)
-            return _displayed(dataset, path, has_preamble, malformed, allow_for_processing, is_scaled)
+            return _apply_display_chain(dataset, path, has_preamble, malformed, allow_for_processing, is_scaled)
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
@@ -84,7 +84,7 @@ def read_geometry(path: Path) -> Geometry:
             raise broken(path, error) from None  # its text may quote a patient's data
 
 
-def _displayed(
+def _apply_display_chain(
     dataset: Dataset,
     path: Path,
     has_preamble: bool,

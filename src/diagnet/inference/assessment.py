@@ -169,14 +169,14 @@ def assess(
             input_sha256=digest.hexdigest(),
         )
         try:
-            assessment = _scored(model, picture, around, start, policy, original_size)
+            assessment = _score_box(model, picture, around, start, policy, original_size)
         except DiagNetError as error:
             assessment = replace(start, reason=printable(error))
         found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
     return found
 
 
-def _scored(
+def _score_box(
     model: Model,
     picture: Mammogram,
     around: PictureFacts,

@@ -46,7 +46,7 @@ def calibration(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
 
     Source: Guo et al., ICML 2017; Davison and Hinkley, Bootstrap Methods, 1997, 5.2.
     """
-    cases = _tested(jobs, truth)
+    cases = _fit_and_test(jobs, truth)
     counts = draw_patients(int(truth.patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
 
     def of(part: PerCase | Bool[np.ndarray, "case"], whole: Bool[np.ndarray, "case"]) -> Interval:
@@ -70,7 +70,7 @@ def calibration(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
 
 def abstention(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
     """Measure decisions when a job's doubtful masses, those nearest to its threshold, are left to the reader."""
-    cases = _tested(jobs, truth)
+    cases = _fit_and_test(jobs, truth)
     counts = draw_patients(int(truth.patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
     lines = []
     for coverage in _COVERAGE:
@@ -113,7 +113,7 @@ def _error_with_interval(
     return {"value": value, "low": max(0.0, 2 * value - float(high)), "high": max(value, 2 * value - float(low))}
 
 
-def _tested(jobs: Jobs, truth: Truth) -> _Tested:
+def _fit_and_test(jobs: Jobs, truth: Truth) -> _Tested:
     parts = []
     for rows in jobs.values():
         index, scores = part_of(rows, "validation")

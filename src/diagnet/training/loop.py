@@ -81,7 +81,12 @@ def train(
         for n_points in run.steps():
             told += n_points
             rate = told / (time.perf_counter() - began)
-            progress(stage, state.epoch * run.n_batches + state.step, run.n_steps, f"{rate:.0f} images/s{_told(state)}")
+            progress(
+                stage,
+                state.epoch * run.n_batches + state.step,
+                run.n_steps,
+                f"{rate:.0f} images/s{_losses_text(state)}",
+            )
             if on_step is not None and state.step < run.n_batches:
                 on_step(state)
         run.end_epoch(time.perf_counter() - epoch_began)
@@ -278,7 +283,7 @@ def _has_stalled(history: list[dict[str, Any]], patience: int) -> bool:
     return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def _told(state: TrainingState) -> str:
+def _losses_text(state: TrainingState) -> str:
     """The loss's parts, of the last whole epoch."""
     if not state.history:
         return ""

@@ -61,7 +61,7 @@ class _Scale:
         return np.ascontiguousarray(np.repeat(np.repeat(scaled, times[0], axis=1), times[1], axis=2))
 
     def rows(self, images: Images) -> Float32[np.ndarray, "image feature"]:
-        """Undo `images`, up to clipping."""
+        """Return flat rows in the data's own range; the inverse of `images`, but for clipped values."""
         times = [-(-_SMALLEST // side) for side in self.shape]
         small = images[:, :: times[0], :: times[1]].reshape(len(images), self.shape[0] * self.shape[1])
         return (small * (self.high - self.low) + self.low).astype(np.float32)
@@ -199,7 +199,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 -- scikit-learn's name
-        """The most probable class of each image."""
+        """Return the most probable class of each image, one of `classes_`."""
         chances = self.predict_proba(X)
         return np.asarray(self.classes_[chances.argmax(axis=1)])
 
@@ -277,7 +277,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
         self.negative_share = negative_share
 
     def __sklearn_tags__(self) -> _SamplerTags:
-        """What it takes."""
+        """Return scikit-learn's tags: which inputs are taken, and that this is a sampler."""
         tags = super().__sklearn_tags__()
         own = {each.name: getattr(tags, each.name) for each in fields(tags) if each.name != "input_tags"}
         return _SamplerTags(**own | {"estimator_type": "sampler"})

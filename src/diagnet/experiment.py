@@ -103,7 +103,7 @@ def _run(
     progress: Progress,
     processes: Processes,
 ) -> Run:
-    """Run it in a folder that is held."""
+    """Run the experiment in a folder that no other process writes: read, split, train each fold, evaluate, report."""
     keep_freed_memory()
     began, started = time.perf_counter(), now()
     mass_set = mass_set_of(masses)

@@ -48,22 +48,22 @@ class SignedGraph:
 
     @property
     def n_points(self) -> int:
-        """Number of points N."""
+        """Number of points N: rows, and columns, of `signs`."""
         return int(self.signs.shape[0])
 
     @property
     def anchors(self) -> Int[np.ndarray, "anchor"]:
-        """Rows with at least one edge."""
+        """Indices of the anchors: points with at least one edge of their own."""
         return np.flatnonzero(np.diff(self.signs.indptr)).astype(np.int64)
 
     @property
     def n_attracting_edges(self) -> int:
-        """How many edges attract."""
+        """Number of edges with sign +1, each anchor's counted by itself."""
         return int((self.signs.data > 0).sum())
 
     @property
     def n_repelling_edges(self) -> int:
-        """How many edges repel."""
+        """Number of edges with sign -1, each anchor's counted by itself."""
         return int((self.signs.data < 0).sum())
 
     def among(self, points: ArrayLike) -> "SignedGraph":
@@ -281,7 +281,7 @@ def _chunks(n_rows: int, row_size: int) -> Iterator[slice]:
 
 
 def _blocks(n_points: int) -> list[slice]:
-    """Slices of at most _BLOCK points."""
+    """Yield slices of at most _BLOCK points that together cover all n."""
     return [slice(left, min(left + _BLOCK, n_points)) for left in range(0, n_points, _BLOCK)]
 
 

@@ -39,7 +39,7 @@ class _Conv(nn.Conv2d):
         self.around = ((kernel - 2) // 2, kernel - 2 - (kernel - 2) // 2) * 2 if stride == 2 else None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Convolve."""
+        """Convolve with TensorFlow's padding: height and width stay, or are halved (rounded up) with stride 2."""
         return super().forward(x if self.around is None else functional.pad(x, self.around))
 
 
@@ -55,7 +55,7 @@ class _Block(nn.Module):
         self.adds = stride == 1 and n_in == n_out
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Keep or halve the size."""
+        """Return feature maps: height and width stay, or are halved (rounded up) with stride 2."""
         found = x if self.expand is None else functional.relu6(self.expand(x))
         found = self.project(functional.relu6(self.filter(found)))
         return x + found if self.adds else found  # type: ignore[no-any-return]  # nn.Module calls are untyped
@@ -86,7 +86,7 @@ class Lite0(nn.Module):
 
     @property
     def first_blocks(self) -> nn.ModuleList:
-        """Stem and all blocks up to the first map kept."""
+        """The stem and all blocks up to the first feature map that is kept: what `trainable = "last"` freezes."""
         return nn.ModuleList([self.stem, *self.blocks[: self._kept[0] + 1]])
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
@@ -151,7 +151,7 @@ def folded_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tens
 
 
 def _require_tensors(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Exactly the tensors of `Lite0`."""
+    """Check that all tensors of `Lite0` are there in their shapes, and leave out all others."""
     with torch.device("meta"):
         expected = {name: value.shape for name, value in Lite0().state_dict().items()}
     for name, shape in expected.items():

@@ -126,7 +126,7 @@ class Judge:
         self.discriminator = Discriminator(kernel_rows, capacity, n_pool=n_pool, late_share=_KEPT_SHARE)
 
     def learn(self, vectors: Float[np.ndarray, "generated coordinate"]) -> None:
-        """Add generated points."""
+        """Add generated points to the discriminator's training set, given by their coordinates."""
         n, weights = self.n_points, self._space.weights
         self.columns[:, n : n + len(vectors)] = vectors.T
         seen = vectors if weights is None else vectors * weights
@@ -138,7 +138,7 @@ class Judge:
         self.n_points = n + len(vectors)
 
     def probability(self, vector: Float[np.ndarray, "coordinate"]) -> float:
-        """Return P of a point from its coordinates."""
+        """Return P, in [0, 1], that a point belongs to the originals, from its coordinates."""
         seen = vector if self._space.weights is None else vector * self._space.weights
         return self.probability_of_dots(seen @ self.columns[:, : self.n_points], float(seen @ vector))
 
@@ -298,7 +298,7 @@ class NeighborSearch:
         return self._nearest_of_dots(dots[:n], squares[:n]), self._nearest_of_dots(dots[kept], squares[kept])
 
     def _nearest(self, image: Float32[np.ndarray, "pixel"]) -> tuple[float, float]:
-        """Return the same of a finished image."""
+        """Return both distances as above, of an image of all its pixels: from originals, and from neighbors kept."""
         n, known, own = self._n_originals, self._judge.n_points, float(image @ image)
         of_originals = self._nearest_of_dots((self._space.images @ image).astype(np.float64), self._squares[:n] * own)
         if self._n_kept == 0:

@@ -72,12 +72,12 @@ class Answers:
 
     @property
     def model(self) -> dict[str, Any]:
-        """What is known of the model."""
+        """What `/v1/model` says of the model: its name, hash, classes, threshold and test figures."""
         return self._facts
 
     @property
     def notice(self) -> str:
-        """What must stand beside each answer."""
+        """The sentence that must be shown beside each score: research software, not a medical device."""
         return self._model.notice
 
     def predict(self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from diagnet.cli.shared import (
 
 
 class Source(StrEnum):
-    """What `prepare` reads."""
+    """The kinds of data set that `prepare` reads."""
 
     inbreast = "inbreast"
     cbis_ddsm = "cbis-ddsm"

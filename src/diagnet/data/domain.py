@@ -245,7 +245,7 @@ def _widths(low: Float[np.ndarray, "fact"], high: Float[np.ndarray, "fact"]) -> 
 
 
 def _comparable(facts: Rows) -> Rows:
-    """Facts with sizes as logarithms."""
+    """Return facts of regions with sizes as logarithms, so that distances are of ratios."""
     rows = facts.astype(np.float64)
     rows[:, ~_LOOKS] = np.log(rows[:, ~_LOOKS])
     return rows

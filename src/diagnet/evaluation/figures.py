@@ -33,7 +33,7 @@ _THRESHOLDS = np.arange(1, 50) / 50  # of the decision curve
 
 
 class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
-    """How results are measured."""
+    """How results are measured: folds, operating point, confidence and resamples."""
 
     folds: int = Field(1, ge=1, description="1: one split; k > 1: k-fold cross-validation, each mass tested once")
     n_resamples: int = Field(2000, ge=0, description="bootstrap resamples of the patients; 0 gives no intervals")
@@ -350,7 +350,7 @@ def _decision_curve(
     benefits: Float64[np.ndarray, "resample threshold"],
     confidence: float,
 ) -> DecisionCurve:
-    """Net benefits and their band."""
+    """Return net benefit by threshold probability, with its confidence band."""
     once = np.ones((1, len(malignant)))
     half = confidence / 2
     low, high = np.quantile(benefits, [0.5 - half, 0.5 + half], axis=0) if len(benefits) else ([], [])

@@ -80,7 +80,7 @@ class Predictions:
         return numbered(self.patients)
 
     def part(self, points: Int[np.ndarray, "part"]) -> "Predictions":
-        """Some of the points, at least one."""
+        """Return the predictions of the given points, in their order; there must be at least one."""
         return Predictions(
             images=tuple(self.images[i] for i in points),
             patients=tuple(self.patients[i] for i in points),

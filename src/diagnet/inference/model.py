@@ -65,7 +65,7 @@ class Model:
 
     @property
     def roi(self) -> RoiSettings:
-        """How regions are cut."""
+        """Settings by which regions are cut before this model scores them."""
         return self.preprocessing.roi
 
     @cached_property

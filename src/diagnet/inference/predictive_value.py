@@ -36,7 +36,7 @@ class Meaning:
 
     @property
     def text(self) -> str:
-        """One sentence."""
+        """The same in one sentence for people: how many masses of like scores were malignant, in percent."""
         low, high = self.share["low"], self.share["high"]
         of_source = f" of the source {self.source}" if self.source else ""
         doubt = "" if low is None or high is None else f", 95 % interval {100 * low:.0f} to {100 * high:.0f} %"

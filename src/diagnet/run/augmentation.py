@@ -154,7 +154,7 @@ def write_augmentation(
 def _write_augmentation(
     config: Config, masses: MassSet | Prepared, out: Path, resume: bool, workers: int | None, progress: Progress
 ) -> dict[str, Any]:
-    """Make and write them in a folder that is held."""
+    """Search all neighbors and write them, in a folder that no other process writes."""
     mass_set = mass_set_of(masses)
     require_text(mass_set)
     if isinstance(masses, Prepared):

@@ -66,7 +66,7 @@ class Arm:
     margins: tuple[float, ...] = ()
 
     def config(self, base: Config) -> Config:
-        """The study's settings with this arm's changes."""
+        """Return the study's settings with this arm's changes laid over them."""
         return Config.from_preset(base.preset, merged(base.model_dump(mode="json", exclude={"preset"}), self.changes))
 
 
@@ -132,7 +132,7 @@ def _grid() -> tuple[Arm, ...]:
 
 
 def _sweep() -> tuple[Arm, ...]:
-    """Fig. 3b: lambda."""
+    """Return the arms of Fig. 3b: one for each weight lambda of the graph's loss (Eq. 6)."""
     weights = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     return tuple(
         Arm(f"lambda{weight:g}", f"lambda {weight:g}", {"training": {"graph_weight": weight}}, holdout=True)

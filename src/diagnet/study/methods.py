@@ -49,7 +49,7 @@ class Cases:
     surroundings: Surroundings | None = None
 
     def part(self, rows: Int[np.ndarray, "row"]) -> "Cases":
-        """Some of them."""
+        """Return the cases in the given rows, in their order."""
         chosen = tuple(self.masses[row] for row in rows)
         around = self.surroundings
         if around is not None:

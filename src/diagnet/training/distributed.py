@@ -26,11 +26,11 @@ class Processes:
         return self.rank == 0
 
     def local_shard(self, points: Int[np.ndarray, "point"]) -> Int[np.ndarray, "share"]:
-        """This process's part of a step's points: each point is in exactly one part."""
+        """Return this process's part of a step's points; each point is in exactly one process's part."""
         return np.array_split(points, self.size)[self.rank]
 
     def all_gather(self, own: Float[Tensor, "share value"], n_points: int) -> Float[Tensor, "point value"]:
-        """All processes' rows in order; gradients flow into this process's own."""
+        """Gather the rows of all processes, in order; gradients flow into this process's own rows alone."""
         if self.size == 1:
             return own
         lengths = [len(part) for part in np.array_split(np.empty(n_points), self.size)]

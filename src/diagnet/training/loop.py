@@ -247,7 +247,7 @@ class _Run:
             self.state.best = copied_weights(self.state.scored())
 
     def _move_weights(self, loss: Float[Tensor, ""]) -> None:
-        """Take an optimizer step down the loss."""
+        """Take one optimizer step on the gradient of the loss."""
         state, settings = self.state, self.settings
         step = state.epoch * self.n_batches + state.step
         factor = rate_factor(settings.schedule, settings.warm_up, step, self.n_steps)
@@ -271,7 +271,7 @@ class _EmbedAndClassify(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b feature"], Float[Tensor, "b class"]]:
-        """H and logits."""
+        """Return embeddings h(x) (Eq. 4) and logits (Eq. 5), a row for each image."""
         return self.network.embed_and_classify(images)
 
 
@@ -284,7 +284,7 @@ def _has_stalled(history: list[dict[str, Any]], patience: int) -> bool:
 
 
 def _losses_text(state: TrainingState) -> str:
-    """The loss's parts, of the last whole epoch."""
+    """Return both terms of the loss, averaged over the last whole epoch, as text; "" before there is one."""
     if not state.history:
         return ""
     row = state.history[-1]

@@ -22,7 +22,7 @@ class RacosSettings(BaseModel, frozen=True, extra="forbid"):
 
     n_samples: int = Field(12, ge=2, description="m: evaluated points that are remembered, the best ones")
     n_elites: int = Field(2, ge=1, description="k: how many of them are elites, the others being the rest")
-    exploitation: float = Field(0.99, ge=0, le=1, description="lambda: share of proposals near an elite")
+    exploitation: float = Field(0.99, ge=0, le=1, description="lambda: fraction of proposals near an elite")
     n_free: int | None = Field(
         None, ge=1, description="coordinates a proposal changes; by default 1, 2 or 3 for up to 100, 1000 or more"
     )
@@ -57,7 +57,7 @@ class Racos:
     Args:
         lower: lowest value of each coordinate.
         upper: highest value of each coordinate.
-        settings: sizes and shares.
+        settings: sizes and fractions.
         seeds: points to start from instead of `n_samples` uniform ones.
         rng: source of chance.
 

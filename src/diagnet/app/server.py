@@ -77,8 +77,8 @@ def create_app(
     workers = Workers(settings.max_waiting, SERVER_PROCESSES, images.is_read, images.picture)
     room = ReadingRoom(state / "reading", key, model.sha256, model.threshold)
     audit, strangers = (
-        AuditLog(state / name, int(settings.audit_mb * share * 2**20))
-        for name, share in (("audit.jsonl", 0.9), ("strangers.jsonl", 0.1))
+        AuditLog(state / name, int(settings.audit_mb * fraction * 2**20))
+        for name, fraction in (("audit.jsonl", 0.9), ("strangers.jsonl", 0.1))
     )
 
     @asynccontextmanager

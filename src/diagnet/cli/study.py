@@ -39,11 +39,11 @@ Interrupted = "diagnet: interrupted. Fix: --resume keeps the runs done so far"
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
-    """What all studies of arms are asked for: where, on how many folds, which share of it."""
+    """What all studies of arms are asked for: where, on how many folds, which part of it."""
 
     out: Folder
     folds: Folds = 5
-    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n shares of the runs, from 0.")] = "0/1"
+    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n parts of the runs, from 0.")] = "0/1"
     resume: Resume = False
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers see DATA.")] = None
     only: Annotated[str | None, typer.Option(help="Arms to run, separated by commas. [default: all]")] = None
@@ -253,7 +253,7 @@ class _OnData:
 
 
 def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOptions, arms: Path | None = None) -> None:
-    """Run a study's share of jobs, then write and print its tables as far as they go."""
+    """Run a study's part of the jobs, then write and print its tables as far as they go."""
     import sys
 
     from diagnet.cli.terminal import shown_progress

@@ -13,7 +13,7 @@ from diagnet.data.box import Box
 _SIDE = 256  # of the reduced picture, at most: a finger's width is still several pixels
 _SHARE_OF_OTSU = 0.3  # 1 would cut the skin and the fat off; 0.3 holds each of 1,318 masses of CBIS-DDSM by 30 %
 _BAND = 8  # the chest wall is looked for in the outermost eighth
-_LEAST_LEAD = 0.2  # of one side over the other, in shares of the stronger
+_LEAST_LEAD = 0.2  # of one side over the other, in fractions of the stronger
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Breast:
 
     @property
     def share(self) -> float:
-        """Share of the picture that the breast covers."""
+        """Fraction of the picture that the breast covers."""
         return float(self.mask.mean())
 
     @property
@@ -43,7 +43,7 @@ class Breast:
         return "left" if left > right else "right"
 
     def share_of(self, box: Box) -> float:
-        """Share of a box that lies on the breast."""
+        """Fraction of a box that lies on the breast."""
         x0, y0, x1, y1 = (side / self.per_px for side in box)
         height, width = self.mask.shape
         top, left = min(int(y0), height - 1), min(int(x0), width - 1)

@@ -18,7 +18,7 @@ class PictureFacts(NamedTuple):
     """What a whole picture looks like, reduced to at most 256 pixels a side.
 
     Attributes:
-        picture_air: share of its pixels that are nearly black.
+        picture_air: fraction of its pixels that are nearly black.
         picture_brightness: mean of the others.
         picture_spread: their standard deviation.
         picture_sharpness: mean step between neighbors among them, over their spread.
@@ -47,7 +47,7 @@ class RegionFacts(NamedTuple):
         grain: what a 3 x 3 mean takes away from a pixel, over the mean step.
         evenness: mean step over root mean square step.
         center: how much brighter the middle quarter is than the rest, over the spread.
-        air: share of the region's pixels in the file that are exact background.
+        air: fraction of the region's pixels in the file that are exact background.
         picture_air: see `PictureFacts`, as the six after it.
         picture_brightness: of the picture.
         picture_spread: of the picture.

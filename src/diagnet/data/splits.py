@@ -22,9 +22,9 @@ class SplitSettings(BaseModel, frozen=True, extra="forbid"):
     method: Literal["patient", "image80_20"] = Field(
         "patient", description="`patient` keeps a patient in one part; `image80_20` is the paper's, and leaks."
     )
-    test_share: float = Field(0.2, gt=0, lt=1, description="Share of the masses for the test (not for folds).")
+    test_share: float = Field(0.2, gt=0, lt=1, description="Fraction of the masses for the test (not for folds).")
     validation_share: float = Field(
-        0.15, gt=0, lt=1, description="Share of the training masses that chooses threshold and temperature."
+        0.15, gt=0, lt=1, description="Fraction of the training masses that chooses threshold and temperature."
     )
 
 
@@ -51,13 +51,13 @@ def make_split(
     *,
     rng: np.random.Generator,
 ) -> Split:
-    """Divide masses into train, validation and test, with about the same share of each class in all three.
+    """Divide masses into train, validation and test, with about the same fraction of each class in all three.
 
     Args:
         patients: patient of each mass.
         images: image of each mass.
         labels: class index of each mass.
-        settings: method and shares.
+        settings: method and fractions.
         rng: decides the order in which patients (or images) are dealt out.
 
     Raises:
@@ -150,10 +150,10 @@ def _dealt(
     settings: SplitSettings,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, "mass"]:
-    """Deal whole groups out to parts so that each part gets its share of each class; return the part of each mass.
+    """Deal whole groups out to parts so that each part gets its fraction of each class; return the part of each mass.
 
     Groups come in a random order, and each goes to the part that has least of the group's classes, measured by the
-    part's share. The group's size plays no role in this, so that patients with many masses reach each part as often
+    part's fraction. The group's size plays no role in this, so that patients with many masses reach each part as often
     as others. The best balanced of `N_ORDERS` orders is kept.
     """
     unit = "patients" if settings.method == "patient" else "images"
@@ -168,7 +168,7 @@ def _dealt(
         )
     counts = np.zeros((len(names), len(classes)))
     np.add.at(counts, (rows, columns), 1)
-    counts /= counts.sum(axis=0)  # share of each class that a group brings
+    counts /= counts.sum(axis=0)  # fraction of each class that a group brings
 
     best_cost, best = np.inf, np.zeros(len(names), dtype=np.int64)
     for _ in range(N_ORDERS):

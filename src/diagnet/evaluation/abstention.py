@@ -14,7 +14,7 @@ class Abstention(BaseModel, frozen=True, extra="forbid"):
     """Limits within which no call is made. Runs from before they were stored have these defaults."""
 
     half_width: float = Field(0.05, ge=0, le=1, description="Half the width of the band around the operating point.")
-    dissent: float = Field(1 / 3, ge=0, le=1, description="Share of the networks that may call a mass otherwise.")
+    dissent: float = Field(1 / 3, ge=0, le=1, description="Fraction of the networks that may call a mass otherwise.")
 
 
 def band_half_width(malignancy: PointScores, threshold: float) -> float:

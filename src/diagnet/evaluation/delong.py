@@ -19,7 +19,7 @@ class DeLong(TypedDict):
 
 
 def auc_components(scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"]) -> Components:
-    """Structural components of the AUC: for each target the share of others it outranks, and the other way round.
+    """Structural components of the AUC: for each target the fraction of others it outranks, and the other way round.
 
     Either part's mean is the AUC; ties count a half.
 

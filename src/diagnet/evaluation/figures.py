@@ -67,7 +67,7 @@ class DecisionCurve(TypedDict):
 
 
 class CalibrationBin(TypedDict):
-    """Points of like scores: the mean score, and the share of them that is malignant."""
+    """Points of like scores: the mean score, and the fraction of them that is malignant."""
 
     n: int
     mean_score: float

@@ -121,7 +121,7 @@ def _known(minus: Float[np.ndarray, "resample"]) -> Float[np.ndarray, "known"]:
 
 
 def _two_sided(known: Float[np.ndarray, "known"]) -> float | None:
-    """Twice the share of resamples on the other side of 0, at least as if one were."""
+    """Twice the fraction of resamples on the other side of 0, at least as if one were."""
     if len(known) == 0:
         return None
     tail = min((known <= 0).mean(), (known >= 0).mean())

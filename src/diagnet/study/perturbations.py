@@ -46,7 +46,7 @@ def _contrasted(cases: Cases, _settings: RoiSettings, _rng: np.random.Generator,
 
 
 def _marked_otherwise(cases: Cases, settings: RoiSettings, rng: np.random.Generator, *, share: float) -> list[Images]:
-    """Cut the regions again by boxes whose edges are each off by up to a share of the box's side.
+    """Cut the regions again by boxes whose edges are each off by up to a fraction of the box's side.
 
     Raises:
         DataError: the images are not there, or a mass has no box.

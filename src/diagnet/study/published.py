@@ -5,7 +5,7 @@ from typing import TypedDict
 
 
 class Published(TypedDict):
-    """A line of the paper's Table 1: shares, as printed."""
+    """A line of the paper's Table 1: fractions, as printed."""
 
     method: str
     accuracy: str | None

@@ -129,7 +129,7 @@ def run_study(
         study: what to run; its folder is claimed.
         out: the study's folder; with several machines, one that all see.
         workers: processes here, by default one a core; results do not depend on it.
-        shard: (i, n): the i-th of n shares of the jobs.
+        shard: (i, n): the i-th of n parts of the jobs.
         scheduler: address of a Dask scheduler whose workers run the jobs (`[dask]`); they must see the data.
         progress: told after each job.
 

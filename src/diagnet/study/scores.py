@@ -135,7 +135,7 @@ def part_of(rows: list[Row], part: str) -> tuple[Int[np.ndarray, "score"], Float
 def weighted_accuracy(
     scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"], weights: Weights
 ) -> Resampled:
-    """Share of the points whose more probable class is their own: log-odds of at least 0 where malignant."""
+    """Fraction of the points whose more probable class is their own: log-odds of at least 0 where malignant."""
     return np.asarray((weights @ ((scores >= 0) == targets)) / weights.sum(axis=1))
 
 

@@ -25,7 +25,7 @@ from diagnet.training.state import random_state
 from diagnet.training.transforms import DrawSettings, draw_transforms
 
 _DRAWN = 10  # patches of an image; those of tissue are kept
-_SIDES = (0.06, 0.25)  # of a patch, as a share of the image's shorter side: what masses have
+_SIDES = (0.06, 0.25)  # of a patch, as a fraction of the image's shorter side: what masses have
 _TISSUE = 0.1  # least mean grey value of a patch
 _EPOCHS, _BATCH, _TEMPERATURE = 8, 64, 0.1
 _VIEW = DrawSettings(flips="random", rotation=30.0, zoom=0.3, noise=0.05)

@@ -25,11 +25,11 @@ class Processes:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
-    def local_shard(self, points: Int[np.ndarray, "point"]) -> Int[np.ndarray, "share"]:
+    def local_shard(self, points: Int[np.ndarray, "point"]) -> Int[np.ndarray, "own"]:
         """Return this process's part of a step's points; each point is in exactly one process's part."""
         return np.array_split(points, self.size)[self.rank]
 
-    def all_gather(self, own: Float[Tensor, "share value"], n_points: int) -> Float[Tensor, "point value"]:
+    def all_gather(self, own: Float[Tensor, "own value"], n_points: int) -> Float[Tensor, "point value"]:
         """Gather the rows of all processes, in order; gradients flow into this process's own rows alone."""
         if self.size == 1:
             return own

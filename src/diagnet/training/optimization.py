@@ -32,7 +32,7 @@ def make_optimizer(
 
 
 def rate_factor(schedule: Schedule, warm_up: float, step: int, n_steps: int) -> float:
-    """Share of the top learning rate at a step: a linear warm-up, then the schedule's way to zero (or none).
+    """Fraction of the top learning rate at a step: a linear warm-up, then the schedule's way to zero (or none).
 
     Args:
         schedule: after the warm-up: half a cosine, a line, or the top rate all along.

@@ -30,7 +30,7 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(64, ge=2)
     graph_weight: float = Field(0.05, ge=0, description="lambda of Eq. 6; 0 is plain cross-entropy")
-    graph_start: float = Field(0.0, ge=0, le=1, description="share of the epochs before J_g is added to J")
+    graph_start: float = Field(0.0, ge=0, le=1, description="fraction of the epochs before J_g is added to J")
     margin: float = Field(1.0, gt=0, description="m of Eq. 4")
     distance: Distance = Field("cosine", description="dist of Eq. 4")
     reduction: Reduction = Field("mean", description="of J_g: over anchors, or summed (reading 8)")
@@ -48,7 +48,7 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     )
     learning_rate: float = Field(1e-3, gt=0, description="AdamW's, at the top")
     schedule: Schedule = Field("cosine", description="of the learning rate: cosine or linear to zero, or constant")
-    warm_up: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    warm_up: float = Field(0.1, ge=0, le=1, description="fraction of the steps in which the learning rate rises")
     backbone_rate: float = Field(
         0.1, gt=0, le=1, description="learning rate of lite0's pretrained blocks, a fraction of its head's"
     )

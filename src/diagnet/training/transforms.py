@@ -32,7 +32,7 @@ class DrawSettings(BaseModel, frozen=True, extra="forbid"):
         0.0, ge=0, le=2, description="largest change of the grey values' exponent either way, as a logarithm"
     )
     contrast: float = Field(0.0, ge=0, le=2, description="largest change of contrast either way, as a logarithm")
-    sharpness: float = Field(0.0, ge=0, le=2, description="largest share of fine detail that is added or taken away")
+    sharpness: float = Field(0.0, ge=0, le=2, description="largest fraction of fine detail that is added or taken away")
     noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of random noise, of the grey scale")
 
     @model_validator(mode="after")

@@ -115,8 +115,8 @@ def roc_plot(roc: Roc, auc: Interval, sensitivity: Interval, specificity: Interv
 
 @_drawn
 def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figure, str]:
-    """Share of malignant masses against the mean score, with intervals."""
-    figure, axes = _axes("Mean score", f"Share that is {target}")
+    """Fraction of malignant masses against the mean score, with intervals."""
+    figure, axes = _axes("Mean score", f"Fraction that is {target}")
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
     for each in bins:
         observed = each["observed"]
@@ -125,7 +125,7 @@ def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figur
     scores, shares = [each["mean_score"] for each in bins], [each["observed"]["value"] or 0 for each in bins]
     axes.plot(scores, shares, "o-", color=COLORS[0], linewidth=1, markersize=6)
     _square(axes)
-    return figure, f"Calibration plot: share of {target} test masses against their mean score, {len(bins)} bins"
+    return figure, f"Calibration plot: fraction of {target} test masses against their mean score, {len(bins)} bins"
 
 
 @_drawn

@@ -292,7 +292,7 @@ def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Html:
         rows.append(tag("tr", tag("th", name, scope="row"), *cells))
     return figure(
         tag("table", *rows, class_="matrix"),
-        "Confusion matrix: labels by row, decisions by column, shares of the row.",
+        "Confusion matrix: labels by row, decisions by column, fractions of the row.",
     )
 
 

@@ -38,7 +38,7 @@ def signed_graph_loss(
             are anchors.
         margin: m, in units of the distance.
         distance: "cosine" (1 - cos, in [0, 2]) or "angular" (arccos(cos) / pi, in [0, 1]).
-        reduction: "mean" divides by the number of anchors, rows with an edge (reading 8); "sum" is the letter.
+        reduction: "mean" divides by the number of anchors, rows with an edge (reading 8); "sum" is as in the paper.
 
     Returns:
         A scalar >= 0, in float32 at least; 0 where there is no edge.
@@ -138,7 +138,7 @@ class SignedGraphLoss(nn.Module):
                 from a triplet miner: tensors, arrays or lists of whole numbers; wins over `signs` and labels.
             ref_emb: what the second indices of `indices_tuple` point into; `embeddings` by default.
             ref_labels: labels of `ref_emb`, where pairs come from labels alone.
-            labels: the (n,) labels by name: without `indices_tuple`, equal labels attract and others repel.
+            labels: (n,), optional: without `indices_tuple`, equal labels attract and others repel.
 
         Raises:
             ValueError: neither a graph, nor labels, nor an `indices_tuple` came, or the one that came cannot be used.

@@ -36,10 +36,10 @@ class SearchSettings(RenamedSettings, frozen=True, extra="forbid"):
     reach_factor: float = Field(3.0, gt=1, description="r3 / rho: how far negative neighbors may be from originals")
     enforce_rules: bool = Field(
         True,
-        description="a candidate that breaks a distance rule ranks behind all that keep them [letter: gamma alone]",
+        description="a candidate that breaks a distance rule ranks behind all that keep them [paper: gamma alone]",
     )
     no_copies: bool = Field(
-        True, description="positive neighbors keep r1 from originals too [letter: from one another only]"
+        True, description="positive neighbors keep r1 from originals too [paper: from one another only]"
     )
     n_retries: int = Field(3, ge=0, description="new searches where no candidate keeps the rules that are enforced")
 

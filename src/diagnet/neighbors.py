@@ -35,7 +35,7 @@ class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
     )
     negative_ratio: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
     search_space: Literal["subspace", "pixel"] = Field(
-        "subspace", description="principal components of the class, or all grey values [letter]"
+        "subspace", description="principal components of the class, or all grey values [as in the paper]"
     )
     n_components: int = Field(256, ge=1, le=1024, description="components searched at most, with the subspace")
     max_originals: int | None = Field(

@@ -1,4 +1,4 @@
-"""Where a neighbor is searched: all pixels (the letter), or principal components of the class (the default).
+"""Where a neighbor is searched: all pixels (as in the paper), or principal components of the class (the default).
 
 A space holds the originals as `vectors` that keep the images' dot products. A point is the vector of its parent, an
 original, with the first coordinates changed by z in [lower, 1]; the discriminator may weigh the coordinates.

@@ -1,4 +1,4 @@
-"""Threads that the model works in, and that files are read in: requests wait in line, none is lost."""
+"""Threads that the model works in, and that files are read in: requests wait in line."""
 
 import asyncio
 from collections.abc import Callable

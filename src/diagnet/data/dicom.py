@@ -172,7 +172,7 @@ def _check_policy(dataset: Dataset, path: Path, intent: str, allow_for_processin
     if intent == "FOR PROCESSING" and not allow_for_processing:
         raise RefusedInputError(
             f"`image` must be FOR PRESENTATION, got raw data FOR PROCESSING in {path}."
-            " Fix: send the processed image, or allow raw data by name."
+            " Fix: send the processed image, or allow raw data (--allow-for-processing)."
         )
 
 

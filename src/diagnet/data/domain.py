@@ -41,7 +41,7 @@ class Verdict:
 
     Attributes:
         is_unlike: the score is to be flagged.
-        is_far: it is not to be given.
+        is_far: the region is so far from the training masses that no score must be given.
         reason: why, in one line; "" where it is like them.
         source: of most of the training masses that look most similar; "" where there was one source, or the region is
             unlike them all.

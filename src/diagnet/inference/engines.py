@@ -1,4 +1,4 @@
-"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32, or in bfloat16 by name."""
+"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32 or bfloat16."""
 
 import copy
 import itertools

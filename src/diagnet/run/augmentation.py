@@ -90,7 +90,7 @@ def augment(
         on_batch: see `find_neighbors`.
     """
     source = np.arange(len(rows))
-    if config.training.flips == "stored":  # reading 13, the letter
+    if config.training.flips == "stored":  # reading 13, as in the paper
         own = read_rows(images, rows)
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)

@@ -21,7 +21,7 @@ from diagnet.data.roi import RoiSettings
 from diagnet.errors import DataError, SettingsError
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms
-from diagnet.study.calibration import abstention, calibration, calibration_error
+from diagnet.study.calibration_tables import abstention, calibration, calibration_error
 from diagnet.study.choice import choice
 from diagnet.study.jobs import Job, Rows, run_job
 from diagnet.study.methods import Cases

@@ -43,7 +43,7 @@ from diagnet.data.phantom import make_inbreast_release
 from diagnet.data.region_facts import RegionFacts
 from diagnet.data.regions import read_rois
 from diagnet.data.roi import RoiSettings
-from diagnet.evaluation.bootstrap import draw_patients, share
+from diagnet.evaluation.bootstrap import draw_patients, proportion
 from diagnet.network import create_network
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "cbis-ddsm"
@@ -142,7 +142,7 @@ def told(masses, is_unlike, is_far, named):
     numbers = np.unique([mass.patient_id for mass in masses], return_inverse=True)[1].astype(np.int64)
     counts = draw_patients(int(numbers.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
     return {
-        "flagged": share(is_unlike, np.ones(len(masses), dtype=bool), numbers, counts, 0.95),
+        "flagged": proportion(is_unlike, np.ones(len(masses), dtype=bool), numbers, counts, 0.95),
         "far": float(is_far.mean()),
         "n_masses": len(masses),
         "n_patients": int(numbers.max()) + 1,

@@ -48,8 +48,8 @@ from diagnet.training.state import TrainingSettings, start
 N_COMPONENTS, N_FOLDS, EPOCHS, SHARE, N_NEAREST, N_RESAMPLES = 200, 5, 30, 0.25, 15, 2000
 RANGE = 60.0  # values of a component on either side of its mean that [0, 1] stands for
 FLIPS = ((False, False), (True, False), (False, True), (True, True))
-FOUR = GraphSettings(n_attracting=4, n_repelling=4, skip_relatives=True)
-PAPER = GraphSettings(n_attracting=1, n_repelling=4, skip_relatives=True)
+FOUR = GraphSettings(n_attracting=4, n_repelling=4, skip_same_patient=True, skip_own_neighbors=True)
+PAPER = GraphSettings(n_attracting=1, n_repelling=4, skip_same_patient=True, skip_own_neighbors=True)
 GRAPHS = {
     "graph-0.1": (FOUR, 0.1),
     "graph-0.3": (FOUR, 0.3),
@@ -123,7 +123,7 @@ def made(arm, vectors, labels, rng):
                 found[row] += rng.uniform() * (vectors[rng.choice(own)] - vectors[parent])
         return np.clip(found, 0, 1), parents, np.ones(len(parents), np.int8)
     sign = "negative" if arm == "negatives" else "positive"
-    shares = {"positive_share": 0.0, "negative_share": 0.0, f"{sign}_share": SHARE}
+    shares = {"positive_ratio": 0.0, "negative_ratio": 0.0, f"{sign}_ratio": SHARE}
     settings = NeighborSettings(smallest_closest_pair=1e-6, budget=1 if arm in ("seeds", "common") else 200, **shares)
     searched = np.zeros_like(labels) if arm == "common" else labels
     found = find_neighbors(vectors[:, None], searched, settings, rng=rng, workers=1)

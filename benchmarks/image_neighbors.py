@@ -18,7 +18,7 @@ from diagnet.data.mass import malignant_class
 from diagnet.data.prepared import read_data
 from diagnet.data.regions import read_rois
 from diagnet.distance import cosine_distance
-from diagnet.evaluation.bootstrap import draw_patients, interval, share, weighted_auc
+from diagnet.evaluation.bootstrap import draw_patients, interval, proportion, weighted_auc
 
 N_VOTES = 15
 
@@ -41,7 +41,7 @@ def main():
     area = weighted_auc(votes, targets, np.ones((1, len(targets))))[0]
     figures = {
         "n_masses": len(targets),
-        "nearest_is_of_the_other_class": share(
+        "nearest_is_of_the_other_class": proportion(
             targets[nearest[:, 0]] != targets, np.ones_like(targets), patients, counts, 0.95
         ),
         f"auc_of_{N_VOTES}_votes": interval(float(area), weighted_auc(votes, targets, weights), 0.95, counts.shape[1]),

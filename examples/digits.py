@@ -12,7 +12,7 @@ digits = load_digits()
 few = np.isin(digits.target, (3, 8)) & (np.arange(len(digits.target)) < 600)
 X, y = digits.images[few], digits.target[few]  # (n, 8, 8), grey values 0 to 16
 
-augmenter = AdversarialAugmenter(negative_share=0.2, budget=50, random_state=0)
+augmenter = AdversarialAugmenter(negative_ratio=0.2, budget=50, random_state=0)
 X_, y_ = augmenter.fit_resample(X, y)
 
 # Negative neighbors are of no class: they do not come back among the digits.

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diagnet.atomic import write_text
-from diagnet.config import Config, merged, read_config
+from diagnet.config import Config, read_config
 from diagnet.errors import DataError, SettingsError
 
 
@@ -112,22 +112,6 @@ def test_a_setting_that_is_nearly_one_is_named(typed, fix):
         SettingsError, match=rf"must be an existing setting, got an unknown name\. Fix: {re.escape(fix)}"
     ):
         read_config(None, None, [typed])
-
-
-def test_the_old_name_of_two_settings_is_read_and_what_comes_later_wins():
-    both = {"skip_same_patient", "skip_own_neighbors"}
-    for text, expected in (("true", both), ("false", set())):
-        graph = read_config(None, None, [f"graph.skip_relatives={text}"]).graph
-        assert {name for name in both if getattr(graph, name)} == expected
-    graph = read_config(None, None, ["graph.skip_relatives=false", "graph.skip_own_neighbors=true"]).graph
-    assert (graph.skip_same_patient, graph.skip_own_neighbors) == (False, True)
-    stored = Config.from_preset("small").model_dump(mode="json")
-    stored["graph"] = {"space": "embedding", "skip_relatives": True}  # as runs have it from before
-    assert Config.stored(stored) == Config.from_preset("small")
-    assert merged({"graph": {"skip_relatives": True}}, {"graph": {"skip_own_neighbors": False}})["graph"] == {
-        "skip_same_patient": True,
-        "skip_own_neighbors": False,
-    }
 
 
 @pytest.mark.parametrize("preset", ["small", "lite0", "best", "paper"])

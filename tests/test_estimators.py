@@ -33,7 +33,7 @@ def imbalanced_learns_checks():
         from imblearn.utils.estimator_checks import estimator_checks_generator
     except ImportError:
         return [pytest.param(None, marks=pytest.mark.skip("imbalanced-learn is not installed"))]
-    sampler = AdversarialAugmenter(positive_share=0.01, negative_share=0.01, budget=1, random_state=0)
+    sampler = AdversarialAugmenter(positive_ratio=0.01, negative_ratio=0.01, budget=1, random_state=0)
     checks = [check for _, check in estimator_checks_generator(sampler)]
     return [pytest.param(check, id=check.func.__name__) for check in checks]
 
@@ -42,7 +42,7 @@ def imbalanced_learns_checks():
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("check", imbalanced_learns_checks())
 def test_imbalanced_learns_own_checks(check):
-    check(AdversarialAugmenter(positive_share=0.01, negative_share=0.01, budget=1, random_state=0))
+    check(AdversarialAugmenter(positive_ratio=0.01, negative_ratio=0.01, budget=1, random_state=0))
 
 
 def test_imbalanced_learn_has_fifteen_checks_for_the_augmenter():
@@ -82,7 +82,7 @@ def test_labels_of_any_kind_and_groups_in_cross_validation(phantoms):
 def test_augmenter_returns_originals_then_neighbors(phantoms, as_rows):
     X, y = phantoms
     X = (X.reshape(48, -1) if as_rows else X) * 255
-    augmenter = AdversarialAugmenter(negative_share=0.2, negative_class=2, budget=10, random_state=0)
+    augmenter = AdversarialAugmenter(negative_ratio=0.2, negative_class=2, budget=10, random_state=0)
     X_, y_ = augmenter.fit_resample(X, y)
     assert X_.shape[1:] == X.shape[1:]
     assert np.array_equal(X_[:48], X)
@@ -97,7 +97,7 @@ def test_augmenter_returns_originals_then_neighbors(phantoms, as_rows):
 
 def test_one_channel_may_stand_first_and_colors_are_refused(phantoms):
     X, y = phantoms
-    classifier = clone(CLASSIFIER).set_params(epochs=1, positive_share=0.0)
+    classifier = clone(CLASSIFIER).set_params(epochs=1, positive_ratio=0.0)
     plain, channel = (clone(classifier).fit(each, y) for each in (X, X[:, None]))
     assert np.array_equal(plain.predict_proba(X), channel.predict_proba(X[:, None]))
     X_, _ = AdversarialAugmenter(budget=5, random_state=0).fit_resample(X[:, None], y)
@@ -143,7 +143,7 @@ def test_the_augmenter_says_in_one_line_what_it_cannot_use(phantoms, change, par
 
 def test_lists_and_one_hot_classes_come_back_as_such(phantoms):
     X, y = phantoms
-    augmenter = AdversarialAugmenter(positive_share=0.1, negative_share=0.0, budget=1, random_state=0)
+    augmenter = AdversarialAugmenter(positive_ratio=0.1, negative_ratio=0.0, budget=1, random_state=0)
     _, y_ = augmenter.fit_resample(X, y)
     assert augmenter.sampling_strategy_ == {label: int((y_[48:] == label).sum()) for label in (0, 1)}
     listed = augmenter.fit_resample(X.reshape(48, -1).tolist(), y.tolist())
@@ -174,8 +174,8 @@ def test_groups_are_checked(groups, message):
 
 def test_a_list_of_images_is_their_array(phantoms):
     X, labels = phantoms
-    fitted = DiagNetClassifier(positive_share=0.0, epochs=1, random_state=0).fit(list(X), list(labels))
-    again = DiagNetClassifier(positive_share=0.0, epochs=1, random_state=0).fit(X, labels)
+    fitted = DiagNetClassifier(positive_ratio=0.0, epochs=1, random_state=0).fit(list(X), list(labels))
+    again = DiagNetClassifier(positive_ratio=0.0, epochs=1, random_state=0).fit(X, labels)
     np.testing.assert_array_equal(fitted.predict_proba(list(X)), again.predict_proba(X))
     assert fitted.neighbors_ is None
 
@@ -184,11 +184,11 @@ def test_a_list_of_images_is_their_array(phantoms):
 def test_shares_of_zero_return_the_originals_and_the_labels_own_dtype(phantoms, names):
     X, labels = phantoms
     y = names[np.asarray(labels)]
-    found, classes = AdversarialAugmenter(positive_share=0.0, negative_share=0.0).fit_resample(X, y)
+    found, classes = AdversarialAugmenter(positive_ratio=0.0, negative_ratio=0.0).fit_resample(X, y)
     np.testing.assert_array_equal(found, X)
     np.testing.assert_array_equal(classes, y)
     assert classes.dtype == y.dtype
-    more = AdversarialAugmenter(positive_share=0.5, negative_share=0.0, budget=5).fit_resample(X, y)[1]
+    more = AdversarialAugmenter(positive_ratio=0.5, negative_ratio=0.0, budget=5).fit_resample(X, y)[1]
     assert more.dtype == y.dtype
     assert len(more) > len(y)
 
@@ -196,7 +196,7 @@ def test_shares_of_zero_return_the_originals_and_the_labels_own_dtype(phantoms, 
 def test_groups_may_be_names_of_different_kinds(phantoms):
     X, labels = phantoms
     groups = np.array(["P1", 2] * (len(X) // 2) + ["P1"] * (len(X) % 2), object)
-    assert DiagNetClassifier(positive_share=0.0, epochs=1).fit(X, labels, groups=groups).classes_.tolist() == [0, 1]
+    assert DiagNetClassifier(positive_ratio=0.0, epochs=1).fit(X, labels, groups=groups).classes_.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float16, np.float32, np.float64, bool])
@@ -216,7 +216,7 @@ def test_the_classifier_takes_data_frames():
     y = np.arange(24) % 2
     X = rng.random((24, 64)) + y[:, None]
     frame = pandas.DataFrame(X, columns=[f"pixel {k}" for k in range(64)])
-    settings = {"epochs": 1, "positive_share": 0.0, "network": TINY, "random_state": 0}
+    settings = {"epochs": 1, "positive_ratio": 0.0, "network": TINY, "random_state": 0}
     by_frame = DiagNetClassifier(**settings).fit(frame, pandas.Series(y)).predict_proba(frame)
     assert np.array_equal(by_frame, DiagNetClassifier(**settings).fit(X, y).predict_proba(X))
 
@@ -254,7 +254,7 @@ def test_a_sampling_strategy_that_cannot_be_met_is_refused(strategy):
 def test_the_augmenter_balances_classes_and_keeps_negatives_apart(phantoms):
     X, y = phantoms
     X, y = np.concatenate([X[y == 0], X[y == 1][:10]]), np.repeat(["benign", "malignant"], [24, 10])
-    augmenter = AdversarialAugmenter(sampling_strategy="auto", negative_share=0.2, budget=5, random_state=0)
+    augmenter = AdversarialAugmenter(sampling_strategy="auto", negative_ratio=0.2, budget=5, random_state=0)
     X_, y_ = augmenter.fit_resample(X, y)
     assert [(y_ == name).sum() for name in ("benign", "malignant")] == [24, 24]
     assert (augmenter.kinds_ >= 0).all()

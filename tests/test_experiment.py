@@ -139,7 +139,7 @@ def test_test_images_cannot_reach_what_is_fitted_on_scores(tmp_path):
     # hide.
     config = tiny(
         roi={**TINY["roi"], "grey_range": "image"},
-        neighbors={"positive_share": 0, "negative_share": 0},
+        neighbors={"positive_ratio": 0, "negative_ratio": 0},
         training={"epochs": 8, "batch_size": 16, "learning_rate": 0.01, "graph_weight": 0.0},
     )
     bright = MassSet(
@@ -201,7 +201,7 @@ def test_a_folder_with_a_run_or_other_files_is_not_touched(run, tmp_path):
 
 
 def test_folds_test_every_mass_once_and_evaluate_as_one_model(tmp_path):
-    config = tiny(evaluation={"folds": 3, "n_resamples": 50}, neighbors={"positive_share": 0, "negative_share": 0})
+    config = tiny(evaluation={"folds": 3, "n_resamples": 50}, neighbors={"positive_ratio": 0, "negative_ratio": 0})
     run = run_experiment(config, phantoms(), tmp_path / "run")
     predictions = rows(run.folder / "predictions.csv")
     assert [int(row["index"]) for row in predictions] == list(range(80))
@@ -223,8 +223,8 @@ def test_three_classes(tmp_path):
 
 def test_the_letter_runs_too(tmp_path):
     config = tiny(
-        graph={"space": "image", "skip_relatives": False},
-        neighbors={"budget": 10, "search_space": "pixel", "positive_share": 0.1, "negative_share": 0.1},
+        graph={"space": "image", "skip_same_patient": False, "skip_own_neighbors": False},
+        neighbors={"budget": 10, "search_space": "pixel", "positive_ratio": 0.1, "negative_ratio": 0.1},
         training={"epochs": 1, "batch_size": 16, "flips": "stored", "reduction": "sum", "batching": "exact",
                   "negative_label": "own", "graph_weight": 1.0},
     )  # fmt: skip
@@ -241,7 +241,7 @@ def two_sources(distinct_patients=False):
     return merged(apart, distinct_patients=distinct_patients)
 
 
-PLAIN = {"neighbors": {"positive_share": 0, "negative_share": 0}, "training": {"epochs": 1, "batch_size": 16}}
+PLAIN = {"neighbors": {"positive_ratio": 0, "negative_ratio": 0}, "training": {"epochs": 1, "batch_size": 16}}
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ def test_a_black_region_is_neither_trained_on_nor_evaluated(run, tmp_path):
     assert metrics["test"]["units"]["mass"]["n"] == 30
     assert metrics["left_out"] == {"region has one grey value": 1}
     assert [row["index"] for row in rows(tmp_path / "other" / "predictions.csv")] == [str(k) for k in range(1, 31)]
-    plain = tiny(neighbors={"positive_share": 0, "negative_share": 0}, training={"epochs": 1, "batch_size": 16})
+    plain = tiny(neighbors={"positive_ratio": 0, "negative_ratio": 0}, training={"epochs": 1, "batch_size": 16})
     run_experiment(plain, with_black, tmp_path / "run", with_report=False)
     assert read_json(tmp_path / "run" / "run.json")["data"]["left_out"] == {"region has one grey value": 1}
     assert "black" not in {row["patient_id"] for row in rows(tmp_path / "run" / "split.csv")}
@@ -393,7 +393,7 @@ def test_what_cannot_be_trained_or_evaluated_is_refused(run, tmp_path):
 def test_the_main_job_on_real_masses(shared_masses, tmp_path):
     config = tiny(
         training={"epochs": 2, "batch_size": 32},
-        neighbors={"budget": 10, "positive_share": 0.05, "negative_share": 0.05},
+        neighbors={"budget": 10, "positive_ratio": 0.05, "negative_ratio": 0.05},
     )
     masses = read_manifest(shared_masses / "rois.csv")
     prepared = write_prepared(masses, tmp_path / "data", config.roi)

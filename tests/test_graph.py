@@ -87,7 +87,7 @@ def test_blocks_and_the_kind_of_array_do_not_change_the_graph(monkeypatch, tmp_p
     vectors, labels, kinds = random_points(3, 200, 8)
     vectors = vectors.astype(np.float32)
     relatives = np.random.default_rng(0).integers(0, 30, 200)
-    numbers = GraphSettings(n_attracting=2, skip_relatives=True)
+    numbers = GraphSettings(n_attracting=2, skip_same_patient=True, skip_own_neighbors=True)
     whole = dense_signs(signed_graph(vectors, labels, kinds, numbers, relatives=relatives))
     np.save(tmp_path / "vectors.npy", vectors)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
@@ -127,13 +127,13 @@ def test_relatives_do_not_attract():
     labels = np.array([0, 0, 0, 1, 0, 1])
     patients = np.array([7, 7, 8, 9, 8, 9])
     kinds = np.zeros(6, dtype=np.int8)
-    settings = GraphSettings(skip_relatives=True)
+    settings = GraphSettings(skip_same_patient=True, skip_own_neighbors=True)
     signs = dense_signs(signed_graph(vectors, labels, kinds, settings, relatives=patients))
     assert signs[0, 1] == 0
     assert signs[0, 2] == 1
     assert (signs[3] == 1).sum() == 0  # the only other malignant mass is the same patient's
     with pytest.raises(ValueError, match="`relatives` must be given"):
-        signed_graph(vectors, labels, kinds, GraphSettings(skip_relatives=True))
+        signed_graph(vectors, labels, kinds, GraphSettings(skip_same_patient=True, skip_own_neighbors=True))
     with pytest.raises(ValueError, match="`origins` or `relatives` must be given"):
         signed_graph(vectors, labels, kinds, GraphSettings(skip_own_neighbors=True))
 
@@ -157,8 +157,8 @@ def test_the_patients_other_masses_and_a_mass_s_own_neighbors_are_two_settings(s
 
 
 def test_the_old_name_stands_for_both():
-    assert GraphSettings(skip_relatives=True) == GraphSettings(skip_same_patient=True, skip_own_neighbors=True)
-    assert GraphSettings(skip_relatives=True, skip_own_neighbors=False) == GraphSettings(skip_same_patient=True)
+    with pytest.warns(FutureWarning, match="`skip_relatives` is now `skip_same_patient` and `skip_own_neighbors`"):
+        assert GraphSettings(skip_relatives=True) == GraphSettings(skip_same_patient=True, skip_own_neighbors=True)
 
 
 @settings(max_examples=30, deadline=None)
@@ -166,7 +166,7 @@ def test_the_old_name_stands_for_both():
 def test_relatives_change_nothing_but_who_attracts(seed, n, n_patients):
     vectors, labels, kinds = random_points(seed, n, 5)
     patients = np.random.default_rng(seed).integers(0, n_patients, n)
-    settings = GraphSettings(n_attracting=2, skip_relatives=True)
+    settings = GraphSettings(n_attracting=2, skip_same_patient=True, skip_own_neighbors=True)
     signs = dense_signs(signed_graph(vectors, labels, kinds, settings, relatives=patients))
     assert ((signs < 0) == (reference.phi(vectors, labels, kinds, 2, 4) < 0)).all()
     for i in np.flatnonzero(kinds >= 0):

@@ -8,7 +8,7 @@ from diagnet.distance import angular_distance, cosine_distance
 from diagnet.errors import DataError
 from diagnet.neighbors import Neighbors, NeighborSettings, find_neighbors
 
-FEW = {"budget": 40, "positive_share": 0.2, "negative_share": 0.2}
+FEW = {"budget": 40, "positive_ratio": 0.2, "negative_ratio": 0.2}
 
 
 def blobs(n=30, size=12, n_classes=2, seed=0):
@@ -88,17 +88,17 @@ def test_the_same_seed_gives_the_same_images_whatever_the_number_of_workers():
 
 def test_any_number_of_classes_and_any_shares():
     images, labels = blobs(36, n_classes=3)
-    neighbors = found(images=images, labels=labels * 5 + 2, negative_share=0.0, positive_share=0.3, budget=15)
+    neighbors = found(images=images, labels=labels * 5 + 2, negative_ratio=0.0, positive_ratio=0.3, budget=15)
     assert neighbors.labels.tolist() == [2] * 4 + [7] * 4 + [12] * 4
     assert (neighbors.kinds == 1).all()
-    none = found(positive_share=0.0, negative_share=0.0)
+    none = found(positive_ratio=0.0, negative_ratio=0.0)
     assert none.images.shape == (0, 12, 12)
     assert none.closest_pair == {}
 
 
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened():
     images, labels = blobs(60)
-    settings = NeighborSettings(budget=15, positive_share=0.6, negative_share=0.3)
+    settings = NeighborSettings(budget=15, positive_ratio=0.6, negative_ratio=0.3)
     handed = []
     whole = find_neighbors(
         images, labels, settings, rng=np.random.default_rng(4), on_batch=lambda key, batch: handed.append((key, batch))

@@ -23,7 +23,7 @@ def test_constants_of_the_search():
     assert settings.budget == 200  # T
     assert settings.spacing_weight == 1e-2  # gamma
     assert settings.reach_factor == 3  # r3 = 3 rho
-    assert (settings.positive_share, settings.negative_share) == (0.2, 0.2)  # 20 % + 20 %
+    assert (settings.positive_ratio, settings.negative_ratio) == (0.2, 0.2)  # 20 % + 20 %
 
 
 def test_constants_of_the_graph_and_its_loss():

@@ -118,7 +118,7 @@ def batch_loss(
     total = edge_loss(table, table, *ends, margin=margin, distance=distance, reduction="sum")
     if reduction == "sum":
         return total
-    # The batch's share of the anchors: an epoch's steps then average to J_g over the number of anchors.
+    # The batch's fraction of the anchors: an epoch's steps then average to J_g over the number of anchors.
     return total * (len(bank) / (n_batch * max(1, n_anchors)))
 
 

@@ -20,20 +20,21 @@ from diagnet.data.roi import RoiSettings
 from diagnet.data.splits import SplitSettings
 from diagnet.errors import SettingsError
 from diagnet.evaluation.figures import EvaluationSettings
-from diagnet.graph import SKIPS, GraphSettings
+from diagnet.graph import GraphSettings
 from diagnet.lite0 import DIVISOR
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
+from diagnet.renamed import with_new_names
 from diagnet.training.state import TrainingSettings
 from diagnet.training.tracking import TrackingSettings
 
 # `small` is what works on a laptop: each file's defaults, the graph where it costs least (reading 4) and the neighbors
-# that help most (reading 13). `paper` follows the letter where the paper speaks.
+# that help most (reading 13). `paper` is as in the paper, where the paper speaks.
 # `lite0` begins with what ImageNet has taught, so it is trained for few epochs; `best` is five of them, on patient
 # folds.
 LITE0: dict[str, dict[str, Any]] = {
     "roi": {"size": 128},
-    "neighbors": {"positive_share": 0.0, "negative_share": 0.0},
+    "neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.0},
     "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
     "network": {
         "preset": "lite0",
@@ -56,7 +57,7 @@ LITE0: dict[str, dict[str, Any]] = {
 }
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
-        "neighbors": {"positive_share": 1.0, "negative_share": 0.0},
+        "neighbors": {"positive_ratio": 1.0, "negative_ratio": 0.0},
         "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
     },
     "lite0": LITE0,
@@ -91,9 +92,6 @@ _MOST_DEPTH = 20  # of what is read from JSON or TOML; figures of a run are nine
 _MOST_DOTS = 100  # in a line of TOML
 _MOST_SHOWN = 120  # letters of a value in a message
 
-# Settings that have become several: the old name is read and stands for all of them.
-_NEW_NAMES: dict[str, tuple[str, ...]] = {"skip_relatives": SKIPS}
-
 
 class Config(BaseModel, frozen=True, extra="forbid"):
     """The settings of one experiment: `Config()` is the preset `small`, `Config(preset="lite0")` that one."""
@@ -118,7 +116,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         preset = values.get("preset", "small") if isinstance(values, Mapping) else None
         if preset not in _PRESETS:
             return values  # refused by its type
-        given = merged(_PRESETS[preset], values)
+        given = merged(_PRESETS[preset], with_new_names(values))
         classes, network = given.get("classes", CLASSES), given.setdefault("network", {})
         if isinstance(network, dict) and isinstance(classes, list | tuple):  # else refused below
             network.setdefault("n_classes", len(classes))
@@ -205,13 +203,22 @@ def read_config(
     """
     changes: dict[str, Any] = {}
     if path is not None:
-        changes = read_toml(path, "--config")
-    for assignment in assignments:
-        changes = merged(changes, _parsed(assignment))
+        changes = with_new_names(read_toml(path, "--config"))
+    changes = merged(changes, with_new_names(_parsed_together(assignments)))
     if seed is not None:
         changes["seed"] = seed
     from_file = changes.pop("preset", "small")
     return Config.from_preset(preset or str(from_file), changes)
+
+
+def read_run_config(run: Path) -> Config:
+    """Read the settings a run was made with; old names of settings are read without a warning.
+
+    Raises:
+        SettingsError: its config.toml is unreadable, or holds no settings.
+    """
+    values = with_new_names(read_toml(run / "config.toml", "--config"), warn=False)
+    return Config.from_preset(str(values.pop("preset", "small")), values)
 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:
@@ -262,6 +269,16 @@ def parsed_flat(parse: Callable[[str], Any], text: str) -> Any:
     raise ValueError(f"nested deeper than {_MOST_DEPTH} levels")
 
 
+def _parsed_together(assignments: Sequence[str]) -> dict[str, Any]:
+    """All assignments as one mapping; the last one of a name wins."""
+    together: dict[str, Any] = {}
+    for assignment in assignments:
+        for key, value in _parsed(assignment).items():
+            before = together.get(key)
+            together[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return together
+
+
 def _parsed(assignment: str) -> dict[str, Any]:
     """`training.epochs=3` -> {"training": {"epochs": 3}}."""
     name, equals, text = assignment.partition("=")
@@ -281,16 +298,14 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """Lay `changes` over `base`, section by section; neither is changed.
 
     Words come in any case, as `SUBSPACE`; text of the user's own, such as a tracking URI, is kept as it is. Old names
-    of settings become their new ones.
+    of settings become their new ones, without a warning.
 
     Raises:
         SettingsError: a section is laid over a value.
     """
-    result = {name: value for key, value in base.items() for name in _NEW_NAMES.get(key, (key,))}
-    for key, value in changes.items():
-        if key in _NEW_NAMES:
-            result |= dict.fromkeys(_NEW_NAMES[key], value)
-        elif isinstance(value, Mapping):
+    result = with_new_names(base, warn=False)
+    for key, value in with_new_names(changes, warn=False).items():
+        if isinstance(value, Mapping):
             section = result.get(key, {})
             if not isinstance(section, Mapping):
                 raise SettingsError(f"`{key}` must be a value, got a section")

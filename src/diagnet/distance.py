@@ -67,7 +67,7 @@ def angular_of_dots(dots: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, 
 
 
 def distance_of_dots(dots: Float64[np.ndarray, "*shape"], distance: Distance) -> Float64[np.ndarray, "*shape"]:
-    """Distance of unit vectors by name."""
+    """Return the cosine or angular distance of unit vectors, from their dot products in [-1, 1]."""
     return cosine_of_dots(dots) if distance == "cosine" else angular_of_dots(dots)
 
 

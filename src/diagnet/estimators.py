@@ -1,7 +1,8 @@
 """The method as scikit-learn and imbalanced-learn estimators, for images in memory."""
 
+import inspect
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -25,6 +26,7 @@ from diagnet.config import one_line
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
+from diagnet.renamed import NEW_NAMES, twice, warn_of_old_name
 from diagnet.sampling_strategy import SamplingStrategy, samples_to_make
 from diagnet.training.loop import train
 from diagnet.training.points import Points
@@ -59,7 +61,7 @@ class _Scale:
         return np.ascontiguousarray(np.repeat(np.repeat(scaled, times[0], axis=1), times[1], axis=2))
 
     def rows(self, images: Images) -> Float32[np.ndarray, "image feature"]:
-        """Undo `images`, up to clipping."""
+        """Return flat rows in the data's own range; the inverse of `images`, but for clipped values."""
         times = [-(-_SMALLEST // side) for side in self.shape]
         small = images[:, :: times[0], :: times[1]].reshape(len(images), self.shape[0] * self.shape[1])
         return (small * (self.high - self.low) + self.low).astype(np.float32)
@@ -72,8 +74,8 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         graph_weight: lambda of Eq. 6; 0 is plain cross-entropy.
         n_attracting: n+ of Eq. 3.
         n_repelling: n- of Eq. 3.
-        positive_share: positive neighbors made, as a share of each class.
-        negative_share: negative neighbors made, as a share of each class.
+        positive_ratio: positive neighbors made over originals of each class; may exceed 1.
+        negative_ratio: negative neighbors made over originals of each class.
         budget: evaluations of the search for each neighbor.
         network: "small", "paper", or settings; the number of classes is the data's.
         epochs: passes over the data.
@@ -82,11 +84,13 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         augment: flip, rotate and zoom at random while training; turn it off where rows are no pictures.
         image_shape: (height, width) of rows of `X`; None: a square where the number of features is one.
         random_state: seed of every random draw.
+        positive_share: old name of `positive_ratio`, until the next version.
+        negative_share: old name of `negative_ratio`, until the next version.
 
     Attributes:
         classes_: class labels.
         network_: the trained network.
-        neighbors_: the synthetic images and where they came from; None where both shares are 0.
+        neighbors_: the synthetic images and where they came from; None where both ratios are 0.
 
     `X` is (n, height, width), (n, 1, height, width), or (n, height * width) with `image_shape`; any range,
     scaled by the training set's.
@@ -98,8 +102,8 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         graph_weight: float = 0.05,
         n_attracting: int = 1,
         n_repelling: int = 4,
-        positive_share: float = 1.0,
-        negative_share: float = 0.0,
+        positive_ratio: float = 1.0,
+        negative_ratio: float = 0.0,
         budget: int = 200,
         network: str | NetworkSettings = "small",
         epochs: int = 60,
@@ -108,12 +112,14 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         augment: bool = True,
         image_shape: tuple[int, int] | None = None,
         random_state: int | np.random.RandomState | None = None,
+        positive_share: float | Literal["deprecated"] = "deprecated",
+        negative_share: float | Literal["deprecated"] = "deprecated",
     ) -> None:
         self.graph_weight = graph_weight
         self.n_attracting = n_attracting
         self.n_repelling = n_repelling
-        self.positive_share = positive_share
-        self.negative_share = negative_share
+        self.positive_ratio = positive_ratio
+        self.negative_ratio = negative_ratio
         self.budget = budget
         self.network = network
         self.epochs = epochs
@@ -122,6 +128,8 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.augment = augment
         self.image_shape = image_shape
         self.random_state = random_state
+        self.positive_share = positive_share
+        self.negative_share = negative_share
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> "DiagNetClassifier":  # noqa: N803
         """Augment, build the signed graph and train.
@@ -131,7 +139,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             y: their classes.
             groups: patient of each image; with it, no image is attracted to one of its own patient.
         """
-        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        X, y = _validate(self, X, y)  # noqa: N806 -- scikit-learn's name
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"`y` must hold at least two classes, got {len(self.classes_)} class")
@@ -144,8 +152,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             labels.astype(np.int64),
             _settings(
                 NeighborSettings,
-                positive_share=self.positive_share,
-                negative_share=self.negative_share,
+                **_ratios(self),
                 budget=self.budget,
             ),
             rng=np.random.default_rng([seed, 0]),
@@ -186,13 +193,13 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 -- scikit-learn's name
         """Class probabilities, (n, n_classes), in the order of `classes_`; not calibrated."""
         check_is_fitted(self)
-        X, _ = _validated(self, X, is_fitted=True)  # noqa: N806 -- scikit-learn's name
+        X, _ = _validate(self, X, is_fitted=True)  # noqa: N806 -- scikit-learn's name
         logits = embeddings_and_logits(self.network_, self.scale_.images(X))[1].astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 -- scikit-learn's name
-        """The most probable class of each image."""
+        """Return the most probable class of each image, one of `classes_`."""
         chances = self.predict_proba(X)
         return np.asarray(self.classes_[chances.argmax(axis=1)])
 
@@ -220,16 +227,18 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
     """Positive and negative neighbors (Sec. 3.1) in imbalanced-learn's shape: `fit_resample`.
 
     Args:
-        positive_share: positive neighbors made, as a share of each class.
-        negative_share: negative neighbors made, as a share of each class.
+        positive_ratio: positive neighbors made over originals of each class; may exceed 1.
+        negative_ratio: negative neighbors made over originals of each class.
         sampling_strategy: positive neighbors wanted, as imbalanced-learn asks its over-samplers: "auto", "minority",
-            "not minority", "not majority", "all", a fraction, or sizes by class; None: `positive_share` of each class.
+            "not minority", "not majority", "all", a fraction, or sizes by class; None: `positive_ratio` of each class.
         negative_class: class that negative neighbors come back under; None: they do not come back, but stay in
             `negatives_`, for they are no samples of the class they were made from.
         budget: evaluations of the search for each neighbor (T).
         search_space: "subspace", or "pixel" as in the paper.
         image_shape: (height, width) of rows of `X`; None: a square where the number of features is one.
         random_state: seed of every random draw.
+        positive_share: old name of `positive_ratio`, until the next version.
+        negative_share: old name of `negative_ratio`, until the next version.
 
     Attributes:
         kinds_: for each row returned, 0 an original, +1 a positive and -1 a negative neighbor.
@@ -245,33 +254,37 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
     def __init__(
         self,
         *,
-        positive_share: float = 0.2,
-        negative_share: float = 0.0,
+        positive_ratio: float = 0.2,
+        negative_ratio: float = 0.0,
         sampling_strategy: SamplingStrategy | None = None,
         negative_class: Any = None,
         budget: int = 200,
         search_space: str = "subspace",
         image_shape: tuple[int, int] | None = None,
         random_state: int | np.random.RandomState | None = None,
+        positive_share: float | Literal["deprecated"] = "deprecated",
+        negative_share: float | Literal["deprecated"] = "deprecated",
     ) -> None:
-        self.positive_share = positive_share
-        self.negative_share = negative_share
+        self.positive_ratio = positive_ratio
+        self.negative_ratio = negative_ratio
         self.sampling_strategy = sampling_strategy
         self.negative_class = negative_class
         self.budget = budget
         self.search_space = search_space
         self.image_shape = image_shape
         self.random_state = random_state
+        self.positive_share = positive_share
+        self.negative_share = negative_share
 
     def __sklearn_tags__(self) -> _SamplerTags:
-        """What it takes."""
+        """Return scikit-learn's tags: which inputs are taken, and that this is a sampler."""
         tags = super().__sklearn_tags__()
         own = {each.name: getattr(tags, each.name) for each in fields(tags) if each.name != "input_tags"}
         return _SamplerTags(**own | {"estimator_type": "sampler"})
 
     def fit(self, X: Any, y: Any) -> "AdversarialAugmenter":  # noqa: N803 -- scikit-learn's name
         """Check the data; the search itself is `fit_resample`'s."""
-        self._checked(X, y)
+        self._check(X, y)
         return self
 
     def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: N803 -- scikit-learn's name
@@ -281,7 +294,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             ValueError: `sampling_strategy` cannot be met, or `negative_class` is of another type than `y`.
         """
         given = X, y
-        X, y, one_hot = self._checked(X, y)  # noqa: N806 -- scikit-learn's name
+        X, y, one_hot = self._check(X, y)  # noqa: N806 -- scikit-learn's name
         classes, labels = np.unique(y, return_inverse=True)
         scale = _Scale(X, self.image_shape)
         n_positive = None
@@ -293,8 +306,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             labels.astype(np.int64),
             _settings(
                 NeighborSettings,
-                positive_share=self.positive_share,
-                negative_share=self.negative_share,
+                **_ratios(self),
                 budget=self.budget,
                 search_space=self.search_space,
             ),
@@ -324,7 +336,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             )
         return np.where(self.kinds_ < 0, own, targets)
 
-    def _checked(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:  # noqa: N803
+    def _check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:  # noqa: N803
         """`X` and `y` as arrays, and the one-hot rows of `y` where it has such."""
         one_hot = None
         if y is not None and type_of_target(y) == "multilabel-indicator":
@@ -336,7 +348,7 @@ class AdversarialAugmenter(OneToOneFeatureMixin, BaseEstimator):  # type: ignore
             X = X.toarray()  # noqa: N806 -- scikit-learn's name
         elif hasattr(X, "sparse"):  # a data frame whose columns are all sparse
             X = X.sparse.to_dense()  # noqa: N806 -- scikit-learn's name
-        X, y = _validated(self, X, y)  # noqa: N806 -- scikit-learn's name
+        X, y = _validate(self, X, y)  # noqa: N806 -- scikit-learn's name
         if len(np.unique(y)) < 2:
             raise ValueError("`y` must hold at least two classes, got 1 class")
         return X, y, one_hot
@@ -374,6 +386,21 @@ def _settings(kind: type[Settings], **values: Any) -> Settings:
         raise ValueError(one_line(error)) from error
 
 
+def _ratios(estimator: Any) -> dict[str, Any]:
+    """`positive_ratio` and `negative_ratio` of an estimator, which may have been given by their old names."""
+    found = {}
+    for old in ("positive_share", "negative_share"):
+        (new,) = NEW_NAMES[old]
+        value, by_old_name = getattr(estimator, new), getattr(estimator, old)
+        if by_old_name != "deprecated":
+            if value != inspect.signature(type(estimator)).parameters[new].default:
+                raise ValueError(twice(old, new))
+            warn_of_old_name(old, [new])
+            value = by_old_name
+        found[new] = value
+    return found
+
+
 def _numbered(groups: ArrayLike, n: int) -> NDArray[np.int64]:
     """Number the groups from 0 up; NaN, None and another length are refused."""
     found = np.asarray(groups)
@@ -385,7 +412,7 @@ def _numbered(groups: ArrayLike, n: int) -> NDArray[np.int64]:
     return np.array([numbers[name] for name in found.tolist()], np.int64)
 
 
-def _validated(
+def _validate(
     estimator: Any,
     X: Any,  # noqa: N803 -- scikit-learn's name
     y: Any = None,

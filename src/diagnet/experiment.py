@@ -73,8 +73,8 @@ def run_experiment(
         workers: processes for reading images and for the search; the result does not depend on it.
         command: what the user typed, for the record.
         progress: told about each stage.
-        processes: those that train together (`diagnet.training.distributed.joined`); each calls this with the same
-            arguments, and the first alone writes.
+        processes: those that train together (`diagnet.training.distributed.process_group`); each calls this with the
+            same arguments, and the first alone writes.
 
     Returns:
         The finished run.
@@ -103,7 +103,7 @@ def _run(
     progress: Progress,
     processes: Processes,
 ) -> Run:
-    """Run it in a folder that is held."""
+    """Run the experiment in a folder that no other process writes: read, split, train each fold, evaluate, report."""
     keep_freed_memory()
     began, started = time.perf_counter(), now()
     mass_set = mass_set_of(masses)

@@ -1,17 +1,18 @@
 """Signed nearest-neighbor graph over originals and their adversarial neighbors (Sec. 3.2, Eq. 3)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, pairwise, product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int, Int8
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 from scipy.sparse import csr_array
 
 from diagnet.arrays import Vectors, as_array
+from diagnet.renamed import RenamedSettings
 
 _BLOCK = 2_048  # points of either side of a block of products: 16 MB
 _CHUNK = 4_000_000  # numbers of `vectors` made float64 at once: 32 MB
@@ -19,10 +20,9 @@ _GROUPS = 8  # similarities of which a first look takes only the largest
 _SPARE = 4  # candidates kept beyond those asked for, because float32 may order near ties wrongly
 _ROUNDING = 1e-5  # well above the error of a float32 cosine: what is closer is decided in float64
 _NONE = -2.0  # below every cosine: there is no such point
-SKIPS = ("skip_same_patient", "skip_own_neighbors")  # what `skip_relatives` stood for
 
 
-class GraphSettings(BaseModel, frozen=True, extra="forbid"):
+class GraphSettings(RenamedSettings, frozen=True, extra="forbid"):
     """How the signed graph is built (readings 3-6)."""
 
     n_attracting: int = Field(1, ge=0, description="n+: nearest points of the own class an anchor is drawn to")
@@ -39,15 +39,6 @@ class GraphSettings(BaseModel, frozen=True, extra="forbid"):
         False, description="never attract a mass to its own neighbors and stored flips, or these to each other"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_name_for_both(cls, values: Any) -> Any:
-        """Read `skip_relatives`, which stood for both."""
-        if not isinstance(values, Mapping) or "skip_relatives" not in values:
-            return values
-        both = dict.fromkeys(SKIPS, values["skip_relatives"])
-        return both | {key: value for key, value in values.items() if key != "skip_relatives"}
-
 
 @dataclass(frozen=True, slots=True)
 class SignedGraph:
@@ -57,22 +48,22 @@ class SignedGraph:
 
     @property
     def n_points(self) -> int:
-        """Number of points N."""
+        """Number of points N: rows, and columns, of `signs`."""
         return int(self.signs.shape[0])
 
     @property
     def anchors(self) -> Int[np.ndarray, "anchor"]:
-        """Rows with at least one edge."""
+        """Indices of the anchors: points with at least one edge of their own."""
         return np.flatnonzero(np.diff(self.signs.indptr)).astype(np.int64)
 
     @property
     def n_attracting_edges(self) -> int:
-        """How many edges attract."""
+        """Number of edges with sign +1, each anchor's counted by itself."""
         return int((self.signs.data > 0).sum())
 
     @property
     def n_repelling_edges(self) -> int:
-        """How many edges repel."""
+        """Number of edges with sign -1, each anchor's counted by itself."""
         return int((self.signs.data < 0).sum())
 
     def among(self, points: ArrayLike) -> "SignedGraph":
@@ -290,7 +281,7 @@ def _chunks(n_rows: int, row_size: int) -> Iterator[slice]:
 
 
 def _blocks(n_points: int) -> list[slice]:
-    """Slices of at most _BLOCK points."""
+    """Yield slices of at most _BLOCK points that together cover all n."""
     return [slice(left, min(left + _BLOCK, n_points)) for left in range(0, n_points, _BLOCK)]
 
 

@@ -39,7 +39,7 @@ class _Conv(nn.Conv2d):
         self.around = ((kernel - 2) // 2, kernel - 2 - (kernel - 2) // 2) * 2 if stride == 2 else None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Convolve."""
+        """Convolve with TensorFlow's padding: height and width stay, or are halved (rounded up) with stride 2."""
         return super().forward(x if self.around is None else functional.pad(x, self.around))
 
 
@@ -55,7 +55,7 @@ class _Block(nn.Module):
         self.adds = stride == 1 and n_in == n_out
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Keep or halve the size."""
+        """Return feature maps: height and width stay, or are halved (rounded up) with stride 2."""
         found = x if self.expand is None else functional.relu6(self.expand(x))
         found = self.project(functional.relu6(self.filter(found)))
         return x + found if self.adds else found  # type: ignore[no-any-return]  # nn.Module calls are untyped
@@ -86,7 +86,7 @@ class Lite0(nn.Module):
 
     @property
     def first_blocks(self) -> nn.ModuleList:
-        """Stem and all blocks up to the first map kept."""
+        """The stem and all blocks up to the first feature map that is kept: what `trainable = "last"` freezes."""
         return nn.ModuleList([self.stem, *self.blocks[: self._kept[0] + 1]])
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
@@ -116,7 +116,7 @@ def read_lite0(path: Path | None = None) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise SettingsError(f"`network.weights` must be a readable .safetensors file, got {source}: {error}") from error
     if "stem.weight" in tensors:
-        return _checked({name: value.float() for name, value in tensors.items()}, source)
+        return _require_tensors({name: value.float() for name, value in tensors.items()}, source)
     return folded_weights(tensors, source)
 
 
@@ -147,11 +147,11 @@ def folded_weights(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tens
         factor = gain / (variance + _NORM_EPS).sqrt()
         found[f"{own}.weight"] = (weight * factor[:, None, None, None]).float()
         found[f"{own}.bias"] = (bias - mean * factor).float()
-    return _checked(found, source)
+    return _require_tensors(found, source)
 
 
-def _checked(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Exactly the tensors of `Lite0`."""
+def _require_tensors(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Check that all tensors of `Lite0` are there in their shapes, and leave out all others."""
     with torch.device("meta"):
         expected = {name: value.shape for name, value in Lite0().state_dict().items()}
     for name, shape in expected.items():

@@ -138,7 +138,7 @@ class SignedGraphLoss(nn.Module):
                 from a triplet miner: tensors, arrays or lists of whole numbers; wins over `signs` and labels.
             ref_emb: what the second indices of `indices_tuple` point into; `embeddings` by default.
             ref_labels: labels of `ref_emb`, where pairs come from labels alone.
-            labels: the (n,) labels by name: without `indices_tuple`, equal labels attract and others repel.
+            labels: (n,), optional: without `indices_tuple`, equal labels attract and others repel.
 
         Raises:
             ValueError: neither a graph, nor labels, nor an `indices_tuple` came, or the one that came cannot be used.

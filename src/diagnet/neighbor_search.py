@@ -5,11 +5,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from diagnet.discriminator import Discriminator, probability
 from diagnet.distance import Distance, distance_of_dots
 from diagnet.racos import Candidate, Racos
+from diagnet.renamed import RenamedSettings
 from diagnet.search_space import SearchSpace, Sign
 
 _MARGIN = 1e-3  # a rule is kept with this much (relative) to spare: images are float32
@@ -21,7 +22,7 @@ _POOL_ORIGINALS = 500  # originals that have such seeds, at most: the kernel mat
 _KEPT_SHARE = 0.25
 
 
-class SearchSettings(BaseModel, frozen=True, extra="forbid"):
+class SearchSettings(RenamedSettings, frozen=True, extra="forbid"):
     """How one neighbor is searched."""
 
     budget: int = Field(200, ge=1, le=100_000, description="T: candidates tried for each neighbor")
@@ -95,7 +96,7 @@ class Judge:
 
     Args:
         space: the originals.
-        dots: their dot products.
+        gram: their dot products, the Gram matrix.
         kernel: kernel of the discriminator.
         capacity: how many generated points there will be at most.
         n_pool: how many of them are seeds; those learned later weigh a quarter of all generated points.
@@ -104,7 +105,7 @@ class Judge:
     def __init__(
         self,
         space: SearchSpace,
-        dots: Float64[np.ndarray, "original original"],
+        gram: Float64[np.ndarray, "original original"],
         kernel: Literal["rbf", "linear"],
         capacity: int,
         *,
@@ -115,7 +116,7 @@ class Judge:
         self.n_points = n
         self.columns = np.zeros((n_coordinates, n + capacity), dtype=space.vectors.dtype)  # one point a column
         self.columns[:, :n] = space.vectors.T
-        seen = dots if weights is None else (space.vectors * weights) @ space.vectors.T
+        seen = gram if weights is None else (space.vectors * weights) @ space.vectors.T
         self._squares = np.zeros(n + capacity)
         self._squares[:n] = seen.diagonal()
         variance = float(space.vectors.var() if weights is None else 1.0)
@@ -125,7 +126,7 @@ class Judge:
         self.discriminator = Discriminator(kernel_rows, capacity, n_pool=n_pool, late_share=_KEPT_SHARE)
 
     def learn(self, vectors: Float[np.ndarray, "generated coordinate"]) -> None:
-        """Add generated points."""
+        """Add generated points to the discriminator's training set, given by their coordinates."""
         n, weights = self.n_points, self._space.weights
         self.columns[:, n : n + len(vectors)] = vectors.T
         seen = vectors if weights is None else vectors * weights
@@ -137,7 +138,7 @@ class Judge:
         self.n_points = n + len(vectors)
 
     def probability(self, vector: Float[np.ndarray, "coordinate"]) -> float:
-        """Return P of a point from its coordinates."""
+        """Return P, in [0, 1], that a point belongs to the originals, from its coordinates."""
         seen = vector if self._space.weights is None else vector * self._space.weights
         return self.probability_of_dots(seen @ self.columns[:, : self.n_points], float(seen @ vector))
 
@@ -165,7 +166,7 @@ class NeighborSearch:
 
     Args:
         space: the originals of the class.
-        dots: their dot products.
+        gram: their dot products, the Gram matrix.
         sign: +1 for positive, -1 for negative neighbors.
         closest_pair: rho.
         capacity: how many neighbors will be kept at most.
@@ -176,7 +177,7 @@ class NeighborSearch:
     def __init__(
         self,
         space: SearchSpace,
-        dots: Float64[np.ndarray, "original original"],
+        gram: Float64[np.ndarray, "original original"],
         sign: Sign,
         closest_pair: float,
         capacity: int,
@@ -184,21 +185,21 @@ class NeighborSearch:
         *,
         rng: np.random.Generator,
     ) -> None:
-        n = self._n_originals = len(dots)
+        n = self._n_originals = len(gram)
         self._space, self._sign, self._settings = space, sign, settings
         margin = _MARGIN if settings.enforce_rules else 0.0
         exact = rules_for(sign, closest_pair, settings)
         self._rules = Rules(exact.spacing * (1 + margin), exact.clearance * (1 + margin), exact.reach * (1 - margin))
         self._closest_pair = closest_pair
         pool = fresh_seeds(space, _POOL, rng=rng)
-        self._judge = Judge(space, dots, settings.kernel, len(pool) + capacity, n_pool=len(pool))
+        self._judge = Judge(space, gram, settings.kernel, len(pool) + capacity, n_pool=len(pool))
         self._judge.learn(pool)
         pool = fresh_seeds(space, 1, rng=rng)
-        self._outside_judge = Judge(space, dots, settings.kernel, len(pool))  # sees neither that pool nor a neighbor
+        self._outside_judge = Judge(space, gram, settings.kernel, len(pool))  # sees neither that pool nor a neighbor
         self._outside_judge.learn(pool)
         # The squared lengths of originals and neighbors, in the places that the judge's columns have.
         self._squares = np.zeros(self._judge.n_points + capacity)
-        self._squares[:n] = dots.diagonal()
+        self._squares[:n] = gram.diagonal()
         self._neighbors = np.zeros((capacity, space.images.shape[1]), dtype=np.float32)
         self._n_kept = 0
         self._tried = np.zeros((settings.budget, space.vectors.shape[1]), dtype=space.vectors.dtype)
@@ -297,7 +298,7 @@ class NeighborSearch:
         return self._nearest_of_dots(dots[:n], squares[:n]), self._nearest_of_dots(dots[kept], squares[kept])
 
     def _nearest(self, image: Float32[np.ndarray, "pixel"]) -> tuple[float, float]:
-        """Return the same of a finished image."""
+        """Return both distances as above, of an image of all its pixels: from originals, and from neighbors kept."""
         n, known, own = self._n_originals, self._judge.n_points, float(image @ image)
         of_originals = self._nearest_of_dots((self._space.images @ image).astype(np.float64), self._squares[:n] * own)
         if self._n_kept == 0:

@@ -30,12 +30,12 @@ _WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process 
 class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
     """How many neighbors are searched, and where."""
 
-    positive_share: float = Field(
+    positive_ratio: float = Field(
         0.2, ge=0, le=10, description="positive neighbors over originals of a class; 0 turns them off (reading 13)"
     )
-    negative_share: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
+    negative_ratio: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
     search_space: Literal["subspace", "pixel"] = Field(
-        "subspace", description="principal components of the class, or all grey values [letter]"
+        "subspace", description="principal components of the class, or all grey values [as in the paper]"
     )
     n_components: int = Field(256, ge=1, le=1024, description="components searched at most, with the subspace")
     max_originals: int | None = Field(
@@ -89,7 +89,7 @@ class _Task:
     wanted: int
     originals: Int64[np.ndarray, "original"]  # those the search sees
     images: Float32[np.ndarray, "original pixel"]
-    dots: Float64[np.ndarray, "original original"]
+    gram: Float64[np.ndarray, "original original"]
     squares: Float64[np.ndarray, "every_original"]  # squared lengths, of those it does not see too
     closest_pair: float
     seed: np.random.SeedSequence
@@ -129,8 +129,8 @@ def find_neighbors(
         DataError: no images, or outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
         ValueError: `images` and `labels` differ in length.
     """
-    positive = settings.positive_share > 0 if n_positive is None else any(n_positive.values())
-    if not (positive or settings.negative_share):
+    positive = settings.positive_ratio > 0 if n_positive is None else any(n_positive.values())
+    if not (positive or settings.negative_ratio):
         return _none(images.shape[1:])
     _check(images, labels)
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
@@ -210,14 +210,14 @@ def _class_tasks(
 ) -> list[_Task]:
     """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
     rng = np.random.default_rng(seed.spawn(1)[0])
-    dots = dot_products(flat[originals], flat[originals])
-    closest_pair = _closest_pair(dots, settings)
+    gram = dot_products(flat[originals], flat[originals])
+    closest_pair = _closest_pair(gram, settings)
     if settings.search_space == "subspace" and np.ptp(flat[originals], axis=0).max() == 0:
         raise DataError(
             f"`images` must differ within a class, got {len(originals)} copies of one image in class {label}"
         )
-    shares = {1: settings.positive_share, -1: settings.negative_share}
-    wanted = {sign: max(1, int(share * len(originals) + 0.5)) if share > 0 else 0 for sign, share in shares.items()}
+    ratios = {1: settings.positive_ratio, -1: settings.negative_ratio}
+    wanted = {sign: max(1, int(ratio * len(originals) + 0.5)) if ratio > 0 else 0 for sign, ratio in ratios.items()}
     if n_positive is not None:
         wanted[1] = n_positive.get(label, 0)
     seen = np.arange(len(originals))
@@ -230,8 +230,8 @@ def _class_tasks(
             wanted[sign],
             originals[seen],
             flat[originals[seen]],
-            dots[np.ix_(seen, seen)],
-            dots.diagonal().copy(),
+            gram[np.ix_(seen, seen)],
+            gram.diagonal().copy(),
             closest_pair,
             sign_seed,
             settings,
@@ -281,21 +281,21 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
         else:
             space = component_space(
                 task.images,
-                task.dots,
+                task.gram,
                 task.sign,
                 _COMPONENT_MOVE[task.sign] * task.closest_pair,
                 settings.distance,
                 n_components=settings.n_components,
                 rng=rngs[-1],
             )
-        search = NeighborSearch(space, task.dots, task.sign, task.closest_pair, task.wanted, settings, rng=rngs[-1])
+        search = NeighborSearch(space, task.gram, task.sign, task.closest_pair, task.wanted, settings, rng=rngs[-1])
         for image in known:
             search.keep(image)
         return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]
 
 
-def _closest_pair(dots: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
+def _closest_pair(gram: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
     """Distance rho of the closest pair of distinct originals (Sec. 4.2), with a floor (reading 12)."""
-    squares = dots.diagonal()
-    distances = distance_of_vectors(dots, (squares, squares), settings.distance)[np.triu_indices(len(dots), 1)]
+    squares = gram.diagonal()
+    distances = distance_of_vectors(gram, (squares, squares), settings.distance)[np.triu_indices(len(gram), 1)]
     return float(max(distances.min(), settings.smallest_closest_pair))

@@ -70,7 +70,7 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_validator(mode="after")
-    def _pretrained(self) -> "NetworkSettings":
+    def _check_preset(self) -> "NetworkSettings":
         if self.preset == "lite0":
             if self.embedding != "pooled":
                 raise ValueError("`embedding` of lite0 must be pooled: its features, as the classifier sees them")
@@ -80,7 +80,7 @@ class NetworkSettings(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def n_narrowest(self) -> int:
-        """Channels of the narrowest layer."""
+        """The smallest number of channels that a layer has."""
         return min(*self.stem_widths, *self.widths)
 
 
@@ -115,7 +115,7 @@ class DownBlock(nn.Module):
         self.skip = nn.Sequential(nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Halve the size, rounding up."""
+        """Return feature maps of half the height and width, rounded up."""
         return self.main(x) + self.skip(functional.avg_pool2d(x, 1, stride=2))  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
 
@@ -133,7 +133,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Keep the size."""
+        """Return feature maps of the input's shape: the input plus what the block adds."""
         return x + self.main(x)  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
 
@@ -152,14 +152,14 @@ class Network(nn.Module):
     @property
     @abstractmethod
     def embedding_size(self) -> int:
-        """Length of h(x)."""
+        """Number of values in the embedding h(x)."""
 
     @abstractmethod
     def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
-        """H and logits of the images as they are."""
+        """Return embeddings h(x) and logits of the images as they are, without averaging over flips."""
 
     def embed(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
-        """H of Eq. 4."""
+        """Return the embedding h(x) of Eq. 4, one row for each image."""
         return self.embed_and_classify(images)[0]
 
     def embed_and_classify(
@@ -176,7 +176,7 @@ class Network(nn.Module):
         return embedded, logits
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
-        """Logits, before the softmax of Eq. 5."""
+        """Return a logit for each image and class: what the softmax of Eq. 5 is taken of."""
         return self.embed_and_classify(images)[1]
 
 
@@ -215,11 +215,11 @@ class SeparableNetwork(Network):
 
     @property
     def embedding_size(self) -> int:
-        """Length of h(x)."""
+        """Number of values in the embedding h(x)."""
         return self.num_features if self.settings.embedding == "pooled" else self.settings.n_hidden
 
     def forward_features(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c i j"]:
-        """Feature maps before pooling."""
+        """Return the last feature maps, before they are averaged over height and width."""
         mean, spread = self.intensity
         return self.blocks(self.stem((images - mean) / spread))  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
@@ -245,7 +245,7 @@ class SeparableNetwork(Network):
         self.classifier = nn.Linear(self.settings.n_hidden, num_classes) if num_classes else nn.Identity()
 
     def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
-        """H and logits of the images as they are."""
+        """Return embeddings h(x) and logits of the images as they are, without averaging over flips."""
         pooled = self.pool(self.forward_features(images))
         hidden = self.hidden(pooled)
         return (hidden if self.settings.embedding == "hidden" else self.projection(pooled)), self._classify(hidden)
@@ -279,23 +279,23 @@ class PretrainedNetwork(Network):
 
     @property
     def embedding_size(self) -> int:
-        """Number of features."""
+        """Number of values in the embedding: here the features of the backbone."""
         return N_FEATURES
 
     def features(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b feature"]:
-        """Standardized features, before the adapter."""
+        """Return features less their training mean, over their training spread, before the adapter."""
         maps = self.backbone(images)
         pooled = torch.cat([part for x in maps for part in (x.mean(dim=(2, 3)), x.amax(dim=(2, 3)))], dim=1)
         mean, spread = self.standard
         return (pooled - mean) / spread  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
     def head(self, features: Float[Tensor, "b feature"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
-        """H and logits of standardized features."""
+        """Return embeddings h(x) and logits of features whose mean is 0 and spread is 1."""
         embedded = features + self.adapter(features)
         return embedded, self.classifier(self.dropout(embedded))
 
     def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
-        """H and logits of the images as they are."""
+        """Return embeddings h(x) and logits of the images as they are, without averaging over flips."""
         return self.head(self.features(images))
 
 

@@ -124,7 +124,7 @@ class Racos:
         return self._points[self._order[0]].copy(), self._values[self._order[0]]
 
     def ask(self) -> Point:
-        """Propose a point to evaluate."""
+        """Return the next point to evaluate, all its coordinates; `tell` takes its value."""
         return self.dense(self.ask_sparse())
 
     def tell(self, x: Point, value: float) -> None:

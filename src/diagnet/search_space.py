@@ -37,12 +37,12 @@ class PixelSpace:
 
     @property
     def vectors(self) -> Float32[np.ndarray, "original pixel"]:
-        """The images themselves."""
+        """Coordinates of the originals: here their grey values in [0, 1]."""
         return self.images
 
     @property
     def lower(self) -> Float64[np.ndarray, "pixel"]:
-        """Black."""
+        """The smallest z of each pixel: 0, which is black."""
         return np.zeros(self.images.shape[1])
 
     def seed(self, parent: int, rng: np.random.Generator) -> Float64[np.ndarray, "pixel"]:
@@ -63,11 +63,11 @@ class PixelSpace:
         parent: int,  # noqa: ARG002 -- the other space needs it
         vector: Float32[np.ndarray, "pixel"],
     ) -> Float32[np.ndarray, "pixel"]:
-        """Make the image of a point."""
+        """Return the image of a point: grey values in [0, 1], as many as the vector has."""
         return vector.copy()
 
     def vector(self, image: Float32[np.ndarray, "pixel"]) -> Float32[np.ndarray, "pixel"]:
-        """Return the coordinates of an image."""
+        """Return the coordinates of an image: here its grey values themselves."""
         return image
 
 
@@ -93,7 +93,7 @@ class ComponentSpace:
 
     @property
     def lower(self) -> Float64[np.ndarray, "searched"]:
-        """Steps go both ways."""
+        """The smallest z of each component searched: -1, for a step may go either way."""
         return np.full(self.steps.size, -1.0)
 
     def seed(
@@ -112,7 +112,7 @@ class ComponentSpace:
         return np.asarray(origin[coordinates] + np.sqrt(origin @ origin) * self.steps[coordinates] * z)
 
     def image(self, parent: int, vector: Float64[np.ndarray, "coordinate"]) -> Float32[np.ndarray, "pixel"]:
-        """Make the image of a point, clipped to [0, 1]."""
+        """Return the image of a point: its parent, moved along the components, and clipped to [0, 1]."""
         mixture = (vector - self.vectors[parent])[:-1] @ self.mixing
         moved = self.images[parent] + mixture.astype(np.float32) @ self.images
         return np.asarray(np.clip(moved, np.float32(0), np.float32(1)))
@@ -147,7 +147,7 @@ def pixel_space(
 
 def component_space(
     images: Float32[np.ndarray, "original pixel"],
-    dots: Float64[np.ndarray, "original original"],
+    gram: Float64[np.ndarray, "original original"],
     sign: Sign,
     move: float,
     distance: Distance,
@@ -164,7 +164,7 @@ def component_space(
 
     Args:
         images: the originals.
-        dots: their dot products.
+        gram: their dot products, the Gram matrix.
         sign: +1 for positive, -1 for negative neighbors.
         move: distance from its original that half of the seeds exceed.
         distance: unit of `move`.
@@ -175,15 +175,15 @@ def component_space(
         DataError: all images are the same.
     """
     n = len(images)
-    centered = dots - dots.mean(0) - dots.mean(1)[:, None] + dots.mean()
+    centered = gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
     squares, modes = np.linalg.eigh(centered)
-    kept = np.flatnonzero(squares > 1e-10 * max(float(dots.diagonal().max()), 1e-30))[::-1]
+    kept = np.flatnonzero(squares > 1e-10 * max(float(gram.diagonal().max()), 1e-30))[::-1]
     if kept.size == 0:
         raise DataError(f"`images` must differ within a class, got {n} copies of one image")
     extents, modes = np.sqrt(squares[kept]), modes[:, kept]  # images - mean = modes diag(extents) components
     mixing = (modes / extents).T
-    mean = mixing @ dots.mean(1)
-    beyond = np.sqrt(max(float(dots.mean() - mean @ mean), 0.0))  # the mean image's part outside all components
+    mean = mixing @ gram.mean(1)
+    beyond = np.sqrt(max(float(gram.mean() - mean @ mean), 0.0))  # the mean image's part outside all components
     vectors = np.column_stack([modes * extents + mean, np.full(n, beyond)])
     spread = extents / np.sqrt(n)
     n_searched = min(n_components, kept.size)

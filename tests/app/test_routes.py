@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from diagnet.app.answers import Answers
-from diagnet.app.images import Images
+from diagnet.app.images import ImageStore
 from diagnet.data.domain import Verdict
 from diagnet.data.image import read_image
 from diagnet.data.marked import Marked
@@ -294,7 +294,7 @@ def test_saliency_says_what_speaks_for_malignant_and_what_against(client, image,
 
 
 def test_the_threshold_that_is_told_is_the_models(served):
-    images = Images(b"key", max_images=1, keep_s=1.0)
+    images = ImageStore(b"key", max_images=1, keep_s=1.0)
     model = dataclasses.replace(load_model(served.run, engine="torch"), threshold=0.37)
     assert Answers(served.run, model, images).model["threshold"] == 0.37
     images.close()
@@ -342,7 +342,7 @@ def test_an_upload_that_nobody_asks_for_goes_and_another_stays(monkeypatch, dico
 
     now = 0.0
     monkeypatch.setattr("diagnet.app.images.time.monotonic", lambda: now)
-    images = Images(b"key", max_images=9, keep_s=100.0)
+    images = ImageStore(b"key", max_images=9, keep_s=100.0)
     asked_for, left = added(dicom), added(dicom + b"\0\0")
     now = 60.0
     images.get(asked_for.id)
@@ -358,7 +358,7 @@ def test_an_upload_that_nobody_asks_for_goes_and_another_stays(monkeypatch, dico
     [(("benign", "malignant"), True), (("malignant",), True), (("benign", "benign"), False), (("",), None)],
 )
 def test_an_image_is_malignant_where_one_of_its_masses_is(served, labels, is_malignant):
-    images = Images(b"key", max_images=1, keep_s=1.0)
+    images = ImageStore(b"key", max_images=1, keep_s=1.0)
     images.offer([Marked(served.images / "a.dcm", (None,) * len(labels), labels)], {})
     assert [each.is_malignant for each in images.all()] == [is_malignant]
     images.close()
@@ -374,7 +374,7 @@ def test_a_reason_that_names_the_file_is_told_without_its_name(served, dicom, tm
     )
     answers = object.__new__(Answers)
     answers._model = load_model(served.run, engine="torch")
-    told = answers._told(refused)
+    told = answers._assessment_json(refused)
     assert "CANARY" not in str(told)
     assert told["reason"] == "`box` must be there, got the image."
 

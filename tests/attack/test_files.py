@@ -139,9 +139,9 @@ def test_a_pipe_in_a_folder_or_a_prepared_folder_is_not_waited_for(tmp_path: Pat
 
 
 def test_a_server_passes_over_a_pipe_among_its_images(tmp_path: Path) -> None:
-    from diagnet.app.images import Images
+    from diagnet.app.images import ImageStore
 
-    images = Images(b"key", max_images=1, keep_s=1.0)
+    images = ImageStore(b"key", max_images=1, keep_s=1.0)
     images.offer([Marked(hostile_files.pipe(tmp_path / "a.png"))], {})
     assert images.all() == []
     images.close()

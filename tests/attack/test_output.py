@@ -137,7 +137,7 @@ def test_a_folder_where_a_file_is_wanted_is_one_line(tmp_path, monkeypatch, caps
         ("predict", image, "--out", tmp_path / "scores.csv"),
         ("predict", image, "--out", tmp_path / "file" / "scores.csv"),
         ("study", "compare", tmp_path / "a", tmp_path / "b", "--data", image, "--out", tmp_path / "scores.csv"),
-        ("export", tmp_path, "--onnx", "--out", tmp_path),
+        ("export", tmp_path, "--out", tmp_path),
         ("prepare", "manifest", image, "--out", tmp_path / "file"),
         ("demo", "--out", tmp_path / "file"),
         ("train", image, "--out", tmp_path / "file", "--no-report"),

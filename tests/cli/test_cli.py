@@ -100,7 +100,7 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
     done = in_process("prepare", "manifest", manifest, "--out", tmp_path / "data", "--set", "roi.size=32")
     assert done.returncode == 0, done.stderr
     assert "60 masses" in done.stdout
-    options = ["--set", "neighbors.budget=10", "--set", "neighbors.negative_share=0.2"]
+    options = ["--set", "neighbors.budget=10", "--set", "neighbors.negative_ratio=0.2"]
     done = in_process("augment", tmp_path / "data", "--out", tmp_path / "n", "--json", *options)
     summary = json.loads(done.stdout)
     made = summary["neighbors"]
@@ -121,7 +121,7 @@ def test_training_on_several_sources(manifest, tmp_path, in_process):
     tables = [tmp_path / "north.csv", tmp_path / "south.csv"]
     for table, part in zip(tables, (lines[:30], [line.replace(",P15,", ",P0,") for line in lines[30:]]), strict=True):
         table.write_text("\n".join([head, *part]) + "\n")
-    options = ["--quiet", "--json", "--no-report", *QUICK, "--set", "neighbors.positive_share=0"]
+    options = ["--quiet", "--json", "--no-report", *QUICK, "--set", "neighbors.positive_ratio=0"]
     options += ["--set", "training.epochs=1"]
     for out, more in (("one", []), ("apart", ["--distinct-patients"])):
         done = in_process("train", *tables, "--out", tmp_path / out, *options, *more)

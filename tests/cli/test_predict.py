@@ -151,13 +151,13 @@ def test_what_is_no_box_or_no_run_is_one_line(predict, image, monkeypatch, tmp_p
     assert "must be a readable file of a run" in capsys.readouterr().err
 
 
-def test_a_file_without_preamble_needs_force(predict, image, tmp_path):
+def test_a_file_without_preamble_needs_a_word(predict, image, tmp_path):
     whole = image.read_bytes()
     bare = tmp_path / "bare.dcm"
     bare.write_bytes(whole[whole.index(b"\x08\x00\x16\x00") :])
     (found,) = scores(predict(bare, "--box", MASS, "--json"))
-    assert "Fix: --force" in found["reason"]
-    done = predict(bare, "--box", MASS, "--json", "--force")
+    assert "Fix: --allow-missing-preamble" in found["reason"]
+    done = predict(bare, "--box", MASS, "--json", "--allow-missing-preamble")
     assert scores(done)[0]["flags"] == ["the file has no DICOM preamble"]
     assert done.returncode == 0
 
@@ -175,7 +175,7 @@ def test_marks_come_from_a_report_and_results_go_to_one(predict, image, tmp_path
     assert by_hand.returncode == 0, by_hand.stderr
     assert sc.exists()
     (tmp_path / "broken.dcm").write_text("no image")
-    by_report = predict(image, tmp_path / "broken.dcm", "--sr", sr, "--json")
+    by_report = predict(image, tmp_path / "broken.dcm", "--marks", sr, "--json")
     assert by_report.returncode == 3
     told = ("box", "malignancy", "decision", "input_sha256")
     first, second = scores(by_hand)[0], scores(by_report)[0]

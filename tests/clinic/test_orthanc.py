@@ -98,7 +98,7 @@ def test_a_marked_mammogram_comes_back_with_a_report(
     (expected,) = assess(load_model(finished_run, engine="torch"), image, [box])
     assert probability.value == pytest.approx(100 * expected.malignancy, abs=1e-9)
     assert node.done()[0]["masses"][0]["malignancy"] == expected.malignancy
-    command = ["diagnet", "predict", str(finished_run), str(image), "--sr", str(paths[1]), "--json"]
+    command = ["diagnet", "predict", str(finished_run), str(image), "--marks", str(paths[1]), "--json"]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="0"):
         main()

@@ -426,7 +426,7 @@ def test_a_preamble_may_be_asked_for(path: Path) -> None:
     whole = write_dicom(path, RAMP, ImplicitVRLittleEndian).read_bytes()
     read_mammogram(path, require_preamble=True)
     path.write_bytes(whole[whole.index(b"\x08\x00\x16\x00") :])
-    with pytest.raises(RefusedInputError, match=r"must have the preamble of a DICOM file .*Fix: --force"):
+    with pytest.raises(RefusedInputError, match=r"must have the preamble .*Fix: --allow-missing-preamble"):
         read_mammogram(path, require_preamble=True)
 
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from diagnet.data.box import Box
-from diagnet.data.marked import Marked, find_marked, parsed_box, read_marked, with_boxes, with_boxes_by_uid
+from diagnet.data.marked import Marked, attach_boxes, attach_boxes_by_uid, find_marked, parsed_box, read_marked
 from diagnet.errors import DataError
 from diagnet.notice import NOTICE
 from dicom_files import drawn_breast, write_dicom
@@ -65,7 +65,7 @@ def test_a_bad_table_is_told(folder, text, message):
 def test_boxes_are_found_by_path_and_else_by_name(folder):
     images, _ = find_marked([folder / "a.png", folder / "below" / "b.dcm", folder / "below" / "IM0001"])
     path = table(folder, "image,x0,y0,x1,y1\na.png,1,2,3,4\nelsewhere/b.dcm,5,6,7,8\nother.png,1,1,2,2\n")
-    found, n_unused = with_boxes(images, path)
+    found, n_unused = attach_boxes(images, path)
     assert [each.boxes for each in found] == [((1.0, 2.0, 3.0, 4.0),), ((5.0, 6.0, 7.0, 8.0),), ()]
     assert [each.image for each in found] == [each.image for each in images]
     assert n_unused == 1
@@ -73,7 +73,7 @@ def test_boxes_are_found_by_path_and_else_by_name(folder):
 
 def test_a_name_that_is_there_twice_says_nothing(folder):
     path = table(folder, "image,x0,y0,x1,y1\nx/b.dcm,1,2,3,4\ny/b.dcm,5,6,7,8\n")
-    found, n_unused = with_boxes([Marked(folder / "below" / "b.dcm")], path)
+    found, n_unused = attach_boxes([Marked(folder / "below" / "b.dcm")], path)
     assert found[0].boxes == ()
     assert n_unused == 2
 
@@ -116,36 +116,36 @@ def download(tmp_path):
 def test_images_of_one_name_keep_apart_wherever_the_table_lies(tmp_path, download, place):
     (tmp_path / place).mkdir(exist_ok=True)
     path = table(tmp_path / place, "image,x0,y0,x1,y1\nP2/s1/1-1.dcm,1,2,3,4\nP2/s1/1-1.dcm,5,6,7,8\n")
-    found, n_unused = with_boxes([Marked(each) for each in download], path)
+    found, n_unused = attach_boxes([Marked(each) for each in download], path)
     assert [len(each.boxes) for each in found] == [0, 2, 0]
     assert n_unused == 0
 
 
 def test_a_bare_name_of_several_images_says_nothing(tmp_path, download):
     path = table(tmp_path, "image,x0,y0,x1,y1\n1-1.dcm,1,2,3,4\n")
-    found, n_unused = with_boxes([Marked(each) for each in download], path)
+    found, n_unused = attach_boxes([Marked(each) for each in download], path)
     assert [each.boxes for each in found] == [(), (), ()]
     assert n_unused == 1
-    found, n_unused = with_boxes([Marked(download[0])], path)  # of one image it does, however many rows there are
+    found, n_unused = attach_boxes([Marked(download[0])], path)  # of one image it does, however many rows there are
     assert len(found[0].boxes) == 1
     twice = table(tmp_path, "image,x0,y0,x1,y1\n1-1.dcm,1,2,3,4\n1-1.dcm,5,6,7,8\n")
-    assert len(with_boxes([Marked(download[0])], twice)[0][0].boxes) == 2
+    assert len(attach_boxes([Marked(download[0])], twice)[0][0].boxes) == 2
 
 
 def test_what_was_found_by_path_is_not_found_again_by_name(tmp_path, download):
     path = table(tmp_path, "image,x0,y0,x1,y1\ndownload/P1/s1/1-1.dcm,1,2,3,4\n")
-    found, n_unused = with_boxes([Marked(each) for each in download[:2]], path)
+    found, n_unused = attach_boxes([Marked(each) for each in download[:2]], path)
     assert [len(each.boxes) for each in found] == [1, 0]
     assert n_unused == 0
     a_link = tmp_path / "elsewhere" / "1-1.dcm"
     a_link.parent.mkdir()
     a_link.symlink_to(download[0])
-    assert len(with_boxes([Marked(a_link)], path)[0][0].boxes) == 1
+    assert len(attach_boxes([Marked(a_link)], path)[0][0].boxes) == 1
 
 
 def test_boxes_by_uid(folder):
     images = [Marked(folder / "a.png"), Marked(folder / "below" / "b.dcm")]
-    found = with_boxes_by_uid(images, {images[1].image: "1.2.3"}, {"1.2.3": [Box(1.0, 2.0, 3.0, 4.0)] * 2, "9": []})
+    found = attach_boxes_by_uid(images, {images[1].image: "1.2.3"}, {"1.2.3": [Box(1.0, 2.0, 3.0, 4.0)] * 2, "9": []})
     assert [each.boxes for each in found] == [(), ((1.0, 2.0, 3.0, 4.0),) * 2]
     assert found[1].labels == ("", "")
 

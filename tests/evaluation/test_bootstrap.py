@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from diagnet.evaluation.bootstrap import draw_patients, interval, share, weighted_auc, weighted_sensitivity
+from diagnet.evaluation.bootstrap import draw_patients, interval, proportion, weighted_auc, weighted_sensitivity
 
 
 @given(
@@ -75,7 +75,7 @@ def test_a_share_and_its_resamples_closed_form():
     patients = np.array([0, 0, 1, 2])
     part, whole = np.array([True, False, True, False]), np.array([True, True, True, False])
     counts = np.array([[3, 0, 0], [0, 3, 0], [1, 1, 1], [0, 0, 3]])
-    found = share(part, whole, patients, counts, 0.5)
+    found = proportion(part, whole, patients, counts, 0.5)
     assert found["value"] == pytest.approx(2 / 3)
     # 3/6, 3/3, 2/3; the last resample holds nothing that counts
     assert [found["low"], found["high"]] == pytest.approx(list(np.quantile([0.5, 1.0, 2 / 3], [0.25, 0.75])))
@@ -105,7 +105,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
         skill = rng.beta(7, 3, n_patients)
         correct = rng.uniform(size=2 * n_patients) < skill[patients]
         counts = draw_patients(n_patients, 300, rng=rng)
-        found = share(correct, np.ones(2 * n_patients, bool), patients, counts, 0.9)
+        found = proportion(correct, np.ones(2 * n_patients, bool), patients, counts, 0.9)
         hits += found["low"] <= 0.7 <= found["high"]
     assert 0.84 <= hits / n_trials <= 0.95
 
@@ -116,8 +116,9 @@ def test_masses_that_resemble_each_other_within_a_patient_widen_the_interval():
     patients = np.repeat(np.arange(n_patients), each)
     correct = np.repeat(rng.uniform(size=n_patients) < 0.7, each)  # all masses of a patient alike
     everywhere = np.ones(len(patients), bool)
-    by_patient = share(correct, everywhere, patients, draw_patients(n_patients, 1000, rng=rng), 0.95)
-    by_mass = share(correct, everywhere, np.arange(len(patients)), draw_patients(len(patients), 1000, rng=rng), 0.95)
+    by_patient = proportion(correct, everywhere, patients, draw_patients(n_patients, 1000, rng=rng), 0.95)
+    apart, counts = np.arange(len(patients)), draw_patients(len(patients), 1000, rng=rng)
+    by_mass = proportion(correct, everywhere, apart, counts, 0.95)
     ratio = (by_patient["high"] - by_patient["low"]) / (by_mass["high"] - by_mass["low"])
     assert ratio == pytest.approx(np.sqrt(each), rel=0.2)
 

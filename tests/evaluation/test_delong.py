@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import reference
-from diagnet.evaluation.delong import auc_components, delong, holm, points_to_show
+from diagnet.evaluation.delong import auc_components, delong, holm, required_sample_size
 
 
 def pairs(scores, targets):
@@ -160,6 +160,6 @@ def test_holm():
 
 
 def test_four_times_the_masses_show_half_the_difference():
-    n = points_to_show(0.02, 0.01, 800)
+    n = required_sample_size(0.02, 0.01, 800)
     assert n == 1570  # (1.960 + 0.8416)^2 / 4 * 800
-    assert points_to_show(0.01, 0.01, 800) == pytest.approx(4 * n, abs=4)
+    assert required_sample_size(0.01, 0.01, 800) == pytest.approx(4 * n, abs=4)

@@ -139,13 +139,13 @@ def test_the_policy_is_kept(model, tmp_path):
     bare = tmp_path / "bare.dcm"
     bare.write_bytes(whole[whole.index(b"\x08\x00\x16\x00") :])
     assert "must have the preamble of a DICOM file" in assess(model, bare, [MASS])[0].reason
-    (found,) = assess(model, bare, [MASS], Policy(force=True))
+    (found,) = assess(model, bare, [MASS], Policy(allow_missing_preamble=True))
     assert found.flags == ("the file has no DICOM preamble",)
     bare = bare.rename(tmp_path / "bare")  # of no name that says DICOM
     assert "got a broken or other file" in assess(model, bare, [MASS])[0].reason
-    assert assess(model, bare, [MASS], Policy(force=True))[0].decision != "refused"
+    assert assess(model, bare, [MASS], Policy(allow_missing_preamble=True))[0].decision != "refused"
     Image.fromarray(drawn_breast()).save(tmp_path / "picture.png")
-    assert assess(model, tmp_path / "picture.png", [MASS], Policy(force=True))[0].decision != "refused"
+    assert assess(model, tmp_path / "picture.png", [MASS], Policy(allow_missing_preamble=True))[0].decision != "refused"
     (found,) = assess(model, raw, [MASS], Policy(allow_for_processing=True, box=BoxLimits(min_side_px=50.0)))
     assert "sides of at least 50 pixels" in found.reason
 

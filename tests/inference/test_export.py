@@ -121,12 +121,9 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
 
     make_run(tmp_path / "run")
     out = tmp_path / "model.onnx"
-    code, printed, errors = diagnet("--onnx", "--out", out, "--json")
+    code, printed, errors = diagnet("--out", out, "--json")
     assert (code, errors) == (0, "")
     assert json.loads(printed)["passed"]
-    code, _, errors = diagnet("--onnx", "--out", out)
+    code, _, errors = diagnet("--out", out)
     assert code == 1
     assert errors == f"diagnet: `--out` must be a new .onnx file, got {out}. Fix: choose another name.\n"
-    code, _, errors = diagnet("--out", tmp_path / "other.onnx")
-    assert code == 2
-    assert "add --onnx" in errors

@@ -22,7 +22,7 @@ from diagnet.run.array_files import write_neighbors
 from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.folder import read_records
 
-CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_share": 0.6}})
+CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_ratio": 0.6}})
 
 
 def neighbors_of(images, *, labels, kinds, parents):
@@ -112,7 +112,7 @@ def test_the_contact_sheet_names_class_kind_and_row_and_says_synthetic_above_eac
 @pytest.mark.parametrize("flips", ["random", "stored"])
 @pytest.mark.parametrize("share", [0, 0.3])
 def test_every_point_knows_the_mass_it_comes_from(masses, flips, share):
-    changes = {"training": {"flips": flips}, "neighbors": {"positive_share": share, "negative_share": share}}
+    changes = {"training": {"flips": flips}, "neighbors": {"positive_ratio": share, "negative_ratio": share}}
     config = Config.from_preset("small", merged({"roi": {"size": 24}, "neighbors": {"budget": 2}}, changes))
     images = np.stack([mass.image for mass in masses.masses])
     rows, patients = np.arange(0, 60, 2), masses.patient_numbers
@@ -140,7 +140,7 @@ def test_each_point_is_its_masss_patients(flips):
     rng = np.random.default_rng(1)
     rows = rng.permutation(60)[:16]  # training masses are not the first, and patients' numbers not their masses'
     patients = 100 + rng.permutation(16) // 2
-    search = {"budget": 10, "search_space": "pixel", "positive_share": 0.2, "negative_share": 0.2}
+    search = {"budget": 10, "search_space": "pixel", "positive_ratio": 0.2, "negative_ratio": 0.2}
     config = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": search, "training": {"flips": flips}})
     augmented = augment(config, images, rows, labels[rows], patients, rng=rng, workers=1)
     points, found, origin = augmented.points, augmented.neighbors, augmented.origin

@@ -85,7 +85,7 @@ def test_a_killed_study_goes_on_where_it_was(manifest, tmp_path):
     out = tmp_path / "killed"
     arms = tmp_path / "arms.toml"
     arms.write_text(
-        "[plain.training]\ngraph_weight = 0.0\n[plain.neighbors]\npositive_share = 0.0\nnegative_share = 0.0\n"
+        "[plain.training]\ngraph_weight = 0.0\n[plain.neighbors]\npositive_ratio = 0.0\nnegative_ratio = 0.0\n"
     )
     command = [sys.executable, "-m", "diagnet.cli", "study", "designs", str(manifest), "--arms", str(arms)]
     command += ["--out", str(out), "--folds", "3", "--repeats", "1", "--workers", "1", *SETTINGS]

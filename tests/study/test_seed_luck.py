@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from diagnet.evaluation.delong import points_to_show
+from diagnet.evaluation.delong import required_sample_size
 from diagnet.study.differences import differences, once
 from diagnet.study.scores import Scores, Truth, percentiles, resampled, weighted_accuracy
 from diagnet.study.seed_luck import SeedLuck, lenders, spread
@@ -102,6 +102,7 @@ def test_the_same_runs_under_two_names_count_once():
 
 def test_more_masses_do_not_help_against_the_luck_of_seeds():
     # By hand: 0.02 is shown at a standard error of 0.02 / (1.95996 + 0.84162) = 0.0071389.
-    assert points_to_show(0.02, 0.00713887, 100) == pytest.approx(100, abs=1)
-    assert points_to_show(0.02, 0.01, 100, fixed=0.005) == pytest.approx(100 * 1e-4 / (0.007139**2 - 2.5e-5), abs=1)
-    assert points_to_show(0.02, 0.01, 100, fixed=0.0072) is None
+    assert required_sample_size(0.02, 0.00713887, 100) == pytest.approx(100, abs=1)
+    expected = pytest.approx(100 * 1e-4 / (0.007139**2 - 2.5e-5), abs=1)
+    assert required_sample_size(0.02, 0.01, 100, fixed=0.005) == expected
+    assert required_sample_size(0.02, 0.01, 100, fixed=0.0072) is None

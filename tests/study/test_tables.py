@@ -1,5 +1,6 @@
 import itertools
 import json
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from diagnet.data.roi import RoiSettings
 from diagnet.errors import DataError, SettingsError
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms
-from diagnet.study.calibration import abstention, calibration, calibration_error
+from diagnet.study.calibration_tables import abstention, calibration, calibration_error
 from diagnet.study.choice import choice
 from diagnet.study.jobs import Job, Rows, run_job
 from diagnet.study.methods import Cases
@@ -265,7 +266,9 @@ def test_the_arms_of_the_evidence_can_be_run_again(study, designs):
     base = Config.stored(record["settings"])
     today = {arm.name: arm for arms in STUDIES.values() for arm in arms}
     if designs is not None:
-        today |= {arm.name: arm for arm in read_arms(folder / f"{designs}.toml", base)}
+        with warnings.catch_warnings():  # the evidence stays as it was written, with old names
+            warnings.simplefilter("ignore", FutureWarning)
+            today |= {arm.name: arm for arm in read_arms(folder / f"{designs}.toml", base)}
     for name, kept in record["arms"].items():
         described = asdict(today[name])
         assert merged({}, {key: described[key] for key in kept}) == merged({}, kept)  # old names of settings are read

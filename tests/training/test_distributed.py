@@ -22,7 +22,7 @@ import numpy as np
 from diagnet.graph import GraphSettings
 from diagnet.network import NetworkSettings
 from diagnet.training.points import Points
-from diagnet.training.distributed import joined
+from diagnet.training.distributed import process_group
 from diagnet.training.loop import train
 from diagnet.training.state import TrainingSettings, start
 
@@ -35,7 +35,7 @@ network = NetworkSettings(stem_widths=(4, 8), widths=(8, 16), n_middle=1, n_hidd
 settings = TrainingSettings(
     epochs=4, batch_size=12, batching=batching, precision="float32", graph_weight=0.5, learning_rate=3e-4
 )
-with joined() as processes:
+with process_group() as processes:
     state = start(points, network, GraphSettings(), settings, seed=0)
     losses, before = [], np.zeros(2)
     def record(_stage, done, _total, _note=""):  # J_l and J_g of each step, from the epoch's running sums
@@ -97,7 +97,7 @@ def test_the_same_command_under_torchrun_writes_the_same_run(manifest, tmp_path)
 
 def test_shares_cover_every_point_once():
     points = np.arange(11)
-    shares = [Processes(rank, 3).share(points) for rank in range(3)]
+    shares = [Processes(rank, 3).local_shard(points) for rank in range(3)]
     assert np.concatenate(shares).tolist() == points.tolist()
 
 

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from diagnet.app.images import Images, Shown, picture_of
+from diagnet.app.images import ImageStore, ServedImage, picture_of
 from diagnet.app.problems import Refusal, refused
 from diagnet.app.shapes import Corners
 from diagnet.clinic.privacy import without_path
-from diagnet.config import read_config
+from diagnet.config import read_run_config
 from diagnet.data.box import Box
 from diagnet.data.image import is_dicom
 from diagnet.data.mammogram import Mammogram
@@ -57,7 +57,7 @@ class Answers:
         self,
         run: Path,
         model: Model,
-        images: Images,
+        images: ImageStore,
         data: MassSet | Prepared | None = None,
         write_report: WriteReport | None = None,
         max_upload_mb: int = 128,
@@ -72,36 +72,36 @@ class Answers:
 
     @property
     def model(self) -> dict[str, Any]:
-        """What is known of the model."""
+        """What `/v1/model` says of the model: its name, hash, classes, threshold and test figures."""
         return self._facts
 
     @property
     def notice(self) -> str:
-        """What must stand beside each answer."""
+        """The sentence that must be shown beside each score: research software, not a medical device."""
         return self._model.notice
 
-    def predict(self, shown: Shown, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:
+    def predict(self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None) -> dict[str, Any]:
         """Score masses marked on an image at hand, or on one that was read for this."""
-        assessments = self._assessed(shown, boxes, picture)
-        return {"assessments": [self._told(each) for each in assessments], "notice": self.notice}
+        assessments = self._assess(shown, boxes, picture)
+        return {"assessments": [self._assessment_json(each) for each in assessments], "notice": self.notice}
 
-    def read_file(self, content: BinaryIO, policy: Policy) -> tuple[Shown, Mammogram]:
+    def read_file(self, content: BinaryIO, policy: Policy) -> tuple[ServedImage, Mammogram]:
         """Read a file that is no image at hand; the caller removes it.
 
         Raises:
             HTTPException: it is of no known kind (415), or cannot be used (422).
         """
         path, _ = self._images.stored(content, policy)
-        shown = Shown("", f"the file{path.suffix}", path, True, policy)
+        shown = ServedImage("", f"the file{path.suffix}", path, True, policy)
         try:
             return shown, picture_of(shown)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
 
-    def similar(self, shown: Shown, box: Corners, n_similar: int) -> dict[str, Any]:
+    def similar(self, shown: ServedImage, box: Corners, n_similar: int) -> dict[str, Any]:
         """Say which training masses a mass looks like, and where it lies among them."""
-        assessment, region = self._scored(shown, box)
+        assessment, region = self._score_and_cut(shown, box)
         malignancy = assessment["malignancy"]
         found = self._cases.surroundings(region, malignancy, n_similar)
         points = [
@@ -126,9 +126,9 @@ class Answers:
             "notice": self.notice,
         }
 
-    def saliency(self, shown: Shown, box: Corners) -> dict[str, Any]:
+    def saliency(self, shown: ServedImage, box: Corners) -> dict[str, Any]:
         """Say which parts of a mass' region its score hangs on."""
-        assessment, region = self._scored(shown, box)
+        assessment, region = self._score_and_cut(shown, box)
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
         inside = clipped_box(Box(*box), width, height)
@@ -163,20 +163,20 @@ class Answers:
         PIL.Image.fromarray(np.rint(np.clip(region, 0, 1) * 255).astype(np.uint8)).save(file, "PNG")
         return file.getvalue()
 
-    def report(self, shown: Shown, boxes: Sequence[Corners], form: str, folder: Path) -> tuple[bytes, list[str]]:
+    def report(self, shown: ServedImage, boxes: Sequence[Corners], form: str, folder: Path) -> tuple[bytes, list[str]]:
         """Return a download, the assessments as JSON or as a DICOM structured report, and the hashes of the inputs.
 
         Raises:
             HTTPException: 422, there can be no structured report.
             MissingExtraError: the extra `pacs` is not installed.
         """
-        assessments = self._assessed(shown, boxes)
+        assessments = self._assess(shown, boxes)
         hashes = [each.input_sha256 for each in assessments]
         if form == "json":
             told = {
                 "notice": self.notice,
                 "image": shown.name,
-                "assessments": [self._told(each) for each in assessments],
+                "assessments": [self._assessment_json(each) for each in assessments],
                 "model": self._facts,
             }
             return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), hashes
@@ -192,7 +192,9 @@ class Answers:
             raise refused(without_path(str(error), shown.path, shown.name)) from None
         return out.read_bytes(), hashes
 
-    def _assessed(self, shown: Shown, boxes: Sequence[Corners], picture: Mammogram | None = None) -> list[Assessment]:
+    def _assess(
+        self, shown: ServedImage, boxes: Sequence[Corners], picture: Mammogram | None = None
+    ) -> list[Assessment]:
         found = assess(
             self._model,
             shown.path,
@@ -209,8 +211,8 @@ class Answers:
             self._known.popitem(last=False)
         return found
 
-    def _scored(self, shown: Shown, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
-        assessment = self._known.get((shown.id, box)) or self._assessed(shown, [box])[0]
+    def _score_and_cut(self, shown: ServedImage, box: Corners) -> tuple[dict[str, Any], np.ndarray]:
+        assessment = self._known.get((shown.id, box)) or self._assess(shown, [box])[0]
         if assessment.malignancy is None:
             raise refused(without_path(assessment.reason, shown.path, shown.name))
         picture = self._images.picture(shown.id)
@@ -218,7 +220,7 @@ class Answers:
         mass = Mass(shown.path, clipped_box(Box(*box), width, height), None, "", original_size=shown.original_size)
         return asdict(assessment), cut_roi(picture.pixels, mass, self._model.roi)
 
-    def _told(self, assessment: Assessment) -> dict[str, Any]:
+    def _assessment_json(self, assessment: Assessment) -> dict[str, Any]:
         """Return an assessment as JSON, without the file's name."""
         told = asdict(assessment)
         path = told.pop("image")
@@ -239,7 +241,7 @@ def _auc(figures: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _model_facts(run: Path, model: Model, *, has_pictures: bool) -> dict[str, Any]:
-    config, record = read_config(run / "config.toml"), read_record(run)
+    config, record = read_run_config(run), read_record(run)
     counts = record.get("counts", {})
     training = counts.get("train", counts.get("all folds", {}))
     tested = read_metrics(run).get("test", {})

@@ -5,14 +5,14 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
-from diagnet.app.images import Images, Shown
+from diagnet.app.images import ImageStore, ServedImage
 from diagnet.app.shapes import Click
 from diagnet.app.worker import Workers
 from diagnet.data.mammogram import Mammogram
 from diagnet.inference.one_click import box_at
 
 
-def box_routes(images: Images, workers: Workers) -> APIRouter:
+def box_routes(images: ImageStore, workers: Workers) -> APIRouter:
     """Routes that help to mark a mass."""
     router = APIRouter(prefix="/v1")
 
@@ -25,7 +25,7 @@ def box_routes(images: Images, workers: Workers) -> APIRouter:
     return router
 
 
-def _box(shown: Shown, picture: Mammogram, asked: Click) -> tuple[float, ...]:
+def _box(shown: ServedImage, picture: Mammogram, asked: Click) -> tuple[float, ...]:
     height, width = picture.pixels.shape
     if not (0 <= asked.x < width and 0 <= asked.y < height):
         raise HTTPException(422, f"`x`, `y` must lie in the image of {width} x {height} pixels.")

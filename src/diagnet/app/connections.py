@@ -89,7 +89,7 @@ class _Connection(H11Protocol):
         self._table.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave."""
+        """Free this connection's place in the table once its socket is closed."""
         self._table.forget(self)
         super().connection_lost(exc)
 
@@ -131,12 +131,12 @@ class _Connection(H11Protocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
-        """Begin to wait for the reader."""
+        """Note since when the client has read nothing of an answer."""
         super().pause_writing()
         self._paused_since = self._paused_since or self.loop.time()
 
     def resume_writing(self) -> None:
-        """The reader took something."""
+        """Note that the client has read again, which ends its time limit."""
         super().resume_writing()
         self._unread_since = None
 

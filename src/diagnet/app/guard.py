@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diagnet.app.audit import AuditLog
-from diagnet.app.images import Images
+from diagnet.app.images import ImageStore
 from diagnet.app.problems import problem
 from diagnet.app.settings import ServerSettings, is_loopback
 
@@ -73,7 +73,7 @@ class Guard:
 
     def __init__(
         self, app: ASGIApp, settings: ServerSettings, audit: AuditLog, strangers: AuditLog, model_sha256: str,
-        images: Images,
+        images: ImageStore,
     ) -> None:  # fmt: skip
         self._app, self._settings, self._audit, self._model_sha256 = app, settings, audit, model_sha256
         self._strangers, self._images = strangers, images
@@ -82,7 +82,7 @@ class Guard:
         self._wrong_tokens = Rate(settings.wrong_tokens_per_minute / 60, settings.wrong_tokens_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Check one ASGI request against token, host and limits, then pass it on and log it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -198,7 +198,7 @@ class _Limited:
         return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else self.limit
 
     async def drain(self) -> None:
-        """Read on and keep nothing."""
+        """Read the rest of a body that is too large and discard it, up to a limit."""
         while self._n_bytes <= _DRAINED * self.limit:
             message = await self._receive()
             self._n_bytes += len(message.get("body", b""))
@@ -212,7 +212,7 @@ def is_open(path: str) -> bool:
 
 
 def too_large(limit: int) -> Response:
-    """Say how much a request may hold."""
+    """Return status 413 and the number of bytes a request may hold."""
     return problem(413, _too_large(limit))
 
 

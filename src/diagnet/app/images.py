@@ -55,7 +55,7 @@ _SUFFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ServedImage:
     """One image as the page knows it.
 
     Attributes:
@@ -83,7 +83,7 @@ class Shown:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Images:
+class ImageStore:
     """Holds images by id. Uploaded ones are files of mode 0600 in a folder of its own, which `close` removes.
 
     Args:
@@ -103,7 +103,7 @@ class Images:
         _remove_leftovers()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))  # mode 0700
         self._lock = threading.RLock()
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, ServedImage] = {}
         self._asked: dict[str, float] = {}
         self._pictures: OrderedDict[str, Mammogram] = OrderedDict()
         self._sent: OrderedDict[tuple[str, int | None], tuple[Path, tuple[int, int]]] = OrderedDict()
@@ -119,14 +119,14 @@ class Images:
         """
         for each in found:
             try:
-                with _opened(each.image) as file:
+                with _open_regular(each.image) as file:
                     image_id = self._id(hashlib.file_digest(file, "sha256").digest())
             except OSError:
                 continue
             exam = exam_of(each.image, self._names, each)
             known = {*each.labels, labels.get(os.path.realpath(each.image), "")} - {""}
             with self._lock:
-                self._shown[image_id] = Shown(
+                self._shown[image_id] = ServedImage(
                     id=image_id,
                     name=self._name(_SUFFIXES.get(each.image.suffix.lower(), ""), each.image.name),
                     path=each.image,
@@ -166,7 +166,7 @@ class Images:
         if sum(each.is_uploaded for each in self._shown.values()) + n_expected >= self._max_images:
             raise HTTPException(409, f"At most {self._max_images} images are held. Remove one first.")
 
-    def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> Shown:
+    def add(self, content: BinaryIO, policy: Policy, own_name: str = "") -> ServedImage:
         """Take in an image that a client sent, and read it.
 
         Args:
@@ -184,7 +184,7 @@ class Images:
         with self._lock:  # files are read several at a time: of two that are alike, one is taken
             is_new = image_id not in self._shown
             if is_new:
-                self._shown[image_id] = Shown(
+                self._shown[image_id] = ServedImage(
                     image_id, self._name(path.suffix, own_name), path, True, policy, exam=exam, facts=_unread(exam)
                 )
                 self._asked[image_id] = time.monotonic()
@@ -218,13 +218,13 @@ class Images:
             raise
         return path, digest.digest()
 
-    def all(self) -> list[Shown]:
+    def all(self) -> list[ServedImage]:
         """All images, those given at start first."""
         self._forget_old()
         with self._lock:
             return list(self._shown.values())
 
-    def get(self, image_id: str) -> Shown:
+    def get(self, image_id: str) -> ServedImage:
         """Return an image by its id.
 
         Raises:
@@ -236,7 +236,7 @@ class Images:
             self._asked[image_id] = time.monotonic()
             return self._shown[image_id]
 
-    def described(self, image_id: str) -> Shown:
+    def described(self, image_id: str) -> ServedImage:
         """Return an image with its facts, for which it is read once.
 
         Raises:
@@ -280,7 +280,7 @@ class Images:
                 self._pictures.popitem(last=False)
         return picture
 
-    def check_content(self, shown: Shown) -> None:
+    def check_content(self, shown: ServedImage) -> None:
         """Check that a file given at start is still what its id stands for; an uploaded one nobody can change.
 
         Raises:
@@ -289,7 +289,7 @@ class Images:
         if shown.is_uploaded:
             return
         try:
-            with _opened(shown.path) as file:
+            with _open_regular(shown.path) as file:
                 is_same = self._id(hashlib.file_digest(file, "sha256").digest()) == shown.id
         except OSError:
             is_same = False
@@ -366,7 +366,7 @@ class Images:
         return hmac.new(self._key, digest, hashlib.sha256).hexdigest()[:24]
 
 
-def picture_of(shown: Shown) -> Mammogram:
+def picture_of(shown: ServedImage) -> Mammogram:
     """Read an image's file.
 
     Raises:
@@ -376,7 +376,7 @@ def picture_of(shown: Shown) -> Mammogram:
         return read_picture(
             shown.path,
             allow_for_processing=shown.policy.allow_for_processing,
-            bare="any" if shown.policy.force else "none",
+            bare="any" if shown.policy.allow_missing_preamble else "none",
         )
     except DiagNetError as error:
         kind, reason = "refused-input", without_path(str(error), shown.path, shown.name)
@@ -389,7 +389,7 @@ def _new(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
-def _opened(path: Path) -> BufferedReader:
+def _open_regular(path: Path) -> BufferedReader:
     """Open a regular file; a pipe in its place would be waited for."""
     if not path.is_file():
         raise FileNotFoundError
@@ -451,6 +451,6 @@ def _kind(head: bytes, policy: Policy) -> str:
     for magic, suffix in _MAGIC:
         if head.startswith(magic):
             return suffix
-    if policy.force:  # a DICOM file without preamble has no sign at its head
+    if policy.allow_missing_preamble:  # a DICOM file without preamble has no sign at its head
         return ".dcm"
     raise Refusal(415, "`file` must be a DICOM, PNG, JPEG, TIFF or PGM file, got another.", "unknown-kind-of-file")

@@ -68,7 +68,7 @@ class ReadingRoom:
             found = {"id": session, "reader": reader, "seed": seed, "begun": now(), **self._model, "scores": []}
             truth = {image: images[image] for image in cases}
             write_json(self._path(session), found | {"cases": [cases[i] for i in order], "truth": truth})
-            return self._told(session)
+            return self._for_reader(session)
 
     def _earlier_codes(self) -> set[str]:
         """Codes of sessions that earlier versions began under ids of another kind."""
@@ -88,7 +88,7 @@ class ReadingRoom:
         """
         with self._lock:
             self._check_model(self._read(session))
-            return self._told(session)
+            return self._for_reader(session)
 
     def score(self, session: str, given: ScoreRequest) -> dict[str, Any]:
         """Write down a score; none is ever changed.
@@ -110,7 +110,7 @@ class ReadingRoom:
                 raise HTTPException(409, "The first read is without the model.")
             found["scores"].append(given.model_dump(mode="json") | {"time": now()})
             write_json(self._path(session), found)
-            return self._told(session)
+            return self._for_reader(session)
 
     def as_imrmc(self, session: str) -> str:
         """Return scores as iMRMC reads them: `readerID,caseID,modalityID,score`, rows of truth with reader -1.
@@ -154,7 +154,7 @@ class ReadingRoom:
                 " Fix: start the server with that run, or begin a study under a new code.",
             )
 
-    def _told(self, session: str) -> dict[str, Any]:
+    def _for_reader(self, session: str) -> dict[str, Any]:
         found = self._read(session)
         is_done = [set(STAGES) == _done(found["scores"], image) for image in found["cases"]]
         following = is_done.index(False) if False in is_done else len(is_done)

@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from diagnet.app.images import Images
+from diagnet.app.images import ImageStore
 from diagnet.app.reading import ReadingRoom
 from diagnet.app.shapes import ImageId, ReadingRequest, ScoreRequest
 
 
-def reading_routes(room: ReadingRoom, images: Images) -> APIRouter:
+def reading_routes(room: ReadingRoom, images: ImageStore) -> APIRouter:
     """Routes of reading sessions; their ids look as images' do."""
     router = APIRouter(prefix="/v1/reading")
 

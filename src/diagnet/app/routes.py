@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from diagnet.app.answers import Answers
-from diagnet.app.images import Images, Shown
+from diagnet.app.images import ImageStore, ServedImage
 from diagnet.app.settings import ServerSettings
 from diagnet.app.shapes import Corners, ImageId, MarkedMass, PredictRequest, ReportRequest, SimilarRequest
 from diagnet.app.worker import Workers
@@ -42,7 +42,7 @@ _PREDICT_BODY: dict[str, Any] = {
 }
 
 
-def score_routes(answers: Answers, images: Images, workers: Workers, settings: ServerSettings) -> APIRouter:
+def score_routes(answers: Answers, images: ImageStore, workers: Workers, settings: ServerSettings) -> APIRouter:
     """Routes that take images in and say something of their masses."""
     router = APIRouter(prefix="/v1")
 
@@ -58,18 +58,18 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
         allow_for_processing: Annotated[bool, Form(description="Read raw detector data too.")] = False,
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
-        policy = Policy(force=force, allow_for_processing=allow_for_processing)
-        return _told(await workers.files.run(images.add, file.file, policy, file.filename or ""))
+        policy = Policy(allow_missing_preamble=force, allow_for_processing=allow_for_processing)
+        return _image_json(await workers.files.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
     async def list_images() -> list[dict[str, Any]]:
         """All images, those of the folder given at start first. A `width` of 0: not read yet."""
-        return [_told(shown) for shown in images.all()]
+        return [_image_json(shown) for shown in images.all()]
 
     @router.get("/images/{image}")
     async def describe_image(image: ImageId) -> dict[str, Any]:
         """One image, read if it was not yet."""
-        return _told(await workers.line(image).run(images.described, image))
+        return _image_json(await workers.line(image).run(images.described, image))
 
     @router.get("/images/{image}/pixels", responses={200: {"content": {"application/octet-stream": {}}}})
     async def pixels(image: ImageId, max_side: Annotated[int | None, Query(ge=1, le=20_000)] = None) -> Response:
@@ -100,7 +100,8 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
                 boxes = _parsed_boxes(text)
                 _check_number(len(boxes), settings)
                 policy = Policy(
-                    force=form.get("force") == "true", allow_for_processing=form.get("allow_for_processing") == "true"
+                    allow_missing_preamble=form.get("force") == "true",
+                    allow_for_processing=form.get("allow_for_processing") == "true",
                 )
                 shown, picture = await workers.files.run(answers.read_file, file.file, policy)
                 try:
@@ -146,7 +147,7 @@ def score_routes(answers: Answers, images: Images, workers: Workers, settings: S
     return router
 
 
-def _report(answers: Answers, shown: Shown, asked: ReportRequest) -> tuple[bytes, list[str]]:
+def _report(answers: Answers, shown: ServedImage, asked: ReportRequest) -> tuple[bytes, list[str]]:
     with tempfile.TemporaryDirectory(prefix="diagnet-") as folder:  # mode 0700
         return answers.report(shown, asked.boxes, asked.format, Path(folder))
 
@@ -157,7 +158,7 @@ async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
             yield part
 
 
-def _told(shown: Shown) -> dict[str, Any]:
+def _image_json(shown: ServedImage) -> dict[str, Any]:
     return {"id": shown.id, "name": shown.name, **shown.facts, "boxes": shown.boxes}
 
 

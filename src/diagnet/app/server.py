@@ -14,7 +14,7 @@ from diagnet.app.answers import Answers, WriteReport
 from diagnet.app.audit import AuditLog
 from diagnet.app.box_routes import box_routes
 from diagnet.app.guard import CSRF_HEADER, Guard, is_open
-from diagnet.app.images import Images
+from diagnet.app.images import ImageStore
 from diagnet.app.problems import DOCUMENTED, tell_problems
 from diagnet.app.reading import ReadingRoom
 from diagnet.app.reading_routes import reading_routes
@@ -65,10 +65,10 @@ def create_app(
         DiagNetError: the run, the data or the state folder cannot be used, or another server has the folder.
     """
     key = _key(state)
-    lock = _locked(state)
+    lock = _lock_state(state)
     model = load_model(run, engine="torch")
     model.prepare()
-    images = Images(
+    images = ImageStore(
         key, max_images=settings.max_images, keep_s=3600 * settings.keep_hours, keep_names=keep_names,
         max_bytes=settings.max_uploads_mb * 2**20,
     )  # fmt: skip
@@ -77,8 +77,8 @@ def create_app(
     workers = Workers(settings.max_waiting, SERVER_PROCESSES, images.is_read, images.picture)
     room = ReadingRoom(state / "reading", key, model.sha256, model.threshold)
     audit, strangers = (
-        AuditLog(state / name, int(settings.audit_mb * share * 2**20))
-        for name, share in (("audit.jsonl", 0.9), ("strangers.jsonl", 0.1))
+        AuditLog(state / name, int(settings.audit_mb * fraction * 2**20))
+        for name, fraction in (("audit.jsonl", 0.9), ("strangers.jsonl", 0.1))
     )
 
     @asynccontextmanager
@@ -118,7 +118,7 @@ def create_app(
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
-        return _secured(described())
+        return _add_security(described())
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
     return app
@@ -141,7 +141,7 @@ def _key(state: Path) -> bytes:
         raise RunFolderError(f"`--state` must be a folder that can be written, got {error.strerror}: {state}") from None
 
 
-def _locked(state: Path) -> FileLock:
+def _lock_state(state: Path) -> FileLock:
     """Take the state folder: two servers on one would write over each other's scores."""
     lock = FileLock(state / "lock", mode=0o600, thread_local=False)
     try:
@@ -154,7 +154,7 @@ def _locked(state: Path) -> FileLock:
     return lock
 
 
-def _secured(schema: dict[str, Any]) -> dict[str, Any]:
+def _add_security(schema: dict[str, Any]) -> dict[str, Any]:
     """Say in the OpenAPI which headers are needed."""
     schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["token"] = {"type": "http", "scheme": "bearer", "description": "Where the server was started with one."}

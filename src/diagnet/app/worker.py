@@ -1,4 +1,4 @@
-"""Threads that the model works in, and that files are read in: requests wait in line, none is lost."""
+"""Threads that the model works in, and that files are read in: requests wait in line."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-class Worker:
+class JobLine:
     """Runs a few jobs at a time, so that many clients at once cost no more memory than as many.
 
     Args:
@@ -55,10 +55,10 @@ class Workers:
     def __init__(
         self, max_waiting: int, n_readers: int, is_read: Callable[[str], bool], read: Callable[[str], object]
     ) -> None:
-        self.model, self.files = Worker(max_waiting), Worker(max_waiting, n_readers)
+        self.model, self.files = JobLine(max_waiting), JobLine(max_waiting, n_readers)
         self._is_read, self._read = is_read, read
 
-    def line(self, image: str) -> Worker:
+    def line(self, image: str) -> JobLine:
         """The line for what may need an image's file: the model's, where it was read and nothing takes long."""
         return self.model if self._is_read(image) else self.files
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from diagnet.cli import doctor, listen, masses, predict, runs, serve, settings, study
+from diagnet.cli.options import taking
 from diagnet.cli.terminal import escaped, escaped_output
 from diagnet.data.reading_process import read_apart, read_here
 from diagnet.errors import DiagNetError
@@ -39,14 +40,18 @@ app.command(epilog="Example: diagnet prepare inbreast 'INbreast Release 1.0' --o
 app.command(epilog="Example: diagnet augment data/inbreast --out neighbors --seed 0 --budget 200")(masses.augment)
 app.command(epilog="Example: diagnet train data/inbreast other/masses.csv --out runs/first --seed 0")(runs.train)
 app.command(epilog="Example: diagnet evaluate runs/first --data other/masses.csv --json")(runs.evaluate)
-app.command(epilog="Example: diagnet predict mammogram.dcm --box 928,2304,1239,2575")(predict.predict)
+app.command(
+    epilog="Example: diagnet predict mammogram.dcm --box 928,2304,1239,2575",
+    cls=taking({"--sr": "--marks", "--force": "--allow-missing-preamble"}),
+)(predict.predict)
 app.command(epilog="Example: diagnet serve runs/first --data masses.csv --images mammograms")(serve.serve)
-app.command(epilog="Example: diagnet export runs/first --onnx --out first.onnx")(runs.export)
+app.command(epilog="Example: diagnet export runs/first --out first.onnx")(runs.export)
 app.command(epilog="Example: diagnet pack runs/best masses.csv --out small")(runs.pack)
 app.command(epilog="Example: diagnet seal runs/first --key site.key")(runs.seal)
-app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET --forward 127.0.0.1:4242:ORTHANC")(
-    listen.listen
-)
+app.command(
+    epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET --forward 127.0.0.1:4242:ORTHANC",
+    cls=taking({"--bind": "--host"}),
+)(listen.listen)
 app.add_typer(study.app, name="study")
 app.command(epilog="Example: diagnet settings --preset lite0")(settings.settings)
 app.command(epilog="Example: diagnet doctor")(doctor.doctor)

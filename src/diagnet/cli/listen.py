@@ -33,7 +33,7 @@ class Place:
 
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 11112
     ae: Annotated[str, typer.Option(help="Our AE title.")] = "DIAGNET"
-    bind: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
     queue: Annotated[Path, typer.Option(help="Folder of the queue; it holds patients' data.")] = Path("diagnet-queue")
     allow: Annotated[
         str, typer.Option(help="AE titles that may send, AE,AE,... [default: all]", show_default=False)
@@ -140,9 +140,9 @@ def listen(
         )
         with Listener(queue, worker.wake, tell, settings, tls).running() as listener:
             worker.start()
-            for notice in _exposure(place.bind, trust):
+            for notice in _exposure(place.host, trust):
                 tell(notice, "")
-            tell(f"listening on {place.bind}:{listener.port} as {place.ae}. {model.notice}", "")
+            tell(f"listening on {place.host}:{listener.port} as {place.ae}. {model.notice}", "")
             stop.wait()
         worker.stop()
     tell("stopped", "")
@@ -181,7 +181,7 @@ def _listener_settings(place: Place, limits: Limits) -> "ListenerSettings":
 
     return ListenerSettings(
         ae_title=place.ae,
-        bind=place.bind,
+        bind=place.host,
         port=place.port,
         any_title=place.any_title,
         allow=tuple(title.strip() for title in place.allow.split(",") if title.strip()),

@@ -24,7 +24,7 @@ from diagnet.cli.shared import (
 
 
 class Source(StrEnum):
-    """What `prepare` reads."""
+    """The kinds of data set that `prepare` reads."""
 
     inbreast = "inbreast"
     cbis_ddsm = "cbis-ddsm"
@@ -72,7 +72,7 @@ def prepare(
 def augment(
     data: Data,
     out: Out,
-    mode: Annotated[str | None, typer.Option(help="subspace or pixel (the letter). [default: subspace]")] = None,
+    mode: Annotated[str | None, typer.Option(help="subspace or pixel (as in the paper). [default: subspace]")] = None,
     budget: Annotated[int | None, typer.Option(help="Evaluations for each neighbor. [default: 200]")] = None,
     preset: Preset = None,
     config_file: ConfigFile = None,

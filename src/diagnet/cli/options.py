@@ -1,11 +1,19 @@
-"""Options that belong together, as one frozen value: a verb takes the value, the command line shows its options."""
+"""Options that belong together, as one frozen value: a verb takes the value, the command line shows its options.
+
+Options that have been renamed are taken by their old names too, with a warning.
+"""
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from diagnet.renamed import twice, warn_of_old_name
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
@@ -61,3 +69,29 @@ def _options(group: Any) -> list[Parameter]:
         )
         for field in dataclasses.fields(group)
     ]
+
+
+def taking(old_names: Mapping[str, str]) -> type[TyperCommand]:
+    """The class of a verb that takes old names of its options too, with a warning; its help has the new ones alone.
+
+        app.command(cls=taking({"--sr": "--marks"}))(predict)
+
+    Args:
+        old_names: the new name by the old one, both as they are typed.
+    """
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            names = [name.partition("=")[0] for name in args]
+            for place, name in enumerate(names[: names.index("--") if "--" in names else None]):
+                new = old_names.get(name)
+                if new is None:
+                    continue
+                if new in names:
+                    raise typer.BadParameter(twice(name, new))
+                if name not in names[:place]:
+                    warn_of_old_name(name, [new])
+                args[place] = new + args[place].removeprefix(name)
+            return super().parse_args(ctx, args)
+
+    return Command

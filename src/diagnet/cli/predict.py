@@ -38,7 +38,9 @@ def predict(
         list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="A mass on the one FILE; may be given again.")
     ] = None,
     boxes: Annotated[Path | None, typer.Option(help="Table of image, x0, y0, x1, y1.", show_default=False)] = None,
-    sr: Annotated[Path | None, typer.Option(help="Marks in a DICOM structured report.", show_default=False)] = None,
+    marks: Annotated[
+        Path | None, typer.Option(help="DICOM file with marks, as a structured report.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="CSV of the scores, whole or not at all.", show_default=False)
     ] = None,
@@ -50,7 +52,9 @@ def predict(
     allow_for_processing: Annotated[
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Read DICOM files without preamble.")] = False,
+    allow_missing_preamble: Annotated[
+        bool, typer.Option("--allow-missing-preamble", help="Read DICOM files without preamble.")
+    ] = False,
     allow_unlike: Annotated[
         bool, typer.Option("--allow-unlike", help="Score regions far from all training masses too.")
     ] = False,
@@ -67,8 +71,8 @@ def predict(
     from diagnet.inference.predictor import load_model
     from diagnet.inference.score_sheet import as_csv, as_metarepo, as_object, as_table, summary
 
-    if sum(map(bool, (box, boxes, sr))) > 1:
-        raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --sr")
+    if sum(map(bool, (box, boxes, marks))) > 1:
+        raise typer.BadParameter("must be alone, got more than one of them.", param_hint="--box, --boxes, --marks")
     if out is not None and out.suffix.lower() != ".csv":
         raise typer.BadParameter(f"must be a .csv file, got {out}.", param_hint="--out")
     if out is not None:
@@ -82,12 +86,16 @@ def predict(
             f"diagnet: passed over: {n_passed} files in folders (no images, or links to folders read already)",
             file=sys.stderr,
         )
-    found = _with_marks(found, box, boxes, sr)
+    found = _with_marks(found, box, boxes, marks)
     _require_new(out_sr, "--out-sr")
     _require_new(out_sc, "--out-sc")
     if (out_sr or out_sc) and len(found) != 1:
         raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint="--out-sr, --out-sc")
-    policy = Policy(allow_for_processing=allow_for_processing, force=force, allow_unlike=allow_unlike)
+    policy = Policy(
+        allow_for_processing=allow_for_processing,
+        allow_missing_preamble=allow_missing_preamble,
+        allow_unlike=allow_unlike,
+    )
     assessments: list[Assessment] = []
     labels: list[str] = []
     with shown_progress(quiet=quiet or len(found) < _MANY) as progress:
@@ -138,23 +146,23 @@ _MANY = 10  # images from which progress is shown
 
 
 def _with_marks(
-    found: "list[Marked]", box: Sequence[str] | None, boxes: Path | None, sr: Path | None
+    found: "list[Marked]", box: Sequence[str] | None, boxes: Path | None, report: Path | None
 ) -> "list[Marked]":
     """Give the images the marks of one of the options, where there is one."""
     from diagnet.clinic.marks import read_marks
     from diagnet.data.dicom import read_uid
-    from diagnet.data.marked import Marked, parsed_box, with_boxes, with_boxes_by_uid
+    from diagnet.data.marked import Marked, attach_boxes, attach_boxes_by_uid, parsed_box
 
     if box:
         if len(found) != 1:
             raise typer.BadParameter(f"must have one FILE, got {len(found)}. Fix: --boxes.", param_hint="--box")
         return [Marked(found[0].image, tuple(map(parsed_box, box)), ("",) * len(box))]
     if boxes is not None:
-        marked, n_unused = with_boxes(found, boxes)
+        marked, n_unused = attach_boxes(found, boxes)
         if n_unused:
             print(f"diagnet: warning: {n_unused} images of {boxes} are not among FILE", file=sys.stderr)
         return marked
-    if sr is None:
+    if report is None:
         return found
     uids = {}
     for each in found:
@@ -162,10 +170,10 @@ def _with_marks(
             uids[each.image] = read_uid(each.image)
         except DiagNetError:
             continue  # told when it is scored
-    marks = read_marks(sr)
+    marks = read_marks(report)
     if marks.n_passed:
-        print(f"diagnet: passed over: {marks.n_passed} marks of {sr} that outline no mass", file=sys.stderr)
-    return with_boxes_by_uid(found, uids, marks)
+        print(f"diagnet: passed over: {marks.n_passed} marks of {report} that outline no mass", file=sys.stderr)
+    return attach_boxes_by_uid(found, uids, marks)
 
 
 def _with_lesions(assessments: "Sequence[Assessment]", found: "Sequence[Marked]") -> "list[Assessment]":

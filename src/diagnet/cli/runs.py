@@ -117,13 +117,13 @@ def train(
     from diagnet.data.sources import read_sources
     from diagnet.experiment import run_experiment
     from diagnet.run.folder import RECORD
-    from diagnet.training.distributed import joined
+    from diagnet.training.distributed import process_group
 
     config = read_config(config_file, preset, assignments or (), seed)
     if resume and not (out / RECORD).exists():
         print(f"diagnet: --resume: there is no run in {out}, so it starts afresh", file=sys.stderr)
     try:
-        with joined() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
+        with process_group() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
             masses = read_sources(
                 data,
                 config.classes,
@@ -169,12 +169,12 @@ def evaluate(
     Writes predictions.csv and metrics.json into a folder of their own.
     """
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
+    from diagnet.config import read_run_config
     from diagnet.inference.external_validation import evaluate_run
     from diagnet.run.folder import read_record
 
     read_record(run)  # says so where this is no run
-    config = read_config(run / "config.toml")
+    config = read_run_config(run)
     target = out or _unused(run / "evaluations" / (data.stem or "data"))
     with shown_progress(quiet=quiet) as progress:
         metrics = evaluate_run(
@@ -200,18 +200,17 @@ def _unused(folder: Path) -> Path:
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="File to write: a new .onnx file.", show_default=False)],
-    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format there is.")] = False,
+    out: Annotated[Path, typer.Option(help="ONNX file to write: a new one, named .onnx.", show_default=False)],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX: so it does without this too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the run's model as one file.
+    """Write the run's model as one ONNX file.
 
     A second file says how well the first agrees with the run.
     """
     from diagnet.inference.export import export_onnx
 
-    if not onnx:
-        raise typer.BadParameter("must be given, got no format. Fix: add --onnx.", param_hint="--onnx")
+    del onnx  # the one format there is; it had to be given once
     report = export_onnx(run, out)
     if as_json:
         print_json({"out": str(out), **report})
@@ -236,11 +235,11 @@ def pack(
     The result is a run small enough to ship.
     """
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
+    from diagnet.config import read_run_config
     from diagnet.data.sources import read_sources
     from diagnet.inference.packing import pack as pack_run
 
-    config = read_config(run / "config.toml")
+    config = read_run_config(run)
     with shown_progress(quiet=quiet) as progress:
         masses = read_sources(
             data, config.classes, config.roi, distinct_patients=distinct_patients, workers=workers, progress=progress

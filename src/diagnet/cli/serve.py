@@ -58,7 +58,7 @@ def serve(
         raise
     from diagnet.cli.shared import read_data
     from diagnet.clinic.report import write_structured_report
-    from diagnet.config import read_config
+    from diagnet.config import read_run_config
     from diagnet.data.marked import find_marked
     from diagnet.inference.predictor import shipped_run
 
@@ -68,7 +68,7 @@ def serve(
     listening = _bound(host, port)
     print("diagnet: loading the model and the list of images ...", file=sys.stderr, flush=True)
     run = shipped_run() if run is None else run
-    masses = None if data is None else read_data(data, read_config(run / "config.toml"))
+    masses = None if data is None else read_data(data, read_run_config(run))
     if images is not None and not images.exists():
         raise DataError(f"`--images` must be a folder or a table, got {images}, which is not there")
     shown = [] if images is None else find_marked([images])[0]

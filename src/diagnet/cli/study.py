@@ -253,7 +253,7 @@ class _OnData:
 
 
 def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOptions, arms: Path | None = None) -> None:
-    """Run a study's share of jobs, then write and print its tables as far as they go."""
+    """Run a study's part of the jobs, then write and print its tables as far as they go."""
     import sys
 
     from diagnet.cli.terminal import shown_progress
@@ -336,7 +336,7 @@ def _print_tables(
     for row in figures:
         together = _of_mean_score(row["auc_of_mean_score"])
         minutes = "" if row["minutes"] is None else f", {row['minutes']} min each"
-        print(f"{row['arm']:<18} AUC {_told(row['auc'])}{together}  {row['jobs']}/{row['of']} runs{minutes}")
+        print(f"{row['arm']:<18} AUC {_interval_text(row['auc'])}{together}  {row['jobs']}/{row['of']} runs{minutes}")
     _print_differences(minus)
     print(f"Tables: {out}")
 
@@ -349,7 +349,7 @@ def _print_transfer(rows: Any) -> None:
     """A line for each arm and what it was tested on; a column for each margin."""
     lines: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        told = f"x{row['margin']:g} {_told(row['auc'])}"
+        told = f"x{row['margin']:g} {_interval_text(row['auc'])}"
         lines.setdefault((row["arm"], row["tested_on"]), [f"{row['jobs']}/{row['of']} runs"]).append(told)
     for (arm, tested_on), (jobs, *aucs) in sorted(lines.items()):
         print(f"{arm} on {tested_on}: AUC {'; '.join(aucs)}  {jobs}")
@@ -368,8 +368,8 @@ def _print_differences(found: Any) -> None:
         p = "" if row["p_holm"] is None else f"  p {_chance(row['p_holm'])} (Holm, bootstrap)"
         p += "" if row["delong_p_holm"] is None else f", {_chance(row['delong_p_holm'])} (DeLong)"
         print(
-            f"{row['arm']} minus {row['against']}{_where(row)}: {_told(row['auc'], sign='+')}{p}, {row['jobs']} runs"
-            f"{_SEEDS[row['seeds']]}{_of_mean_score(row['of_mean_score'], sign='+')}"
+            f"{row['arm']} minus {row['against']}{_where(row)}: {_interval_text(row['auc'], sign='+')}{p},"
+            f" {row['jobs']} runs{_SEEDS[row['seeds']]}{_of_mean_score(row['of_mean_score'], sign='+')}"
         )
 
 
@@ -379,10 +379,10 @@ def _where(row: Any) -> str:
 
 def _of_mean_score(interval: Any, sign: str = "") -> str:
     """The same of each mass's mean score, where all repeats are done."""
-    return "" if interval["value"] is None else f"; mean score of all repeats {_told(interval, sign)}"
+    return "" if interval["value"] is None else f"; mean score of all repeats {_interval_text(interval, sign)}"
 
 
-def _told(interval: Any, sign: str = "") -> str:
+def _interval_text(interval: Any, sign: str = "") -> str:
     if interval["value"] is None:
         return "-"
     return "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*(interval[k] for k in ("value", "low", "high")), s=sign)

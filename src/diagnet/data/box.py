@@ -23,7 +23,7 @@ class Box(NamedTuple):
 
     @classmethod
     def whole(cls, width: int, height: int) -> "Box":
-        """All of an image."""
+        """Return the box that covers an image of this width and height, in pixels."""
         return cls(0.0, 0.0, float(width), float(height))
 
     @classmethod

@@ -59,7 +59,7 @@ def read_mammogram(
         try:
             dataset, has_preamble, malformed = read_elements(path)
             _check_preamble(path, has_preamble, require_preamble)
-            return _displayed(dataset, path, has_preamble, malformed, allow_for_processing, is_scaled)
+            return _apply_display_chain(dataset, path, has_preamble, malformed, allow_for_processing, is_scaled)
         except DiagNetError:
             raise
         except Exception as error:  # pydicom raises whatever a broken file makes it meet
@@ -84,7 +84,7 @@ def read_geometry(path: Path) -> Geometry:
             raise broken(path, error) from None  # its text may quote a patient's data
 
 
-def _displayed(
+def _apply_display_chain(
     dataset: Dataset,
     path: Path,
     has_preamble: bool,
@@ -153,7 +153,7 @@ def _check_preamble(path: Path, has_preamble: bool, is_required: bool) -> None:
     if is_required and not has_preamble:
         raise RefusedInputError(
             f"`image` must have the preamble of a DICOM file (PS3.10, 7.1), got none in {path}."
-            " Fix: --force, if you know where it comes from."
+            " Fix: --allow-missing-preamble, if you know where it comes from."
         )
 
 
@@ -172,7 +172,7 @@ def _check_policy(dataset: Dataset, path: Path, intent: str, allow_for_processin
     if intent == "FOR PROCESSING" and not allow_for_processing:
         raise RefusedInputError(
             f"`image` must be FOR PRESENTATION, got raw data FOR PROCESSING in {path}."
-            " Fix: send the processed image, or allow raw data by name."
+            " Fix: send the processed image, or allow raw data (--allow-for-processing)."
         )
 
 

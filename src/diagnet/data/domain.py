@@ -41,7 +41,7 @@ class Verdict:
 
     Attributes:
         is_unlike: the score is to be flagged.
-        is_far: it is not to be given.
+        is_far: the region is so far from the training masses that no score must be given.
         reason: why, in one line; "" where it is like them.
         source: of most of the training masses that look most similar; "" where there was one source, or the region is
             unlike them all.
@@ -245,7 +245,7 @@ def _widths(low: Float[np.ndarray, "fact"], high: Float[np.ndarray, "fact"]) -> 
 
 
 def _comparable(facts: Rows) -> Rows:
-    """Facts with sizes as logarithms."""
+    """Return facts of regions with sizes as logarithms, so that distances are of ratios."""
     rows = facts.astype(np.float64)
     rows[:, ~_LOOKS] = np.log(rows[:, ~_LOOKS])
     return rows

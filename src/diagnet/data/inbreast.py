@@ -59,7 +59,7 @@ def read_inbreast(
     files = {int(match[1]): match for match in map(_FILE_NAME.fullmatch, _names(release / IMAGES)) if match}
     left_out: Counter[str] = Counter()
     notes: Counter[str] = Counter()
-    listed = _listed(release / TABLE, left_out)
+    listed = _read_list(release / TABLE, left_out)
     if not files.keys() & listed.keys():
         raise DataError(f"`{IMAGES}` must hold the DICOM files of {TABLE}, got none of {len(listed)} in {release}.")
     outlines = {path.stem: path for path in sorted((release / OUTLINES).iterdir()) if path.suffix.lower() == ".xml"}
@@ -112,7 +112,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def _listed(table: Path, left_out: Counter[str]) -> dict[int, Row]:
+def _read_list(table: Path, left_out: Counter[str]) -> dict[int, Row]:
     """Return file number -> row of the table."""
     listed: dict[int, Row] = {}
     for row in read_table(table, COLUMNS):

@@ -101,7 +101,7 @@ def read_marked(path: Path) -> list[Marked]:
     ]
 
 
-def with_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int]:
+def attach_boxes(images: Iterable[Marked], table: Path) -> tuple[list[Marked], int]:
     """Give images the boxes of a table: by path, else by the end of a path, else by name.
 
     A table may lie elsewhere than its images, so that its paths are but the ends of theirs. Such an end counts where it
@@ -163,7 +163,7 @@ def parsed_box(text: str) -> Box:
         raise DataError(f"`--box` must be x0,y0,x1,y1, got {text!r}.") from None
 
 
-def with_boxes_by_uid(
+def attach_boxes_by_uid(
     images: Iterable[Marked], uids: Mapping[Path, str], boxes: Mapping[str, Sequence[Box]]
 ) -> list[Marked]:
     """Give images the boxes that another DICOM file has for their SOPInstanceUID; none where it has none."""

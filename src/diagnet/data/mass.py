@@ -74,7 +74,7 @@ class MassSet:
 
     @property
     def labels(self) -> Labels:
-        """Class index of each mass."""
+        """Class of each mass, as its index in `classes`."""
         return np.array([self.classes.index(str(mass.label)) for mass in self.masses], dtype=np.int64)
 
     @property
@@ -91,7 +91,7 @@ class MassSet:
 
     @property
     def patient_numbers(self) -> Int64[np.ndarray, "mass"]:
-        """Patient of each mass as a number from 0 up."""
+        """Patient of each mass as a number from 0 up, the same for masses of one patient."""
         return np.unique(self.patients, return_inverse=True)[1].astype(np.int64)
 
     @property

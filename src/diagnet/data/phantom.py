@@ -34,7 +34,7 @@ OTHER_FINDINGS = [
 
 
 class PhantomSettings(BaseModel, frozen=True, extra="forbid"):
-    """What synthetic masses are like."""
+    """How large synthetic masses are, and how hard their classes are to tell apart."""
 
     size: int = Field(64, ge=16, le=1024, description="Height and width of single masses, in pixels.")
     difficulty: float = Field(

@@ -208,7 +208,7 @@ class _Process:
             return
         self._socket.settimeout(_START_SECONDS)
         try:
-            _received(self._socket)
+            _receive(self._socket)
             self._is_ready = True
         except BaseException as error:
             self.end()
@@ -225,7 +225,7 @@ class _Process:
         self._socket.settimeout(self._seconds + _GRACE_SECONDS)
         whole = json.dumps({**request, "is_free": self._memory() is None}).encode()
         self._socket.sendall(_LENGTH.pack(len(whole)) + whole)
-        answer, memory = _received(self._socket)
+        answer, memory = _receive(self._socket)
         if memory is not None:
             self._memory = weakref.ref(memory)
         return answer, memory
@@ -255,14 +255,14 @@ def _serve(handle: str, seconds: str, n_bytes: str) -> None:
     file = None
     while True:
         try:
-            request, _ = _received(asked)
+            request, _ = _receive(asked)
         except (OSError, EOFError):
             return
         signal.setitimer(signal.ITIMER_REAL, float(seconds))  # the system ends us then, whatever we are in
         arrays: list[Any] = []
         answer = _answer(request, arrays)
         if arrays and (file is None or not request["is_free"]):
-            file = _shared()  # else its pages are there already, which is most of what writing costs
+            file = _make_shared_file()  # else its pages are there already, which is most of what writing costs
         _send(asked, answer, arrays, file)
         if sum(each.nbytes for each in arrays) > _KEPT_BYTES:
             file = None
@@ -316,13 +316,13 @@ def _send(to: socket.socket, answer: Mapping[str, Any], arrays: Sequence[Any], f
     to.sendall(whole)
 
 
-def _shared() -> Any:
+def _make_shared_file() -> Any:
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("diagnet"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _received(sender: socket.socket) -> tuple[dict[str, Any], mmap.mmap | None]:
+def _receive(sender: socket.socket) -> tuple[dict[str, Any], mmap.mmap | None]:
     head, handles, _, _ = socket.recv_fds(sender, _LENGTH.size, 1)
     memory = None
     try:

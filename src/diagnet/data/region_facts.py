@@ -161,5 +161,5 @@ def region_facts(
 
 
 def _mean(values: Float32[np.ndarray, "value"] | Image) -> float:
-    """Mean, 0 of nothing."""
+    """Return the mean of grey values; 0 where there are none."""
     return float(values.mean()) if values.size else 0.0

@@ -18,7 +18,7 @@ from diagnet.errors import DataError
 
 
 class RoiSettings(BaseModel, frozen=True, extra="forbid"):
-    """How a region is cut."""
+    """How a region is cut from a mammogram around a marked mass, and scaled to grey values in [0, 1]."""
 
     padding_factor: float = Field(1.6, ge=1, le=10, description="Sides of the region over sides of the box.")
     size: int = Field(64, ge=8, le=1024, description="Height and width of the cut region, in pixels.")

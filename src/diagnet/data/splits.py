@@ -17,7 +17,7 @@ LACKING = 1e6  # cost of a class that a part has none of: more than an imbalance
 
 
 class SplitSettings(BaseModel, frozen=True, extra="forbid"):
-    """How masses are divided."""
+    """How masses are divided into training, validation and test masses."""
 
     method: Literal["patient", "image80_20"] = Field(
         "patient", description="`patient` keeps a patient in one part; `image80_20` is the paper's, and leaks."

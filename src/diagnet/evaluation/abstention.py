@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, Field
 
-from diagnet.evaluation.calibration import Scores
+from diagnet.evaluation.calibration import PointScores
 
 BAND_SHARE = 0.1  # of the validation masses lies in the band
 LEAST_HALF_WIDTH = 0.02  # a network that tells nothing puts all masses within a hair of the operating point
@@ -17,7 +17,7 @@ class Abstention(BaseModel, frozen=True, extra="forbid"):
     dissent: float = Field(1 / 3, ge=0, le=1, description="Fraction of the networks that may call a mass otherwise.")
 
 
-def band_half_width(malignancy: Scores, threshold: float) -> float:
+def band_half_width(malignancy: PointScores, threshold: float) -> float:
     """Half the width of the band around the operating point that holds a tenth of these (validation) masses.
 
     They are the ones that a small change of the network, the box or the patients would call otherwise.

@@ -26,7 +26,7 @@ def draw_patients(n_patients: int, n_resamples: int, *, rng: np.random.Generator
 def interval(value: float | None, resampled: Resampled, confidence: float, n_patients: int) -> Interval:
     """Percentile interval of a figure; resamples in which it is not defined (NaN) do not count.
 
-    Every resample of a flawless result is flawless, so that percentiles would claim certainty: a share or an AUC of
+    Every resample of a flawless result is flawless, so that percentiles would claim certainty: a fraction or an AUC of
     exactly 1 (or 0) gets the exact (Clopper-Pearson) bound of that many successes among `n_patients` independent
     ones instead.
 
@@ -54,7 +54,7 @@ def interval(value: float | None, resampled: Resampled, confidence: float, n_pat
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
-def share(
+def proportion(
     part: Float[np.ndarray, "point"] | Bool[np.ndarray, "point"],
     whole: Bool[np.ndarray, "point"],
     patients: Int[np.ndarray, "point"],

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from diagnet.arrays import Labels
 
 OperatingPoint = Literal["youden", "sensitivity90"]
-Scores = Float[np.ndarray, "point"]
+PointScores = Float[np.ndarray, "point"]
 Probabilities = Float[np.ndarray, "point classes"]
 
 _BOUNDS = (0.05, 20.0)  # of the temperature
@@ -53,7 +53,7 @@ def fit_temperature(labels: Labels, logits: Probabilities) -> float:
     return float(np.exp(found.x))
 
 
-def choose_threshold(labels: Labels, malignancy: Scores, rule: OperatingPoint) -> float:
+def choose_threshold(labels: Labels, malignancy: PointScores, rule: OperatingPoint) -> float:
     """Choose the malignancy from which a mass is called malignant, on masses the test does not hold.
 
     Args:

@@ -19,7 +19,7 @@ class DeLong(TypedDict):
 
 
 def auc_components(scores: Float[np.ndarray, "point"], targets: Bool[np.ndarray, "point"]) -> Components:
-    """Structural components of the AUC: for each target the share of others it outranks, and the other way round.
+    """Structural components of the AUC: for each target the fraction of others it outranks, and the other way round.
 
     Either part's mean is the AUC; ties count a half.
 
@@ -99,7 +99,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def points_to_show(
+def required_sample_size(
     difference: float, se: float, n_points: int, *, fixed: float = 0.0, power: float = 0.8, level: float = 0.05
 ) -> int | None:
     """Points (of as many patients each) at which a true difference would be shown with that power, two-sided.

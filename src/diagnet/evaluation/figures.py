@@ -15,12 +15,12 @@ from diagnet.evaluation.bootstrap import (
     Weights,
     draw_patients,
     interval,
-    share,
+    proportion,
     weighted_auc,
     weighted_net_benefit,
     weighted_sensitivity,
 )
-from diagnet.evaluation.calibration import OperatingPoint, Scores
+from diagnet.evaluation.calibration import OperatingPoint, PointScores
 from diagnet.evaluation.predictions import Groups, Predictions, deciding
 
 SCHEMA_VERSION = 1
@@ -33,7 +33,7 @@ _THRESHOLDS = np.arange(1, 50) / 50  # of the decision curve
 
 
 class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
-    """How results are measured."""
+    """How results are measured: folds, operating point, confidence and resamples."""
 
     folds: int = Field(1, ge=1, description="1: one split; k > 1: k-fold cross-validation, each mass tested once")
     n_resamples: int = Field(2000, ge=0, description="bootstrap resamples of the patients; 0 gives no intervals")
@@ -151,7 +151,7 @@ def across_folds(values: Sequence[float | None]) -> Spread:
 
 def evaluate(
     predictions: Predictions,
-    threshold: float | Scores,
+    threshold: float | PointScores,
     settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008 -- frozen, so one instance serves all calls
     *,
     rng: np.random.Generator,
@@ -235,7 +235,7 @@ def auc_of(predictions: Predictions, settings: EvaluationSettings, *, seed: Sequ
     return _auc_figure(predictions, areas, settings.confidence)
 
 
-def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confidence: float) -> Unit:
+def _unit(predictions: Predictions, thresholds: PointScores, counts: Counts, confidence: float) -> Unit:
     """Measure one unit; the columns of `counts` are the patients in order of appearance."""
     n_classes, labels, malignancy = len(predictions.classes), predictions.labels, predictions.malignancy
     patients = predictions.patient_groups
@@ -251,8 +251,8 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
     one_against_rest = n_classes == 2 or "malignant" in predictions.classes
     nothing: Interval = {"value": None, "low": None, "high": None}
 
-    def of(part: Bool[np.ndarray, "point"] | Scores, whole: Bool[np.ndarray, "point"]) -> Interval:
-        return share(part, whole, patients, counts, confidence)
+    def of(part: Bool[np.ndarray, "point"] | PointScores, whole: Bool[np.ndarray, "point"]) -> Interval:
+        return proportion(part, whole, patients, counts, confidence)
 
     calibration: list[CalibrationBin] = [
         {
@@ -324,7 +324,7 @@ def _resampled(
 
 def _roc(
     malignant: Bool[np.ndarray, "point"],
-    malignancy: Scores,
+    malignancy: PointScores,
     heights: Float64[np.ndarray, "resample rate"],
     confidence: float,
 ) -> Roc | None:
@@ -346,11 +346,11 @@ def _roc(
 
 def _decision_curve(
     malignant: Bool[np.ndarray, "point"],
-    malignancy: Scores,
+    malignancy: PointScores,
     benefits: Float64[np.ndarray, "resample threshold"],
     confidence: float,
 ) -> DecisionCurve:
-    """Net benefits and their band."""
+    """Return net benefit by threshold probability, with its confidence band."""
     once = np.ones((1, len(malignant)))
     half = confidence / 2
     low, high = np.quantile(benefits, [0.5 - half, 0.5 + half], axis=0) if len(benefits) else ([], [])
@@ -364,7 +364,7 @@ def _decision_curve(
     }
 
 
-def _bins(scores: Scores) -> list[Bool[np.ndarray, "point"]]:
+def _bins(scores: PointScores) -> list[Bool[np.ndarray, "point"]]:
     """Bins of about equal count; equal scores share a bin."""
     n_bins = max(1, min(_N_BINS, len(scores) // _PER_BIN))
     edges = np.quantile(scores, np.linspace(0, 1, n_bins + 1)[1:-1])

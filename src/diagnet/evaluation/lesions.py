@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 
 from diagnet.data.mass import Mass
 from diagnet.evaluation.bootstrap import Interval
-from diagnet.evaluation.calibration import Scores
+from diagnet.evaluation.calibration import PointScores
 from diagnet.evaluation.figures import EvaluationSettings, auc_of
 from diagnet.evaluation.predictions import Groups, Predictions, deciding, numbered
 
@@ -88,7 +88,7 @@ def lesion_groups(sightings: Sequence[Sighting]) -> Groups:
     return numbered(keys)
 
 
-def lesion_scores(malignancy: Scores, groups: Groups) -> Float[np.ndarray, "lesion"]:
+def lesion_scores(malignancy: PointScores, groups: Groups) -> Float[np.ndarray, "lesion"]:
     """Score of each lesion: the mean log-odds of its masses, as a probability; NaN masses are left out.
 
     Args:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from diagnet.arrays import Labels
 from diagnet.data.mass import malignant_class
-from diagnet.evaluation.calibration import Probabilities, Scores
+from diagnet.evaluation.calibration import PointScores, Probabilities
 
 Groups = Int[np.ndarray, "point"]  # which group (a patient) each point belongs to
 
@@ -60,7 +60,7 @@ class Predictions:
         return malignant_class(self.classes)
 
     @property
-    def malignancy(self) -> Scores:
+    def malignancy(self) -> PointScores:
         """Probability of the malignant class, in [0, 1]."""
         return np.asarray(self.probabilities[:, self.malignant_class])
 
@@ -80,7 +80,7 @@ class Predictions:
         return numbered(self.patients)
 
     def part(self, points: Int[np.ndarray, "part"]) -> "Predictions":
-        """Some of the points, at least one."""
+        """Return the predictions of the given points, in their order; there must be at least one."""
         return Predictions(
             images=tuple(self.images[i] for i in points),
             patients=tuple(self.patients[i] for i in points),
@@ -110,7 +110,7 @@ def numbered(keys: Sequence[Hashable]) -> Groups:
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
 
 
-def deciding(values: Scores | Labels, groups: Groups) -> Int[np.ndarray, "group"]:
+def deciding(values: PointScores | Labels, groups: Groups) -> Int[np.ndarray, "group"]:
     """Index of the highest value of each group, in the order of the groups; of equal ones, the first."""
     order = np.lexsort((-values, groups))
     return order[np.unique(groups[order], return_index=True)[1]]

@@ -33,7 +33,7 @@ class Policy(BaseModel, frozen=True, extra="forbid"):
     """Which files and boxes may be scored."""
 
     allow_for_processing: bool = Field(False, description="Score raw detector data, which no viewer shows as it is.")
-    force: bool = Field(False, description="Read DICOM files that lack the preamble of PS3.10.")
+    allow_missing_preamble: bool = Field(False, description="Read DICOM files that lack the preamble of PS3.10.")
     allow_unlike: bool = Field(False, description="Score regions that are far from all training masses, flagged.")
     box: BoxLimits = BoxLimits()
 
@@ -129,7 +129,9 @@ def assess(
     unscored = _unscored(model, image)
     try:
         picture = picture or read_picture(
-            image, allow_for_processing=policy.allow_for_processing, bare="any" if policy.force else "none"
+            image,
+            allow_for_processing=policy.allow_for_processing,
+            bare="any" if policy.allow_missing_preamble else "none",
         )
     except DiagNetError as error:
         taken = 1000 * (time.perf_counter() - began)
@@ -167,14 +169,14 @@ def assess(
             input_sha256=digest.hexdigest(),
         )
         try:
-            assessment = _scored(model, picture, around, start, policy, original_size)
+            assessment = _score_box(model, picture, around, start, policy, original_size)
         except DiagNetError as error:
             assessment = replace(start, reason=printable(error))
         found.append(replace(assessment, latency_ms=1000 * (read + time.perf_counter() - began)))
     return found
 
 
-def _scored(
+def _score_box(
     model: Model,
     picture: Mammogram,
     around: PictureFacts,
@@ -238,7 +240,7 @@ def _unscored(model: Model, image: Path) -> Assessment:
 def _uid(image: Path, policy: Policy) -> str:
     """SOP Instance UID of a file that was read, "" where it is no DICOM file."""
     try:
-        return read_uid(image) if policy.force or is_dicom(image) else ""
+        return read_uid(image) if policy.allow_missing_preamble or is_dicom(image) else ""
     except DiagNetError:
         return ""
 

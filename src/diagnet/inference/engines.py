@@ -1,4 +1,4 @@
-"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32, or in bfloat16 by name."""
+"""What runs the networks of a finished run: PyTorch, ONNX Runtime or OpenVINO; in float32 or bfloat16."""
 
 import copy
 import itertools
@@ -34,14 +34,14 @@ _BFLOAT16 = "-bfloat16"
 
 
 class Ensemble(nn.Module):
-    """Networks side by side, logits stacked."""
+    """Several networks as one module; it returns the logits of each."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b network class"]:
-        """Logits of each network."""
+        """Return the logits of each network, stacked along the second axis."""
         return torch.stack([network(images) for network in self.networks], dim=1)
 
 

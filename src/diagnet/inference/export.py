@@ -35,7 +35,7 @@ class CalibratedScores(nn.Module):
         self.temperatures: Tensor
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b class"]:
-        """Class probabilities."""
+        """Return calibrated class probabilities in [0, 1]; each image's add up to 1."""
         return torch.softmax(self.ensemble(images) / self.temperatures, dim=2).mean(dim=1)
 
 

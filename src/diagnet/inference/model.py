@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import ValidationError
 
 from diagnet.arrays import Images
-from diagnet.config import read_config
+from diagnet.config import read_run_config
 from diagnet.data.domain import Domain
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings
@@ -65,7 +65,7 @@ class Model:
 
     @property
     def roi(self) -> RoiSettings:
-        """How regions are cut."""
+        """Settings by which regions are cut before this model scores them."""
         return self.preprocessing.roi
 
     @cached_property
@@ -196,7 +196,7 @@ def _require_one_order(run: Path, record: Record, facts: Mapping[Path, NetworkFa
     if record.data.classes is not None:
         said[run / RECORD] = record.data.classes
     if (run / "config.toml").exists():
-        said[run / "config.toml"] = read_config(run / "config.toml").classes
+        said[run / "config.toml"] = read_run_config(run).classes
     for path, classes in said.items():
         if classes != first:
             raise RunFolderError(

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from diagnet.atomic import write_text
-from diagnet.config import read_config
+from diagnet.config import read_run_config
 from diagnet.data.domain import fit_domain
 from diagnet.data.mass import MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
@@ -70,7 +70,7 @@ def pack(
     """
     keep_freed_memory()
     model = load_model(run, engine="torch")
-    config, record = read_config(run / "config.toml"), read_record(run)
+    config, record = read_run_config(run), read_record(run)
     if config.network.preset != "lite0":
         raise SettingsError(f"`RUN` must be of preset lite0 or best to be merged, got {config.network.preset}")
     claim(out, {}, resume=False)

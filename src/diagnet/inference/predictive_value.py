@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from diagnet.evaluation.bootstrap import Interval, draw_patients, share
+from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion
 from diagnet.run.tables import read_predictions
 
 _MOST, _LEAST = 100, 20  # masses that count as scored alike
@@ -36,7 +36,7 @@ class Meaning:
 
     @property
     def text(self) -> str:
-        """One sentence."""
+        """The same in one sentence for people: how many masses of like scores were malignant, in percent."""
         low, high = self.share["low"], self.share["high"]
         of_source = f" of the source {self.source}" if self.source else ""
         doubt = "" if low is None or high is None else f", 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
@@ -86,7 +86,7 @@ class HeldOut:
         patients = np.unique(self.patients[like], return_inverse=True)[1].astype(np.int64)
         counts = draw_patients(int(patients.max()) + 1, _N_RESAMPLES, rng=np.random.default_rng(0))
         malignant = self.is_malignant[like]
-        found = share(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
+        found = proportion(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
         scores = self.malignancy[like]
         return Meaning(n_like, int(malignant.sum()), found, float(scores.min()), float(scores.max()), source)
 

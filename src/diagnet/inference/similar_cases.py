@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int8
 
 from diagnet.arrays import Image, Images
-from diagnet.config import read_config
+from diagnet.config import read_run_config
 from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.regions import read_rois
@@ -196,7 +196,7 @@ def read_case_base(run: Path, model: Model, data: MassSet | Prepared | None = No
         RunFolderError: a file of the run is missing or broken.
         DataError: `data` is not what the run was trained on.
     """
-    config, held_out = read_config(run / "config.toml", None, [], None), read_held_out(run)
+    config, held_out = read_run_config(run), read_held_out(run)
     with _as_training_wrote(run / EMBEDDINGS):
         known = read_embeddings(run)
     labels, is_training = known.labels, known.is_training

@@ -94,7 +94,7 @@ def augment(
         own = read_rows(images, rows)
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
-    wants_none = config.neighbors.positive_share == config.neighbors.negative_share == 0
+    wants_none = config.neighbors.positive_ratio == config.neighbors.negative_ratio == 0
     found = find_neighbors(
         images[:0] if wants_none else read_rows(images, rows),
         labels[:0] if wants_none else labels,
@@ -154,7 +154,7 @@ def write_augmentation(
 def _write_augmentation(
     config: Config, masses: MassSet | Prepared, out: Path, resume: bool, workers: int | None, progress: Progress
 ) -> dict[str, Any]:
-    """Make and write them in a folder that is held."""
+    """Search all neighbors and write them, in a folder that no other process writes."""
     mass_set = mass_set_of(masses)
     require_text(mass_set)
     if isinstance(masses, Prepared):

@@ -149,7 +149,7 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
             "temperature": temperature,
             "threshold": threshold,
             "abstention": Abstention(half_width=band_half_width(validation.malignancy, threshold)).model_dump(),
-            "domain": _domain(data, split),
+            "domain": _fit_domain(data, split),
             "history": state.history,
             "synthetic": data.mass_set.is_synthetic,
         }
@@ -160,7 +160,7 @@ def run_fold(fold: Fold, history: list[dict[str, Any]]) -> FoldScores:
     facts = checked(NetworkFacts, read, weights.with_suffix(".json"))
     history += facts.history
     if fold.number == 0 and processes.is_first:
-        write_embeddings(fold.out, _embeddings(network, data, split))
+        write_embeddings(fold.out, _compute_embeddings(network, data, split))
     logits = embeddings_and_logits(network, data.images, rows=split.test)[1].astype(np.float64)
     return FoldScores(
         split,
@@ -199,7 +199,7 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
     state = start(points, config.network, config.graph, config.training, seed=seed, progress=fold.progress)
     points_hash = points.sha256()
     binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
-    if not processes.agree(points_hash):
+    if not processes.all_equal(points_hash):
         raise TrainingError("all processes must train on the same points, got different ones. Fix: one kind of machine")
     checkpoints = fold.folder / "checkpoints"
     state = read_checkpoint(checkpoints, state, binding) or state
@@ -275,7 +275,7 @@ def predictions_of(
     )
 
 
-def _domain(data: Data, split: Split) -> dict[str, Any] | None:
+def _fit_domain(data: Data, split: Split) -> dict[str, Any] | None:
     """What the training masses looked like, None where that is not known."""
     if data.facts is None:
         return None
@@ -284,7 +284,7 @@ def _domain(data: Data, split: Split) -> dict[str, Any] | None:
     return None if found is None else found.model_dump(mode="json")
 
 
-def _embeddings(network: Network, data: Data, split: Split) -> Embeddings:
+def _compute_embeddings(network: Network, data: Data, split: Split) -> Embeddings:
     """Embeddings of all masses by one fold's network, for the report's map."""
     parts = [getattr(split, part) for part in PARTS]
     index = np.concatenate(parts)

@@ -19,7 +19,8 @@ from diagnet.config import parsed_flat, parsed_toml
 from diagnet.data.mass import MassSet
 from diagnet.data.regular_file import require_readable
 from diagnet.data.table import table_text, without_apostrophe
-from diagnet.errors import RunFolderError, RunInUseError
+from diagnet.errors import RunFolderError, RunInUseError, SettingsError
+from diagnet.renamed import with_new_names
 from diagnet.run.schema import MOST_BYTES, History, Metrics, Record, checked, read_object
 from diagnet.version import __version__
 
@@ -87,18 +88,20 @@ def claim(folder: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
         )
     for name, value in binding.items():
         before = status.get("binding", {}).get(name)
-        if before != value:
-            changed = _changed_settings(before, value) if name == "settings" else ""
+        if before == value:
+            continue
+        changed = _changed_settings(before, value) if name == "settings" else ""
+        if changed is not None:
             raise RunFolderError(
                 f"`--resume` must keep the {name} the run in {folder} began with, got other {name}{changed}"
             )
 
 
-def _changed_settings(before: Any, after: str) -> str:
-    """Name what differs between two settings in TOML: `: training.epochs 60, now 30`."""
+def _changed_settings(before: Any, after: str) -> str | None:
+    """Name what differs between two settings in TOML: `: training.epochs 60, now 30`; None where only names do."""
     try:
-        old, new = parsed_toml(before), parsed_toml(after)
-    except (AttributeError, TypeError, ValueError):
+        old, new = (with_new_names(parsed_toml(each), warn=False) for each in (before, after))
+    except (AttributeError, TypeError, ValueError, SettingsError):
         return ""
     flat_old, flat_new = (
         {
@@ -109,6 +112,8 @@ def _changed_settings(before: Any, after: str) -> str:
         for settings in (old, new)
     )
     names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
+    if not names:
+        return None
     return ": " + "; ".join(f"{name} {flat_old.get(name)}, now {flat_new.get(name)}" for name in names)
 
 

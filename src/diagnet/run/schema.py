@@ -32,7 +32,7 @@ class _Stored(BaseModel, frozen=True, extra="allow", allow_inf_nan=False):
 
 
 class Figure(_Stored):
-    """A figure with its interval."""
+    """A figure, such as an AUC, with the ends of its confidence interval; None where it is not defined."""
 
     value: float | None = None
     low: float | None = None
@@ -40,13 +40,13 @@ class Figure(_Stored):
 
 
 class Unit(_Stored):
-    """Figures of masses, images or patients."""
+    """Figures of one unit of counting: masses, images or patients."""
 
     auc: Figure = Figure()
 
 
 class TestFigures(_Stored):
-    """`test` of metrics.json."""
+    """What metrics.json says of the test masses, under `test`."""
 
     classes: Classes | None = None
     units: dict[str, Unit] = {}
@@ -54,14 +54,14 @@ class TestFigures(_Stored):
 
 
 class Metrics(_Stored):
-    """metrics.json."""
+    """What a finished run measured, as metrics.json holds it."""
 
     synthetic: bool = False
     test: TestFigures = TestFigures()
 
 
 class DataFacts(_Stored):
-    """`data` of run.json."""
+    """What run.json says of the data, under `data`: where they are from, and how many were left out and why."""
 
     source: str = ""
     classes: Classes | None = None
@@ -71,7 +71,7 @@ class DataFacts(_Stored):
 
 
 class Record(_Stored):
-    """run.json."""
+    """What run.json says of a run: whether it is finished, on what data and with what settings it was made."""
 
     status: str = ""
     sealed: bool = False
@@ -83,7 +83,7 @@ class Record(_Stored):
 
 
 class Described(_Stored):
-    """What describes weights, whatever they are of."""
+    """What stands beside any weights on disk: the settings of their network."""
 
     network: NetworkSettings
 
@@ -116,7 +116,7 @@ class CheckpointFacts(_Stored):
 
 
 class History(_Stored):
-    """metrics.jsonl."""
+    """The training history in metrics.jsonl: a row for each epoch."""
 
     rows: Rows
 

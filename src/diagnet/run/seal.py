@@ -61,7 +61,7 @@ def seal(run: Path, key: bytes | None = None) -> Manifest:
         diagnet=__version__,
         classes=facts[0].classes,
         threshold=float(np.mean([each.threshold for each in facts])),
-        files=tuple(_sealed(run, name) for name in _names(run)),
+        files=tuple(_hash_file(run, name) for name in _names(run)),
     )
     if key is not None:
         manifest = manifest.model_copy(update={"signature": _signature(manifest, key)})
@@ -99,7 +99,7 @@ def check_seal(run: Path, key: bytes | None) -> Manifest | None:
         if names:
             raise RunFolderError(f"`{path}` must name the files of the run, got one that is {what}: {min(names)}")
     for name, expected in sealed.items():
-        if _sealed(run, name) != expected:
+        if _hash_file(run, name) != expected:
             raise RunFolderError(f"`{run / name}` must be as it was sealed, got another file than {MANIFEST} names")
     return manifest
 
@@ -139,7 +139,7 @@ def _names(run: Path) -> list[str]:
     ]
 
 
-def _sealed(run: Path, name: str) -> SealedFile:
+def _hash_file(run: Path, name: str) -> SealedFile:
     path = run / name
     try:
         require_readable(path, 1 << 40)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diagnet.config import Config, merged, one_line, read_toml
 from diagnet.errors import SettingsError
+from diagnet.renamed import with_new_names
 
 Method = Literal[
     "network",
@@ -27,7 +28,7 @@ Method = Literal[
     "warm-start",
 ]
 
-NO_NEIGHBORS: Mapping[str, Any] = {"neighbors": {"positive_share": 0.0, "negative_share": 0.0}}
+NO_NEIGHBORS: Mapping[str, Any] = {"neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.0}}
 NO_GRAPH: Mapping[str, Any] = {"training": {"graph_weight": 0.0}}
 PLAIN: Mapping[str, Any] = {**NO_NEIGHBORS, **NO_GRAPH}
 
@@ -65,7 +66,7 @@ class Arm:
     margins: tuple[float, ...] = ()
 
     def config(self, base: Config) -> Config:
-        """The study's settings with this arm's changes."""
+        """Return the study's settings with this arm's changes laid over them."""
         return Config.from_preset(base.preset, merged(base.model_dump(mode="json", exclude={"preset"}), self.changes))
 
 
@@ -81,6 +82,7 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
             raise SettingsError(f"`{name}` must be a table, [{name}], got a value in {path}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", name):
             raise SettingsError(f"an arm's name must be up to 64 letters, digits, `_.+-`, got {name!r} in {path}")
+        table = with_new_names(table)
         own = {each.name: table.pop(each.name) for each in fields(Arm) if each.name in table}
         try:
             arm = TypeAdapter(Arm).validate_python({"what": name, **own, "name": name, "changes": table})
@@ -130,7 +132,7 @@ def _grid() -> tuple[Arm, ...]:
 
 
 def _sweep() -> tuple[Arm, ...]:
-    """Fig. 3b: lambda."""
+    """Return the arms of Fig. 3b: one for each weight lambda of the graph's loss (Eq. 6)."""
     weights = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     return tuple(
         Arm(f"lambda{weight:g}", f"lambda {weight:g}", {"training": {"graph_weight": weight}}, holdout=True)
@@ -140,10 +142,10 @@ def _sweep() -> tuple[Arm, ...]:
 
 _PLAIN = Arm("plain", "plain cross-entropy", PLAIN)
 _DIAGNET = Arm("diagnet", "signed graph, positive neighbors: the preset small")
-_WITH_NEGATIVES: Mapping[str, Any] = {"neighbors": {"negative_share": 0.2}}
+_WITH_NEGATIVES: Mapping[str, Any] = {"neighbors": {"negative_ratio": 0.2}}
 _LETTER = {
-    "neighbors": {"positive_share": 0.2, "negative_share": 0.2},
-    "graph": {"space": "image", "skip_relatives": False},
+    "neighbors": {"positive_ratio": 0.2, "negative_ratio": 0.2},
+    "graph": {"space": "image", "skip_same_patient": False, "skip_own_neighbors": False},
     "training": {"graph_weight": 1.0, "negative_label": "own"},
 }
 _ABLATION = (
@@ -157,7 +159,7 @@ _ABLATION = (
     Arm(
         "graph+negatives",
         "signed graph, negative neighbors",
-        {"neighbors": {"positive_share": 0.0, "negative_share": 0.2}},
+        {"neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.2}},
     ),
     Arm("graph+both", "signed graph, positive and negative neighbors", _WITH_NEGATIVES),
     _DIAGNET,
@@ -171,7 +173,7 @@ _ABLATION = (
     Arm(
         "relatives",
         "signed graph of originals alone, attraction to the same patient's too (reading 5)",
-        merged(NO_NEIGHBORS, {"graph": {"skip_relatives": False}}),
+        merged(NO_NEIGHBORS, {"graph": {"skip_same_patient": False, "skip_own_neighbors": False}}),
     ),
     Arm(
         "pooled",
@@ -191,12 +193,12 @@ _ABLATION = (
     Arm(
         "negatives-own",
         "signed graph, negative neighbors that keep their class (reading 7)",
-        {"neighbors": {"positive_share": 0.0, "negative_share": 0.2}, "training": {"negative_label": "own"}},
+        {"neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.2}, "training": {"negative_label": "own"}},
     ),
     Arm(
         "negatives-other",
         "signed graph, negative neighbors that take the other class",
-        {"neighbors": {"positive_share": 0.0, "negative_share": 0.2}, "training": {"negative_label": "other"}},
+        {"neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.2}, "training": {"negative_label": "other"}},
     ),
     Arm("pixel", "neighbors searched in pixels (reading 10)", {"neighbors": {"search_space": "pixel"}}),
     Arm("letter", "image space, lambda 1, neighbors keep their class", _LETTER),

@@ -12,7 +12,7 @@ from diagnet.config import merged
 from diagnet.data.mass import MassSet
 from diagnet.errors import DataError
 from diagnet.evaluation.bootstrap import Interval
-from diagnet.evaluation.delong import delong, holm, points_to_show
+from diagnet.evaluation.delong import delong, holm, required_sample_size
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN
 from diagnet.study.scores import (
@@ -95,7 +95,7 @@ def _difference(arm: Scores, against: Scores, truth: Truth, luck: SeedLuck) -> D
     se = float(of_patients.std(ddof=1)) if len(of_patients) > 1 else 0.0
 
     def masses(fixed: float) -> int | None:
-        return points_to_show(WORTH_SHOWING, se, len(truth.targets), fixed=fixed) if se > 0 else None
+        return required_sample_size(WORTH_SHOWING, se, len(truth.targets), fixed=fixed) if se > 0 else None
 
     return {
         "arm": arm.name,
@@ -121,7 +121,7 @@ def _known(minus: Float[np.ndarray, "resample"]) -> Float[np.ndarray, "known"]:
 
 
 def _two_sided(known: Float[np.ndarray, "known"]) -> float | None:
-    """Twice the share of resamples on the other side of 0, at least as if one were."""
+    """Twice the fraction of resamples on the other side of 0, at least as if one were."""
     if len(known) == 0:
         return None
     tail = min((known <= 0).mean(), (known >= 0).mean())

@@ -49,7 +49,7 @@ class Cases:
     surroundings: Surroundings | None = None
 
     def part(self, rows: Int[np.ndarray, "row"]) -> "Cases":
-        """Some of them."""
+        """Return the cases in the given rows, in their order."""
         chosen = tuple(self.masses[row] for row in rows)
         around = self.surroundings
         if around is not None:
@@ -71,7 +71,7 @@ def fit_network(
     extra_loss: ExtraLoss | None = None,
 ) -> Score:
     """Neighbors, graph and network as the settings say."""
-    points = _points(cases, config, fold, repeat)
+    points = _make_points(cases, config, fold, repeat)
     state = start(points, config.network, config.graph, config.training, seed=repeat, make_network=make_network)
     train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss)
     malignant = malignant_class(config.classes)
@@ -84,7 +84,7 @@ def fit_network(
     return score
 
 
-def _points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
+def _make_points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
     """Originals and neighbors; the search is not done again for the next arm on the same masses with the same seed."""
     hashes = (array_hash(part) for part in (np.asarray(cases.images), cases.labels, cases.patients))
     place = (fold, repeat, *hashes)

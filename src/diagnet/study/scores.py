@@ -232,7 +232,7 @@ def resampled_mean_score(scores: Scores, truth: Truth) -> Float[np.ndarray, "res
 
 
 def per_job(scores: Scores, truth: Truth, measure: Measure = weighted_auc) -> list[float]:
-    """A figure of each job done."""
+    """Return the measure (AUC by default) of each finished job: one fold, one repeat."""
     return [
         float(measure(scores.values[repeat, here], truth.targets[here], np.ones((1, here.sum())))[0])
         for fold, repeat in zip(*np.nonzero(jobs_done(scores, truth)), strict=True)

@@ -17,6 +17,7 @@ from diagnet.data.mass import MassSet
 from diagnet.errors import MissingExtraError, SettingsError
 from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.progress import Progress, silent
+from diagnet.renamed import with_new_names
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, run_job
 from diagnet.study.running import Study, claim_study, write_rows
@@ -56,8 +57,8 @@ SPACE: Mapping[str, Range] = {
     "training.learning_rate": Range(low=3e-4, high=3e-3, log=True),
     "graph.n_attracting": Range(low=0, high=4),
     "graph.n_repelling": Range(low=0, high=6),
-    "neighbors.positive_share": Range(low=0.0, high=1.0),
-    "neighbors.negative_share": Range(low=0.0, high=0.5),
+    "neighbors.positive_ratio": Range(low=0.0, high=1.0),
+    "neighbors.negative_ratio": Range(low=0.0, high=0.5),
 }
 
 
@@ -68,7 +69,7 @@ def read_space(path: Path) -> dict[str, Range]:
         SettingsError: the file cannot be read, or a table is no range.
     """
     space = {}
-    for name, table in read_toml(path, "--space").items():
+    for name, table in with_new_names(read_toml(path, "--space")).items():
         try:
             space[name] = Range.model_validate(table)
         except ValidationError as error:

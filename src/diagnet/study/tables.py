@@ -10,7 +10,7 @@ from diagnet.data.mass import MassSet
 from diagnet.evaluation.bootstrap import Interval, weighted_auc
 from diagnet.evaluation.figures import Spread, across_folds
 from diagnet.run.folder import read_json, write_table
-from diagnet.study.calibration import abstention, calibration
+from diagnet.study.calibration_tables import abstention, calibration
 from diagnet.study.choice import choice
 from diagnet.study.differences import Difference, differences, pairs_of
 from diagnet.study.perturbations import PERTURBATIONS

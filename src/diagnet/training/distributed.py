@@ -25,12 +25,12 @@ class Processes:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
-    def share(self, points: Int[np.ndarray, "point"]) -> Int[np.ndarray, "share"]:
-        """This process's part of a step's points: each point is in exactly one part."""
+    def local_shard(self, points: Int[np.ndarray, "point"]) -> Int[np.ndarray, "own"]:
+        """Return this process's part of a step's points; each point is in exactly one process's part."""
         return np.array_split(points, self.size)[self.rank]
 
-    def together(self, own: Float[Tensor, "share value"], n_points: int) -> Float[Tensor, "point value"]:
-        """All processes' rows in order; gradients flow into this process's own."""
+    def all_gather(self, own: Float[Tensor, "own value"], n_points: int) -> Float[Tensor, "point value"]:
+        """Gather the rows of all processes, in order; gradients flow into this process's own rows alone."""
         if self.size == 1:
             return own
         lengths = [len(part) for part in np.array_split(np.empty(n_points), self.size)]
@@ -47,7 +47,7 @@ class Processes:
         if self.size > 1:
             distributed.barrier()
 
-    def agree(self, value: str) -> bool:
+    def all_equal(self, value: str) -> bool:
         """Tell whether all processes hold the same ASCII text of up to 64 characters."""
         if self.size == 1:
             return True
@@ -58,7 +58,7 @@ class Processes:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def process_group() -> Iterator[Processes]:
     """Join the processes `torchrun` started (it sets WORLD_SIZE and RANK); on its own without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

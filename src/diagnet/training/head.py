@@ -48,7 +48,7 @@ def begin_head(
         for left in range(0, len(originals), _BATCH):
             progress("features", view * len(originals) + left, n_images)
             batch = originals[left : left + _BATCH]
-            found.append(_features(network, points, batch, draws if view else None, compute, rng))
+            found.append(_compute_features(network, points, batch, draws if view else None, compute, rng))
         views.append(np.concatenate(found))
     progress("features", n_images, n_images)
     rows = np.concatenate(views).astype(np.float64)
@@ -67,7 +67,7 @@ def begin_head(
         network.classifier.bias[model.classes_] = torch.from_numpy(bias).float().to(device)
 
 
-def _features(
+def _compute_features(
     network: PretrainedNetwork,
     points: Points,
     rows: Int64[np.ndarray, "row"],

@@ -22,7 +22,7 @@ from diagnet.training.optimization import rate_factor
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, TrainingState, copied_weights, random_state
 from diagnet.training.transforms import draw_images
-from diagnet.training.weight_average import settle_average, update_average
+from diagnet.training.weight_average import recalibrate_batchnorm, update_average
 
 ExtraLoss = Callable[[Float[Tensor, "point feature"], Int[Tensor, "point"]], Float[Tensor, ""]]
 
@@ -81,12 +81,17 @@ def train(
         for n_points in run.steps():
             told += n_points
             rate = told / (time.perf_counter() - began)
-            progress(stage, state.epoch * run.n_batches + state.step, run.n_steps, f"{rate:.0f} images/s{_told(state)}")
+            progress(
+                stage,
+                state.epoch * run.n_batches + state.step,
+                run.n_steps,
+                f"{rate:.0f} images/s{_losses_text(state)}",
+            )
             if on_step is not None and state.step < run.n_batches:
                 on_step(state)
         run.end_epoch(time.perf_counter() - epoch_began)
         if validate is not None or state.epoch == settings.epochs:
-            settle_average(state, points, settings, seed=seed)
+            recalibrate_batchnorm(state, points, settings, seed=seed)
         if validate is not None:
             state.history[-1].update(validate(state))
         run.keep_best()
@@ -167,7 +172,7 @@ class _Run:
             edges = neighborhoods.outgoing(batch) if is_exact else neighborhoods.incident(batch)
             seen = edges.points if is_exact else batch
         rng = np.random.default_rng([self.seed, state.epoch + 1, state.step])
-        own = processes.share(np.arange(len(seen)))
+        own = processes.local_shard(np.arange(len(seen)))
         part, device = slice(int(own[0]), int(own[-1]) + 1), self.compute.device
         images = draw_images(self.points, seen, settings, own=part, device=device, rng=rng)
         share, partners = 1.0, np.arange(len(batch))
@@ -178,8 +183,8 @@ class _Run:
         images = images.contiguous(memory_format=self.compute.layout)
         with random_state(self.seed, state.epoch + 1, state.step, processes.rank), self.compute.autocast():
             own_embeddings, own_logits = self.model(images)
-        embeddings = processes.together(own_embeddings.float(), len(seen))
-        logits = processes.together(own_logits.float(), len(seen))
+        embeddings = processes.all_gather(own_embeddings.float(), len(seen))
+        logits = processes.all_gather(own_logits.float(), len(seen))
         classification = classification_loss(logits[: len(batch)], self.targets[batch])  # Eq. 5
         if settings.mixup > 0:
             mixed = classification_loss(logits, self.targets[batch[partners]])
@@ -242,7 +247,7 @@ class _Run:
             self.state.best = copied_weights(self.state.scored())
 
     def _move_weights(self, loss: Float[Tensor, ""]) -> None:
-        """Take an optimizer step down the loss."""
+        """Take one optimizer step on the gradient of the loss."""
         state, settings = self.state, self.settings
         step = state.epoch * self.n_batches + state.step
         factor = rate_factor(settings.schedule, settings.warm_up, step, self.n_steps)
@@ -266,7 +271,7 @@ class _EmbedAndClassify(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b feature"], Float[Tensor, "b class"]]:
-        """H and logits."""
+        """Return embeddings h(x) (Eq. 4) and logits (Eq. 5), a row for each image."""
         return self.network.embed_and_classify(images)
 
 
@@ -278,8 +283,8 @@ def _has_stalled(history: list[dict[str, Any]], patience: int) -> bool:
     return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def _told(state: TrainingState) -> str:
-    """The loss's parts, of the last whole epoch."""
+def _losses_text(state: TrainingState) -> str:
+    """Return both terms of the loss, averaged over the last whole epoch, as text; "" before there is one."""
     if not state.history:
         return ""
     row = state.history[-1]

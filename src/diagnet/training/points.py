@@ -56,12 +56,12 @@ class Points:
     origins: Int[np.ndarray, "point"] | None = None
 
     def __len__(self) -> int:
-        """Number of points."""
+        """Return how many points there are: originals and their neighbors."""
         return len(self.labels)
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width of every image, in pixels."""
         return self.images.shape[1], self.images.shape[2]
 
     def take(self, points: Int[np.ndarray, "point"]) -> Float32[np.ndarray, "point h w"]:

@@ -25,7 +25,7 @@ from diagnet.training.transforms import DrawSettings
 
 
 class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
-    """How the network is trained."""
+    """How the network is trained: loss, batches, optimizer, augmentation and hardware."""
 
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(64, ge=2)

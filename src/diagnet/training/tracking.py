@@ -12,7 +12,7 @@ from diagnet.errors import MissingExtraError
 
 
 class TrackingSettings(BaseModel, frozen=True, extra="forbid"):
-    """Who is told beside metrics.jsonl."""
+    """Where training reports its epochs to, besides metrics.jsonl."""
 
     tensorboard: bool = Field(False, description="write event files to RUN/tensorboard (extra `tensorboard`)")
     mlflow: str = Field("", description="tracking URI of MLflow, http://localhost:5000 for example (extra `mlflow`)")
@@ -20,7 +20,7 @@ class TrackingSettings(BaseModel, frozen=True, extra="forbid"):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Told about each epoch."""
+    """A place that training reports each epoch to, such as TensorBoard or MLflow."""
 
     def log(self, row: Mapping[str, Any], fold: int) -> None:
         """Take the row of an epoch (as in metrics.jsonl) of a fold; what is no number is left out."""

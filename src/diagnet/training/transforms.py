@@ -68,7 +68,7 @@ class Transforms:
     own_range: bool = False
 
     def of(self, images: slice) -> "Transforms":
-        """Those of some of the images."""
+        """Return the transforms of a slice of the images."""
         matrices, flips, noise, grey = (
             part if part is None else part[images] for part in (self.matrices, self.flips, self.noise, self.grey)
         )

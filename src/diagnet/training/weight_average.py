@@ -20,7 +20,7 @@ def update_average(average: dict[str, Tensor], network: nn.Module, decay: float)
             average[name].copy_(value)
 
 
-def settle_average(state: TrainingState, points: Points, settings: TrainingSettings, *, seed: int) -> None:
+def recalibrate_batchnorm(state: TrainingState, points: Points, settings: TrainingSettings, *, seed: int) -> None:
     """Measure the batch norms' means and variances anew for the averaged weights, where there are any.
 
     Those met on the way are of weights that differ from their average by more noise, and do not fit it: on real

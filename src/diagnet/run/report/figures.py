@@ -115,8 +115,8 @@ def roc_plot(roc: Roc, auc: Interval, sensitivity: Interval, specificity: Interv
 
 @_drawn
 def calibration_plot(bins: Sequence[CalibrationBin], target: str) -> tuple[Figure, str]:
-    """Share of malignant masses against the mean score, with intervals."""
-    figure, axes = _axes("Mean score", f"Share that is {target}")
+    """Fraction of malignant masses against the mean score, with intervals."""
+    figure, axes = _axes("Mean score", f"Fraction that is {target}")
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
     for each in bins:
         observed = each["observed"]

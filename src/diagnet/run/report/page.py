@@ -71,7 +71,7 @@ def number(value: float | None) -> str:
 
 
 def page(title: str, *body: Html, is_synthetic: bool = False) -> str:
-    """Make a whole document."""
+    """Return a whole HTML document with its style sheet."""
     style = files("diagnet.run.report").joinpath("report.css").read_text(encoding="utf-8")
     style = style.replace(NOTICE, notice_of(is_synthetic))  # on top of each printed page
     head = tag(

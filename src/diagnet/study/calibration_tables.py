@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
-from diagnet.evaluation.bootstrap import Interval, draw_patients, share, weighted_net_benefit
+from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion, weighted_net_benefit
 from diagnet.evaluation.calibration import choose_threshold, fit_temperature
 from diagnet.study.scores import N_RESAMPLES, Row, Truth, part_of
 
 Jobs = Mapping[tuple[int, int], list[Row]]
-Cases = Float[np.ndarray, "case"]
+PerCase = Float[np.ndarray, "case"]
 
 _N_BINS = 10
 _THRESHOLDS = (0.1, 0.2, 0.3, 0.5)  # of the decision curve
@@ -24,12 +24,12 @@ _COVERAGE = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 class _Tested:
     """Test masses of all jobs, one after the other; a mass is there once for each repeat."""
 
-    raw: Cases  # probability of malignancy before the temperature
-    fitted: Cases  # and after
+    raw: PerCase  # probability of malignancy before the temperature
+    fitted: PerCase  # and after
     targets: Bool[np.ndarray, "case"]
     patients: Int[np.ndarray, "case"]
     called: Bool[np.ndarray, "case"]  # malignant, at 90 % sensitivity on the inner fold
-    doubt: Cases  # closeness to the threshold, as a rank within the job in [0, 1]; 1 is the closest
+    doubt: PerCase  # closeness to the threshold, as a rank within the job in [0, 1]; 1 is the closest
 
 
 def calibration(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
@@ -46,11 +46,11 @@ def calibration(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
 
     Source: Guo et al., ICML 2017; Davison and Hinkley, Bootstrap Methods, 1997, 5.2.
     """
-    cases = _tested(jobs, truth)
+    cases = _fit_and_test(jobs, truth)
     counts = draw_patients(int(truth.patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
 
-    def of(part: Cases | Bool[np.ndarray, "case"], whole: Bool[np.ndarray, "case"]) -> Interval:
-        return share(part, whole, cases.patients, counts, 0.95)
+    def of(part: PerCase | Bool[np.ndarray, "case"], whole: Bool[np.ndarray, "case"]) -> Interval:
+        return proportion(part, whole, cases.patients, counts, 0.95)
 
     everywhere = np.ones(len(cases.targets), dtype=bool)
     weights = counts[:, cases.patients].astype(np.float64)
@@ -70,7 +70,7 @@ def calibration(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
 
 def abstention(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
     """Measure decisions when a job's doubtful masses, those nearest to its threshold, are left to the reader."""
-    cases = _tested(jobs, truth)
+    cases = _fit_and_test(jobs, truth)
     counts = draw_patients(int(truth.patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
     lines = []
     for coverage in _COVERAGE:
@@ -80,15 +80,15 @@ def abstention(name: str, jobs: Jobs, truth: Truth) -> list[dict[str, Any]]:
             "sensitivity": (cases.called & cases.targets & kept, cases.targets & kept),
             "specificity": (~cases.called & ~cases.targets & kept, ~cases.targets & kept),
         }
-        intervals = {key: share(*parts, cases.patients, counts, 0.95) for key, parts in figures.items()}
+        intervals = {key: proportion(*parts, cases.patients, counts, 0.95) for key, parts in figures.items()}
         lines.append({"arm": name, "decided": coverage, **intervals})
     return lines
 
 
 def calibration_error(
-    probabilities: Cases, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"]
+    probabilities: PerCase, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"]
 ) -> Float[np.ndarray, "resample"]:
-    """Expected calibration error of weighted cases: mean gap between probability and share, over ten bins."""
+    """Expected calibration error of weighted cases: mean gap between probability and proportion, over ten bins."""
     order = np.argsort(probabilities, kind="stable")
     edges = np.linspace(0, len(order), _N_BINS + 1).astype(np.int64)[:-1]
     ordered = weights[:, order]
@@ -97,7 +97,7 @@ def calibration_error(
 
 
 def _net_benefit(
-    probabilities: Cases, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"], at: float
+    probabilities: PerCase, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"], at: float
 ) -> Interval:
     every = np.concatenate([np.ones((1, len(targets))), weights])
     value, *drawn = weighted_net_benefit(probabilities, targets, every, np.array([at]))[:, 0]
@@ -106,14 +106,14 @@ def _net_benefit(
 
 
 def _error_with_interval(
-    probabilities: Cases, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"]
+    probabilities: PerCase, targets: Bool[np.ndarray, "case"], weights: Float[np.ndarray, "resample case"]
 ) -> Interval:
     value = float(calibration_error(probabilities, targets, np.ones((1, len(targets))))[0])
     low, high = np.quantile(calibration_error(probabilities, targets, weights), [0.025, 0.975])
     return {"value": value, "low": max(0.0, 2 * value - float(high)), "high": max(value, 2 * value - float(low))}
 
 
-def _tested(jobs: Jobs, truth: Truth) -> _Tested:
+def _fit_and_test(jobs: Jobs, truth: Truth) -> _Tested:
     parts = []
     for rows in jobs.values():
         index, scores = part_of(rows, "validation")

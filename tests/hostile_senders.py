@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 
-from diagnet.clinic.connections import end_in_time
+from diagnet.clinic.forward import end_in_time
 
 ENDS = [(evt.EVT_CONN_OPEN, end_in_time)]  # or a listener that is under attack could hold its attacker up for ever
 VERIFICATION = "1.2.840.10008.1.1"

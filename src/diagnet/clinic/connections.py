@@ -25,8 +25,6 @@ _MAX_PDU_BYTES = 1 << 20  # of what we offer, 128 kB; senders are a few bytes of
 _SILENT_S = 1.0  # who says nothing for so long gives its place, where another one asks for it
 _LEAST_RATE = 10_000.0  # bytes a second; who is slower gives its place too
 _RATE_S = 5.0  # over how long that is measured
-_ENDING_S = 10.0  # at most, for the last words of an association that we asked for
-_IDLE = "Sta1"  # of pynetdicom's reader: PS3.8, table 9-1
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # PS3.8, 9.3.4: transient, presentation related
 
 
@@ -74,32 +72,6 @@ class Connection:
         """End the threads of its association at their next turn; they would wait for a state that does not come."""
         if self.association is not None:
             self.association._kill = self.association.dul._kill_thread = True
-
-
-def end_in_time(event: Any) -> None:
-    """Let an association that we ask for end in some seconds, whatever the other side does: for EVT_CONN_OPEN.
-
-    pynetdicom's own `kill` waits until its reader is idle. A node that stops in the middle of a PDU keeps it from that
-    for ever, and with it whoever sends.
-    """
-    association = event.assoc
-    reader, line = association.dul, association.dul.socket.socket
-
-    def kill() -> None:
-        association._reactor_checkpoint.set()
-        association._kill = association._is_paused = True
-        association.is_established = False
-        end = time.monotonic() + _ENDING_S
-        while reader.is_alive() and reader.state_machine.current_state != _IDLE and time.monotonic() < end:
-            time.sleep(0.01)
-        reader._kill_thread = True
-        with suppress(OSError):  # is closed already
-            socket.socket.shutdown(line, socket.SHUT_RDWR)  # wakes a reader that waits
-        if reader.is_alive() and reader is not threading.current_thread():
-            reader.join(_ENDING_S)
-        line.close()  # pynetdicom leaves it open where the other side was faster
-
-    association.kill = kill
 
 
 @dataclass(frozen=True)

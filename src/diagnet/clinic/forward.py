@@ -1,7 +1,11 @@
 """Where results go: a DICOM node by C-STORE, or an archive's web service by STOW-RS."""
 
 import functools
+import socket
 import ssl
+import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +19,8 @@ from diagnet.clinic.privacy import silenced
 from diagnet.errors import NetworkError, NotTakenError, SettingsError
 
 _TIMEOUT_S = 30
+_ENDING_S = 10.0  # at most, for the last words of an association that we asked for
+_IDLE = "Sta1"  # of pynetdicom's reader: PS3.8, table 9-1
 _SUCCESS = 0x0000
 _WARNINGS = (0xB000, 0xB006, 0xB007)  # stored, with a remark: PS3.4, table B.2-1
 _PENDING = (0xFF00, 0xFF01)
@@ -118,8 +124,6 @@ class Node:
     def _associated(self, context: str) -> Any:
         from pynetdicom import AE, evt
 
-        from diagnet.clinic.connections import end_in_time
-
         entity = AE(self.our_title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _TIMEOUT_S
         entity.add_requested_context(context, ExplicitVRLittleEndian)
@@ -132,6 +136,32 @@ class Node:
             reason = "a rejected association" if association.is_rejected else "no association"
             raise NetworkError(f"`--forward` must be a DICOM node that can be reached, got {reason}")
         return association
+
+
+def end_in_time(event: Any) -> None:
+    """Let an association that we ask for end in some seconds, whatever the other side does: for EVT_CONN_OPEN.
+
+    pynetdicom's own `kill` waits until its reader is idle. A node that stops in the middle of a PDU keeps it from that
+    for ever, and with it whoever sends.
+    """
+    association = event.assoc
+    reader, line = association.dul, association.dul.socket.socket
+
+    def kill() -> None:
+        association._reactor_checkpoint.set()
+        association._kill = association._is_paused = True
+        association.is_established = False
+        end = time.monotonic() + _ENDING_S
+        while reader.is_alive() and reader.state_machine.current_state != _IDLE and time.monotonic() < end:
+            time.sleep(0.01)
+        reader._kill_thread = True
+        with suppress(OSError):  # is closed already
+            socket.socket.shutdown(line, socket.SHUT_RDWR)  # wakes a reader that waits
+        if reader.is_alive() and reader is not threading.current_thread():
+            reader.join(_ENDING_S)
+        line.close()  # pynetdicom leaves it open where the other side was faster
+
+    association.kill = kill
 
 
 @dataclass(frozen=True)

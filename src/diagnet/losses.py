@@ -1,7 +1,7 @@
 """Signed graph loss, classification loss and their joint objective (Eqs. 4-6), for PyTorch."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -10,9 +10,9 @@ from scipy.sparse import coo_array, sparray, spmatrix
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diagnet.distance import Distance
 from diagnet.graph import SignedGraph
 
-Distance = Literal["cosine", "angular"]
 Reduction = Literal["mean", "sum"]
 Signs: TypeAlias = SignedGraph | Tensor | sparray | spmatrix
 IndicesTuple: TypeAlias = Sequence[Tensor | ArrayLike]
@@ -110,9 +110,9 @@ class SignedGraphLoss(nn.Module):
 
     def __init__(self, margin: float = 1.0, distance: Distance = "cosine", reduction: Reduction = "mean") -> None:
         super().__init__()
-        if distance not in ("cosine", "angular"):
+        if distance not in get_args(Distance):
             raise ValueError(f"`distance` must be 'cosine' or 'angular', got {distance!r}")
-        if reduction not in ("mean", "sum"):
+        if reduction not in get_args(Reduction):
             raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}")
         self.margin = margin
         self.distance: Distance = distance

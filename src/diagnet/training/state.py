@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from diagnet.batches import Batching
+from diagnet.distance import Distance
 from diagnet.graph import GraphSettings, SignedGraph, signed_graph
-from diagnet.losses import Distance, Reduction
+from diagnet.losses import Reduction
 from diagnet.network import Network, NetworkSettings, PretrainedNetwork, create_network
 from diagnet.progress import Progress, silent
 from diagnet.training.device import Compute, DeviceName, MemoryFormat, Precision, resolve_compute

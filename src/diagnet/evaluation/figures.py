@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float64
 from pydantic import BaseModel, Field
 from sklearn.metrics import confusion_matrix, roc_curve
 
+from diagnet.data.mass import MALIGNANT
 from diagnet.evaluation.bootstrap import (
     Counts,
     Interval,
@@ -248,7 +249,7 @@ def _unit(predictions: Predictions, thresholds: Scores, counts: Counts, confiden
         decisions = predictions.probabilities.argmax(axis=1)
         squares = ((predictions.probabilities - np.eye(n_classes)[labels]) ** 2).sum(axis=1)
     # Among many classes without one named "malignant", none is set against the rest.
-    one_against_rest = n_classes == 2 or "malignant" in predictions.classes
+    one_against_rest = n_classes == 2 or MALIGNANT in predictions.classes
     nothing: Interval = {"value": None, "low": None, "high": None}
 
     def of(part: Bool[np.ndarray, "point"] | Scores, whole: Bool[np.ndarray, "point"]) -> Interval:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from diagnet.arrays import Images
 from diagnet.config import read_config
 from diagnet.data.domain import Domain
+from diagnet.data.mass import MALIGNANT, malignant_class
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.errors import RunFolderError
@@ -67,6 +68,17 @@ class Model:
     def roi(self) -> RoiSettings:
         """How regions are cut."""
         return self.preprocessing.roi
+
+    @property
+    def malignant_class(self) -> int:
+        """Index of the class whose probability is the score.
+
+        Raises:
+            RunFolderError: the model knows no class `malignant`.
+        """
+        if MALIGNANT not in self.classes:
+            raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(self.classes)}")
+        return malignant_class(self.classes)
 
     @cached_property
     def sha256(self) -> str:

@@ -114,6 +114,14 @@ def test_a_setting_that_is_nearly_one_is_named(typed, fix):
         read_config(None, None, [typed])
 
 
+def test_a_setting_that_is_none_any_more_is_read_with_the_value_it_always_had():
+    old = ["neighbors.reach_factor=3", "training.head_penalty=1000.0", "evaluation.confidence=0.95"]
+    assert read_config(None, None, old) == Config()
+    for other in ("neighbors.reach_factor=2", "evaluation.confidence=0.9"):
+        with pytest.raises(SettingsError, match="must be an existing setting, got an unknown name"):
+            read_config(None, None, [other])
+
+
 def test_the_old_name_of_two_settings_is_read_and_what_comes_later_wins():
     both = {"skip_same_patient", "skip_own_neighbors"}
     for text, expected in (("true", both), ("false", set())):

@@ -93,6 +93,8 @@ _MOST_SHOWN = 120  # letters of a value in a message
 
 # Settings that have become several: the old name is read and stands for all of them.
 _NEW_NAMES: dict[str, tuple[str, ...]] = {"skip_relatives": SKIPS}
+# Settings that are none any more, and the value that all runs have had: it may still stand in their files.
+_GONE: dict[str, Any] = {"reach_factor": 3.0, "head_penalty": 1e3, "confidence": 0.95}
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -288,6 +290,8 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """
     result = {name: value for key, value in base.items() for name in _NEW_NAMES.get(key, (key,))}
     for key, value in changes.items():
+        if key in _GONE and value == _GONE[key]:
+            continue
         if key in _NEW_NAMES:
             result |= dict.fromkeys(_NEW_NAMES[key], value)
         elif isinstance(value, Mapping):

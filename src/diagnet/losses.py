@@ -1,4 +1,4 @@
-"""Signed graph loss, classification loss and their joint objective (Eqs. 4-6), for PyTorch."""
+"""Signed graph loss and classification loss (Eqs. 4-5), for PyTorch; training adds them (Eq. 6)."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
@@ -81,22 +81,6 @@ def classification_loss(logits: Float[Tensor, "point class"], labels: Int[Tensor
     total = functional.cross_entropy(logits, labels.clamp_min(-1), ignore_index=-1, reduction="sum")
     total = total - (functional.log_softmax(logits, dim=1).mean(dim=1) * (labels == -2)).sum()
     return total / (labels != -1).sum().clamp_min(1)  # Eq. 5
-
-
-def joint_loss(
-    logits: Float[Tensor, "point class"],
-    labels: Int[Tensor, "point"],
-    embeddings: Float[Tensor, "point feature"],
-    signs: Signs,
-    *,
-    graph_weight: float = 1.0,
-    margin: float = 1.0,
-    distance: Distance = "cosine",
-    reduction: Reduction = "mean",
-) -> Float[Tensor, ""]:
-    """Joint objective J = J_l + lambda J_g (Eq. 6), lambda being `graph_weight`."""
-    graph = signed_graph_loss(embeddings, signs, margin=margin, distance=distance, reduction=reduction)
-    return classification_loss(logits, labels) + graph_weight * graph  # Eq. 6
 
 
 class SignedGraphLoss(nn.Module):

@@ -56,7 +56,6 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     head_views: int = Field(
         4, ge=0, description="how often each image is drawn for the logistic regression that lite0's head begins as"
     )
-    head_penalty: float = Field(1e3, gt=0, description="that regression's penalty on squared weights (1 / C)")
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")
     weight_averaging: float = Field(
@@ -162,7 +161,6 @@ def start(
             settings,
             compute,
             n_views=settings.head_views,
-            penalty=settings.head_penalty,
             seed=seed,
             progress=progress,
         )

@@ -25,7 +25,7 @@ from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_eng
 from diagnet.network import Network
 from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
-from diagnet.run.folder import RECORD, read_record
+from diagnet.run.folder import RECORD, read_json
 from diagnet.run.schema import NetworkFacts, Record, checked
 from diagnet.run.seal import MANIFEST, check_seal, seal_key
 
@@ -159,7 +159,7 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
         RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
         SettingsError: the key that DIAGNET_SEAL_KEY names cannot be read.
     """
-    record = checked(Record, read_record(run), run / RECORD)
+    record = checked(Record, read_json(run / RECORD), run / RECORD)
     if record.status != "finished":
         raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
     manifest = check_seal(run, seal_key())

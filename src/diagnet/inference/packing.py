@@ -19,7 +19,7 @@ from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.region_facts import RegionFacts
 from diagnet.data.regions import read_rois
 from diagnet.errors import RunFolderError, SettingsError
-from diagnet.evaluation.calibration import probabilities
+from diagnet.evaluation.calibration import choose_threshold, probabilities
 from diagnet.inference.model import load_model
 from diagnet.memory import keep_freed_memory
 from diagnet.network import Network, create_network
@@ -149,7 +149,7 @@ def _operating_points(masses: Sequence[ScoredMass]) -> list[dict[str, float]]:
     is_malignant = np.array([mass.label == MALIGNANT for mass in masses])
     found = []
     for wanted in _SENSITIVITIES:
-        threshold = float(np.quantile(scores[is_malignant], 1 - wanted, method="lower"))
+        threshold = choose_threshold(is_malignant.astype(np.int64), scores, wanted)
         called = scores >= threshold
         found.append(
             {

@@ -132,7 +132,7 @@ def _cut(image: Image, mass: Mass, settings: RoiSettings) -> _Cut:
     return _Cut(pixels, part, resized(pixels, part, settings.size))
 
 
-def cut_out(image: Image, place: Box) -> tuple[Image, Box]:
+def cut_out(image: Image, place: Box) -> tuple[Float32[np.ndarray, "rows columns"], Box]:
     """Return a copy of the pixels that a place in an image touches, and the place among them."""
     x0, y0, x1, y1 = place
     left, top = int(x0), int(y0)

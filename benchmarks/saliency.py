@@ -15,8 +15,10 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from diagnet.config import read_config
+from diagnet.data.mass import malignant_class
 from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.regions import read_rois
+from diagnet.evaluation.calibration import probabilities
 from diagnet.inference.model import load_model
 from diagnet.inference.predictive_value import read_held_out
 from diagnet.inference.saliency import occlusion, randomized
@@ -25,12 +27,10 @@ from diagnet.training.scoring import embeddings_and_logits
 
 def malignancy(network, classes, temperature):
     """Score regions by one network."""
-    column = classes.index("malignant")
 
     def chances(images):
-        logits = embeddings_and_logits(network, images)[1].astype(np.float64) / temperature
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shifted[:, column] / shifted.sum(axis=1)
+        logits = embeddings_and_logits(network, images)[1].astype(np.float64)
+        return probabilities(logits, temperature)[:, malignant_class(classes)]
 
     return chances
 

@@ -114,6 +114,14 @@ def test_a_setting_that_is_nearly_one_is_named(typed, fix):
         read_config(None, None, [typed])
 
 
+def test_a_setting_that_is_none_any_more_is_read_with_the_value_it_always_had():
+    old = ["neighbors.reach_factor=3", "training.head_penalty=1000.0", "evaluation.confidence=0.95"]
+    assert read_config(None, None, old) == Config()
+    for other in ("neighbors.reach_factor=2", "evaluation.confidence=0.9"):
+        with pytest.raises(SettingsError, match="must be an existing setting, got an unknown name"):
+            read_config(None, None, [other])
+
+
 @pytest.mark.parametrize("preset", ["small", "lite0", "best", "paper"])
 def test_a_config_is_the_preset_it_names(preset):
     assert Config(preset=preset) == Config.from_preset(preset)

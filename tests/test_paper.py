@@ -11,6 +11,7 @@ import diagnet
 from diagnet.config import Config
 from diagnet.graph import GraphSettings
 from diagnet.losses import SignedGraphLoss
+from diagnet.neighbor_search import rules_for
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import NetworkSettings
 
@@ -22,7 +23,7 @@ def test_constants_of_the_search():
     settings = NeighborSettings()
     assert settings.budget == 200  # T
     assert settings.spacing_weight == 1e-2  # gamma
-    assert settings.reach_factor == 3  # r3 = 3 rho
+    assert rules_for(-1, 0.1, settings).reach == pytest.approx(0.3)  # r3 = 3 rho
     assert (settings.positive_ratio, settings.negative_ratio) == (0.2, 0.2)  # 20 % + 20 %
 
 

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from diagnet.distance import Distance
 from diagnet.graph import SignedGraph
-from diagnet.losses import Distance, Reduction, edge_loss
+from diagnet.losses import Reduction, edge_loss
 
 Batching = Literal["bank", "packed", "exact"]
 

@@ -92,6 +92,9 @@ _MOST_DEPTH = 20  # of what is read from JSON or TOML; figures of a run are nine
 _MOST_DOTS = 100  # in a line of TOML
 _MOST_SHOWN = 120  # letters of a value in a message
 
+# Settings that are none any more, and the value that all runs have had: it may still stand in their files.
+_GONE: dict[str, Any] = {"reach_factor": 3.0, "head_penalty": 1e3, "confidence": 0.95}
+
 
 class Config(BaseModel, frozen=True, extra="forbid"):
     """The settings of one experiment: `Config()` is the preset `small`, `Config(preset="lite0")` that one."""
@@ -305,6 +308,8 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """
     result = with_new_names(base, warn=False)
     for key, value in with_new_names(changes, warn=False).items():
+        if key in _GONE and value == _GONE[key]:
+            continue
         if isinstance(value, Mapping):
             section = result.get(key, {})
             if not isinstance(section, Mapping):

@@ -23,6 +23,7 @@ from sklearn.utils.validation import (
 
 from diagnet.arrays import Images
 from diagnet.config import one_line
+from diagnet.evaluation.calibration import probabilities
 from diagnet.graph import GraphSettings
 from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.network import NetworkSettings
@@ -195,8 +196,7 @@ class DiagNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         check_is_fitted(self)
         X, _ = _validate(self, X, is_fitted=True)  # noqa: N806 -- scikit-learn's name
         logits = embeddings_and_logits(self.network_, self.scale_.images(X))[1].astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        return probabilities(logits)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 -- scikit-learn's name
         """Return the most probable class of each image, one of `classes_`."""

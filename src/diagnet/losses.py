@@ -1,7 +1,7 @@
-"""Signed graph loss, classification loss and their joint objective (Eqs. 4-6), for PyTorch."""
+"""Signed graph loss and classification loss (Eqs. 4-5), for PyTorch; training adds them (Eq. 6)."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -10,9 +10,9 @@ from scipy.sparse import coo_array, sparray, spmatrix
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diagnet.distance import Distance
 from diagnet.graph import SignedGraph
 
-Distance = Literal["cosine", "angular"]
 Reduction = Literal["mean", "sum"]
 Signs: TypeAlias = SignedGraph | Tensor | sparray | spmatrix
 IndicesTuple: TypeAlias = Sequence[Tensor | ArrayLike]
@@ -83,22 +83,6 @@ def classification_loss(logits: Float[Tensor, "point class"], labels: Int[Tensor
     return total / (labels != -1).sum().clamp_min(1)  # Eq. 5
 
 
-def joint_loss(
-    logits: Float[Tensor, "point class"],
-    labels: Int[Tensor, "point"],
-    embeddings: Float[Tensor, "point feature"],
-    signs: Signs,
-    *,
-    graph_weight: float = 1.0,
-    margin: float = 1.0,
-    distance: Distance = "cosine",
-    reduction: Reduction = "mean",
-) -> Float[Tensor, ""]:
-    """Joint objective J = J_l + lambda J_g (Eq. 6), lambda being `graph_weight`."""
-    graph = signed_graph_loss(embeddings, signs, margin=margin, distance=distance, reduction=reduction)
-    return classification_loss(logits, labels) + graph_weight * graph  # Eq. 6
-
-
 class SignedGraphLoss(nn.Module):
     """`signed_graph_loss` as a module, also callable the way pytorch-metric-learning calls its losses.
 
@@ -110,9 +94,9 @@ class SignedGraphLoss(nn.Module):
 
     def __init__(self, margin: float = 1.0, distance: Distance = "cosine", reduction: Reduction = "mean") -> None:
         super().__init__()
-        if distance not in ("cosine", "angular"):
+        if distance not in get_args(Distance):
             raise ValueError(f"`distance` must be 'cosine' or 'angular', got {distance!r}")
-        if reduction not in ("mean", "sum"):
+        if reduction not in get_args(Reduction):
             raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}")
         self.margin = margin
         self.distance: Distance = distance

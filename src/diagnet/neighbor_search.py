@@ -20,6 +20,7 @@ _POOL_ORIGINALS = 500  # originals that have such seeds, at most: the kernel mat
 # What neighbors kept weigh, of all generated points. With more the search finds nothing better than its start; with
 # less it piles up where the discriminator is fooled, and outside judges tell positive neighbors (docs/paper.md, 27).
 _KEPT_SHARE = 0.25
+_REACH = 3  # r3 / rho: how far negative neighbors may be from originals
 
 
 class SearchSettings(RenamedSettings, frozen=True, extra="forbid"):
@@ -33,7 +34,6 @@ class SearchSettings(RenamedSettings, frozen=True, extra="forbid"):
     kernel: Literal["rbf", "linear"] = Field("rbf", description="kernel of the discriminator (reading 11)")
     distance: Distance = Field("cosine", description="d: 1 - cos, or the angle over pi (reading 3)")
     spacing_weight: float = Field(1e-2, ge=0, description="gamma: weight of a broken distance rule in Eqs. 1-2")
-    reach_factor: float = Field(3.0, gt=1, description="r3 / rho: how far negative neighbors may be from originals")
     enforce_rules: bool = Field(
         True,
         description="a candidate that breaks a distance rule ranks behind all that keep them [paper: gamma alone]",
@@ -83,7 +83,7 @@ def rules_for(sign: Sign, closest_pair: float, settings: SearchSettings) -> Rule
     """Distance rules of a sign for a class whose closest pair of originals is at distance rho."""
     if sign > 0:
         return Rules(closest_pair, closest_pair if settings.no_copies else 0.0, np.inf)
-    return Rules(closest_pair, 0.0, settings.reach_factor * closest_pair)
+    return Rules(closest_pair, 0.0, _REACH * closest_pair)
 
 
 def objective(sign: Sign, chance: float, broken: float, weight: float) -> float:

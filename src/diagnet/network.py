@@ -183,7 +183,7 @@ class Network(nn.Module):
 class SeparableNetwork(Network):
     """The network of Fig. 1b: stem, down-sampling and residual blocks, global average, three FC layers, classifier.
 
-    Methods are named as in timm. Images are of any size from 16 x 16 up.
+    Images are of any size from 16 x 16 up.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -203,12 +203,12 @@ class SeparableNetwork(Network):
             *(ResidualBlock(widths[-1]) for _ in range(settings.n_middle)),
         )
         hidden = settings.n_hidden
-        self.num_features = widths[-1]  # after pooling, as timm calls it
+        self.num_features = widths[-1]  # after pooling
         self.fc1 = nn.Linear(widths[-1], hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.fc3 = nn.Linear(hidden, hidden)
         self.dropout = nn.Dropout(settings.dropout)
-        self.classifier: nn.Module = nn.Linear(hidden, settings.n_classes)
+        self.classifier = nn.Linear(hidden, settings.n_classes)
         self.projection: nn.Module = nn.Identity()
         if settings.embedding == "projected":
             self.projection = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU(), nn.Linear(hidden, hidden))
@@ -233,25 +233,12 @@ class SeparableNetwork(Network):
         x = self.dropout(torch.relu(self.fc2(x)))
         return self.fc3(x)  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
-    def forward_head(
-        self, features: Float[Tensor, "b c i j"], pre_logits: bool = False
-    ) -> Float[Tensor, "b d"] | Float[Tensor, "b classes"]:
-        """Turn feature maps into logits, or into h before the classifier with `pre_logits`."""
-        hidden = self.hidden(self.pool(features))
-        return hidden if pre_logits else self._classify(hidden)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a fresh one (`num_classes` = 0: none, logits are then the rectified h)."""
-        self.classifier = nn.Linear(self.settings.n_hidden, num_classes) if num_classes else nn.Identity()
-
     def _one_pass(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
         """Return embeddings h(x) and logits of the images as they are, without averaging over flips."""
         pooled = self.pool(self.forward_features(images))
         hidden = self.hidden(pooled)
-        return (hidden if self.settings.embedding == "hidden" else self.projection(pooled)), self._classify(hidden)
-
-    def _classify(self, hidden: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
-        return self.classifier(self.dropout(torch.relu(hidden)))  # type: ignore[no-any-return]  # untyped call
+        logits = self.classifier(self.dropout(torch.relu(hidden)))
+        return (hidden if self.settings.embedding == "hidden" else self.projection(pooled)), logits
 
 
 class PretrainedNetwork(Network):

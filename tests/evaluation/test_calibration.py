@@ -98,6 +98,8 @@ def test_sensitivity90_is_the_highest_threshold_that_finds_nine_of_ten():
     threshold = choose_threshold(labels, scores, "sensitivity90")
     assert (scores[labels == 1] >= threshold).sum() == 9
     assert 0.15 <= threshold <= 0.2
+    assert choose_threshold(labels, scores, 0.9) == threshold
+    assert (scores[labels == 1] >= choose_threshold(labels, scores, 0.95)).all()  # of ten, 95 % are all
 
 
 def test_one_class_leaves_the_threshold_in_the_middle():

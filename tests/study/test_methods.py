@@ -14,7 +14,7 @@ from diagnet.run.augmentation import augment
 from diagnet.study import methods
 from diagnet.study.arms import PLAIN
 from diagnet.study.features import hand_crafted, sizes
-from diagnet.study.methods import METHODS, Cases
+from diagnet.study.methods import METHODS, RIVALS, Cases
 from diagnet.study.multi_instance import MultiInstanceNetwork
 
 TINY = {
@@ -36,7 +36,7 @@ def cases():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_scores_masses_it_has_not_seen(method, cases):
-    if method in ("supcon", "triplet", "contrastive"):
+    if method in RIVALS:
         pytest.importorskip("pytorch_metric_learning", reason="the extra study is not installed")
     if method.startswith("features"):
         pytest.importorskip("skimage", reason="the extra study is not installed")

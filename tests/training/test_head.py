@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from diagnet.graph import GraphSettings
 from diagnet.network import NetworkSettings, PretrainedNetwork
+from diagnet.training.head import PENALTY
 from diagnet.training.loop import train
 from diagnet.training.points import Points
 from diagnet.training.scoring import embeddings_and_logits
@@ -39,7 +40,7 @@ def test_it_begins_as_a_logistic_regression_on_standardized_features():
     embedded, logits = embeddings_and_logits(network, points.images)
     assert np.abs(embedded.mean(axis=0)).max() < 1e-3
     assert np.abs(embedded.std(axis=0) - 1).max() < 1e-2
-    slow = LogisticRegression(C=1 / settings.head_penalty, max_iter=1000).fit(embedded, points.labels)
+    slow = LogisticRegression(C=1 / PENALTY, max_iter=1000).fit(embedded, points.labels)
     # Both stop where the gradient is small: near each other, and not equal.
     assert np.allclose(logits[:, 1] - logits[:, 0], slow.decision_function(embedded), atol=0.02)
 

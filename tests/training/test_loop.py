@@ -42,6 +42,18 @@ def weights(state):
     return torch.cat([value.flatten().float() for value in state.network.state_dict().values()])
 
 
+def test_a_step_goes_down_eq_6(points, monkeypatch):
+    moved, graph_weight = [], 0.3
+    monkeypatch.setattr("diagnet.training.loop._Run._move_weights", lambda _run, loss: moved.append(loss.item()))
+    settings = {"batching": "exact", "batch_size": 48, "epochs": 1, "precision": "float32"}
+    state = trained(points, graph_weight=graph_weight, **settings)
+    (row,) = state.history
+    j_g = (moved[0] - row["classification_loss"]) / graph_weight
+    assert j_g > 0
+    trained(points, graph_weight=2 * graph_weight, **settings)
+    assert moved[1] - row["classification_loss"] == pytest.approx(2 * graph_weight * j_g, rel=1e-4)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns(points, precision):
     state = trained(points, epochs=15, precision=precision, graph_weight=0.3)

@@ -132,7 +132,7 @@ class Answers:
         picture = self._images.picture(shown.id)
         height, width = picture.pixels.shape
         inside = clipped_box(Box(*box), width, height)
-        column = self._model.classes.index("malignant")
+        column = self._model.malignant_class
         change = occlusion(lambda images: self._model.probabilities(images)[:, column], region)
         largest = float(np.abs(change).max())
         levels = np.rint(255 * np.abs(change) / max(largest, 1e-12)).astype(np.uint8)

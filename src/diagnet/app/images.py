@@ -27,6 +27,7 @@ from diagnet.data.box import Box
 from diagnet.data.image import read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.marked import Marked
+from diagnet.data.mass import MALIGNANT
 from diagnet.errors import DiagNetError, MissingExtraError, printable
 from diagnet.inference.assessment import Policy
 
@@ -132,7 +133,7 @@ class ImageStore:
                     path=each.image,
                     is_uploaded=False,
                     boxes=tuple(box for box in each.boxes if box is not None),
-                    is_malignant="malignant" in known if known else None,
+                    is_malignant=MALIGNANT in known if known else None,
                     original_size=each.original_size,
                     exam=exam,
                     facts=_unread(exam),

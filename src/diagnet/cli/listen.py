@@ -198,12 +198,10 @@ def _server_tls(trust: Trust) -> "ssl.SSLContext | None":
 
 def _ready_model(run: Path | None, engine: Engine) -> "Model":
     """A model that can score at once, and knows what malignant is."""
-    from diagnet.errors import RunFolderError
     from diagnet.inference.predictor import load_model
 
     model = load_model(run, engine=engine.value)
-    if "malignant" not in model.classes:
-        raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(model.classes)}")
+    _ = model.malignant_class  # refused before anything is received
     model.prepare()
     return model
 

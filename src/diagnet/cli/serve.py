@@ -111,11 +111,12 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _labels(data: "MassSet | Prepared") -> dict[str, str]:
     """Label of each image by its real path: malignant, where any of its masses is."""
+    from diagnet.data.mass import MALIGNANT
     from diagnet.data.prepared import mass_set_of
 
     found: dict[str, str] = {}
     for mass in mass_set_of(data).masses:
         if isinstance(mass.image, Path) and mass.label is not None:
             path = os.path.realpath(mass.image)
-            found[path] = "malignant" if "malignant" in (mass.label, found.get(path)) else mass.label
+            found[path] = MALIGNANT if MALIGNANT in (mass.label, found.get(path)) else mass.label
     return found

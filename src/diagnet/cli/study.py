@@ -224,6 +224,18 @@ def compare(
         _print_differences(found)
 
 
+@app.command(epilog="Example: diagnet study pack studies/ablation")
+def pack(out: Annotated[Path, typer.Argument(help="Folder of a study.")], as_json: Json = False) -> None:
+    """Put the rows of each arm into one file.
+
+    The study can be gone on with, also by workers that are at it now.
+    """
+    from diagnet.study.running import pack_study
+
+    n_files = pack_study(out)
+    print_json({"out": str(out), "packed": n_files}) if as_json else print(f"{n_files} files packed in {out}")
+
+
 def _settings(how: RunOptions, out: Path, *, resume: bool) -> "Config":
     """Settings all arms share: those given; a study that is taken up again has its own where none are given."""
     from diagnet.config import Config, read_config

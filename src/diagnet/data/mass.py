@@ -10,13 +10,14 @@ from jaxtyping import Int64
 from diagnet.arrays import Image, Labels
 from diagnet.data.box import BoxLike
 
-CLASSES = ("benign", "malignant")  # the index is the label
+MALIGNANT = "malignant"  # the class that scores speak for
+CLASSES = ("benign", MALIGNANT)  # the index is the label
 SYNTHETIC = "synthetic"  # the `label_source` of phantoms' masses, by which tables, runs and models know them
 
 
 def malignant_class(classes: Sequence[str]) -> int:
     """Index of the class "malignant"; of the last class where none has that name."""
-    return classes.index("malignant") if "malignant" in classes else len(classes) - 1
+    return classes.index(MALIGNANT) if MALIGNANT in classes else len(classes) - 1
 
 
 @dataclass(frozen=True, slots=True)

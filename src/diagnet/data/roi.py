@@ -119,7 +119,7 @@ class _Cut:
         foreign = find_foreign(self.pixels)
         if not foreign.any():
             return scaled_over_region(self.resized)
-        return scaled_over_region(self.resized, _resized(foreign.astype(np.float32), self.part, len(self.resized)) > 0)
+        return scaled_over_region(self.resized, resized(foreign.astype(np.float32), self.part, len(self.resized)) > 0)
 
 
 def _cut(image: Image, mass: Mass, settings: RoiSettings) -> _Cut:
@@ -128,18 +128,23 @@ def _cut(image: Image, mass: Mass, settings: RoiSettings) -> _Cut:
         place = Box.whole(width, height)
     else:
         place = padded_box(Box(*mass.box), width, height, settings, mass.original_size)
+    pixels, part = cut_out(image, place)
+    return _Cut(pixels, part, resized(pixels, part, settings.size))
+
+
+def cut_out(image: Image, place: Box) -> tuple[Float32[np.ndarray, "rows columns"], Box]:
+    """Return a copy of the pixels that a place in an image touches, and the place among them."""
     x0, y0, x1, y1 = place
     left, top = int(x0), int(y0)
     # Only the region's own pixels are handed to Pillow, which would otherwise copy a 40 MB mammogram per mass.
     pixels = np.ascontiguousarray(image[top : int(np.ceil(y1)), left : int(np.ceil(x1))])
-    part = Box(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0]))
-    return _Cut(pixels, part, _resized(pixels, part, settings.size))
+    return pixels, Box(x0 - left, y0 - top, min(x1 - left, pixels.shape[1]), min(y1 - top, pixels.shape[0]))
 
 
-def _resized(pixels: Image, part: Box, size: int) -> Float32[np.ndarray, "size size"]:
+def resized(pixels: Image, part: Box, size: int) -> Float32[np.ndarray, "size size"]:
     """Resize a part of an image, not rounded to pixels, by the triangle filter."""
-    resized = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR, box=part)
-    return np.asarray(np.clip(np.asarray(resized, dtype=np.float32), 0, 1), dtype=np.float32)
+    found = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR, box=part)
+    return np.asarray(np.clip(np.asarray(found, dtype=np.float32), 0, 1), dtype=np.float32)
 
 
 def flipped(images: Images, horizontal: bool = False, vertical: bool = False) -> Images:

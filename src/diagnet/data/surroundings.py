@@ -7,7 +7,7 @@ from diagnet.arrays import Image, Images
 from diagnet.data.box import Box
 from diagnet.data.grey_range import find_foreign
 from diagnet.data.mass import Mass
-from diagnet.data.roi import RoiSettings, cut_roi, padded_box
+from diagnet.data.roi import RoiSettings, cut_out, padded_box, resized
 
 REACH = 2.5  # sides of the surroundings over sides of the box
 TIMES = 2  # sides of the surroundings over those of a region, in pixels of both
@@ -36,7 +36,7 @@ def cut_wide(
         mass: on it.
         settings: of the regions; what lies around has `TIMES` their size and reaches `REACH` times the box.
     """
-    wide = settings.model_copy(update={"padding_factor": REACH, "size": TIMES * settings.size, "grey_range": "image"})
+    wide = settings.model_copy(update={"padding_factor": REACH, "size": TIMES * settings.size})
     height, width = image.shape
     around, fractions = Box.whole(width, height), np.full(4, np.nan, dtype=np.float32)
     if mass.box is not None:
@@ -44,11 +44,8 @@ def cut_wide(
         around = padded_box(box, width, height, wide, mass.original_size)
         origin, sides = np.array([around.x0, around.y0] * 2), np.array([around.width, around.height] * 2)
         fractions = np.clip((np.array(box) - origin) / sides, 0, 1).astype(np.float32)
-    left, top = int(around.x0), int(around.y0)
-    pixels = image[top : int(np.ceil(around.y1)), left : int(np.ceil(around.x1))]
+    pixels, part = cut_out(image, around)
     foreign = find_foreign(pixels)
     if foreign.any() and not foreign.all():
         pixels = np.where(foreign, pixels[~foreign].max(), pixels)
-    place = Box(around.x0 - left, around.y0 - top, around.x1 - left, around.y1 - top)
-    whole = wide.model_copy(update={"padding_factor": 1.0, "square": False})  # the place is the region
-    return cut_roi(np.ascontiguousarray(pixels), Mass(pixels, place, None, ""), whole), fractions
+    return resized(pixels, part, wide.size), fractions

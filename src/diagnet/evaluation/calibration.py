@@ -53,13 +53,14 @@ def fit_temperature(labels: Labels, logits: Probabilities) -> float:
     return float(np.exp(found.x))
 
 
-def choose_threshold(labels: Labels, malignancy: PointScores, rule: OperatingPoint) -> float:
+def choose_threshold(labels: Labels, malignancy: PointScores, rule: OperatingPoint | float) -> float:
     """Choose the malignancy from which a mass is called malignant, on masses the test does not hold.
 
     Args:
         labels: 1 where malignant, else 0 (`Predictions.malignant`).
         malignancy: score of each mass.
-        rule: see `EvaluationSettings.operating_point`; of equally good thresholds, the lowest.
+        rule: see `EvaluationSettings.operating_point`; of equally good thresholds, the lowest. A number is the
+            sensitivity that is to be kept, at the highest threshold.
 
     Returns:
         A threshold halfway between two neighboring scores; 0.5 where one class is missing.
@@ -81,4 +82,5 @@ def choose_threshold(labels: Labels, malignancy: PointScores, rule: OperatingPoi
     specificity = (~called & (labels == 0)).sum(axis=1) / (len(labels) - n_malignant)
     if rule == "youden":
         return float(thresholds[np.argmax(sensitivity + specificity)])
-    return float(thresholds[sensitivity >= 0.9].max())
+    wanted = 0.9 if rule == "sensitivity90" else float(rule)
+    return float(thresholds[sensitivity >= wanted].max())

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float64
 from pydantic import BaseModel, Field
 from sklearn.metrics import confusion_matrix, roc_curve
 
+from diagnet.data.mass import MALIGNANT
 from diagnet.evaluation.bootstrap import (
     Counts,
     Interval,
@@ -25,6 +26,7 @@ from diagnet.evaluation.predictions import Groups, Predictions, deciding
 
 SCHEMA_VERSION = 1
 
+_CONFIDENCE = 0.95  # of the intervals
 _N_BINS = 10  # of the calibration plot, at most
 _PER_BIN = 8  # points a bin holds, at least
 _BLOCK = 1_000_000  # weights held at once: 8 MB
@@ -37,7 +39,6 @@ class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
 
     folds: int = Field(1, ge=1, description="1: one split; k > 1: k-fold cross-validation, each mass tested once")
     n_resamples: int = Field(2000, ge=0, description="bootstrap resamples of the patients; 0 gives no intervals")
-    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
     operating_point: OperatingPoint = Field(
         "youden",
         description="how validation masses choose the threshold: `youden` maximizes sensitivity + specificity,"
@@ -166,7 +167,7 @@ def evaluate(
         threshold: malignancy from which a mass is called malignant; one for all, or one a mass (of its fold).
             With more than two classes the decision is the most probable class, and the threshold is used for
             sensitivity and specificity only.
-        settings: how many resamples, and the confidence.
+        settings: how many resamples.
         rng: draws the patients.
 
     Returns:
@@ -176,15 +177,15 @@ def evaluate(
     counts = draw_patients(len(set(predictions.patients)), settings.n_resamples, rng=rng)
 
     def unit(merged: Predictions, groups: Groups) -> Unit:
-        return _unit(merged, thresholds[deciding(predictions.malignancy, groups)], counts, settings.confidence)
+        return _unit(merged, thresholds[deciding(predictions.malignancy, groups)], counts, _CONFIDENCE)
 
     return {
         "schema_version": SCHEMA_VERSION,
         "classes": list(predictions.classes),
         "n_resamples": settings.n_resamples,
-        "confidence": settings.confidence,
+        "confidence": _CONFIDENCE,
         "units": {
-            "mass": _unit(predictions, thresholds, counts, settings.confidence),
+            "mass": _unit(predictions, thresholds, counts, _CONFIDENCE),
             "image": unit(predictions.per_image(), predictions.image_groups),
             "patient": unit(predictions.per_patient(), predictions.patient_groups),
         },
@@ -205,7 +206,7 @@ def figures_by_source(
         predictions: of test masses.
         sources: name of the source of each.
         names: all sources, also those of no test mass.
-        settings: how many resamples, and the confidence.
+        settings: how many resamples.
         seed: of the draws of each source's patients.
 
     Returns:
@@ -232,7 +233,7 @@ def auc_of(predictions: Predictions, settings: EvaluationSettings, *, seed: Sequ
     counts = draw_patients(n_patients, settings.n_resamples, rng=np.random.default_rng(seed))
     blocks = _weights(predictions.patient_groups, counts)
     areas = np.concatenate([np.zeros(0), *(_auc(predictions, weights) for weights in blocks)])
-    return _auc_figure(predictions, areas, settings.confidence)
+    return _auc_figure(predictions, areas, _CONFIDENCE)
 
 
 def _unit(predictions: Predictions, thresholds: PointScores, counts: Counts, confidence: float) -> Unit:
@@ -248,7 +249,7 @@ def _unit(predictions: Predictions, thresholds: PointScores, counts: Counts, con
         decisions = predictions.probabilities.argmax(axis=1)
         squares = ((predictions.probabilities - np.eye(n_classes)[labels]) ** 2).sum(axis=1)
     # Among many classes without one named "malignant", none is set against the rest.
-    one_against_rest = n_classes == 2 or "malignant" in predictions.classes
+    one_against_rest = n_classes == 2 or MALIGNANT in predictions.classes
     nothing: Interval = {"value": None, "low": None, "high": None}
 
     def of(part: Bool[np.ndarray, "point"] | PointScores, whole: Bool[np.ndarray, "point"]) -> Interval:

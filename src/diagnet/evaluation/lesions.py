@@ -115,7 +115,7 @@ def figures_by_lesion(
     Args:
         predictions: of test masses, of two classes.
         groups: lesion of each, from `lesion_groups`.
-        settings: how many resamples, and the confidence.
+        settings: how many resamples.
         seed: of the draws of patients, whose intervals are as those of `evaluate`.
     """
     again = np.flatnonzero(np.bincount(groups)[groups] > 1)

@@ -20,7 +20,7 @@ from diagnet.data.mass import Mass
 from diagnet.data.region_facts import PictureFacts, picture_facts
 from diagnet.data.roi import cut_and_measured
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box
-from diagnet.errors import DiagNetError, RefusedInputError, RunFolderError, printable
+from diagnet.errors import DiagNetError, RefusedInputError, printable
 from diagnet.evaluation.abstention import reason_to_abstain
 from diagnet.inference.model import Model
 from diagnet.notice import SYNTHETIC_FLAG, notice_of
@@ -122,8 +122,7 @@ def assess(
         RunFolderError: the model knows no class `malignant`.
     """
     image, marks = Path(image), [None if box is None else Box(*map(float, box)) for box in boxes]
-    if "malignant" not in model.classes:
-        raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(model.classes)}")
+    _ = model.malignant_class  # refused before the image is read
     model.prepare()
     began = time.perf_counter()
     unscored = _unscored(model, image)
@@ -196,7 +195,7 @@ def _score_box(
         return replace(start, reason=f"far from the training masses: {verdict.reason}", is_unlike=True)
     if verdict.is_unlike:
         doubts.append(f"unlike the training masses: {verdict.reason}")
-    column = model.classes.index("malignant")
+    column = model.malignant_class
     logits = model.logits(region[None])
     each = model.chances(logits)[:, 0, column]
     malignancy = float(each.mean())

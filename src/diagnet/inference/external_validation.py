@@ -44,7 +44,7 @@ def evaluate_run(
         run: a finished run.
         masses: what to score; labels are needed for the figures.
         out: folder to write: absent or empty.
-        settings: resamples and confidence.
+        settings: how many resamples.
         engine: what runs the networks, see `load_model`.
         seed: of the bootstrap.
         workers: threads for reading images.

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from diagnet.arrays import Images
 from diagnet.config import read_run_config
 from diagnet.data.domain import Domain
+from diagnet.data.mass import MALIGNANT, malignant_class
 from diagnet.data.preprocessing import Preprocessing, stored_preprocessing
 from diagnet.data.roi import RoiSettings
 from diagnet.errors import RunFolderError
@@ -24,7 +25,7 @@ from diagnet.inference.engines import Engine, EngineChoice, EngineName, make_eng
 from diagnet.network import Network
 from diagnet.notice import notice_of
 from diagnet.run.checkpoint import read_weights
-from diagnet.run.folder import RECORD, read_record
+from diagnet.run.folder import RECORD, read_json
 from diagnet.run.schema import NetworkFacts, Record, checked
 from diagnet.run.seal import MANIFEST, check_seal, seal_key
 
@@ -67,6 +68,17 @@ class Model:
     def roi(self) -> RoiSettings:
         """Settings by which regions are cut before this model scores them."""
         return self.preprocessing.roi
+
+    @property
+    def malignant_class(self) -> int:
+        """Index of the class whose probability is the score.
+
+        Raises:
+            RunFolderError: the model knows no class `malignant`.
+        """
+        if MALIGNANT not in self.classes:
+            raise RunFolderError(f"`RUN` must know the class malignant, got the classes {', '.join(self.classes)}")
+        return malignant_class(self.classes)
 
     @cached_property
     def sha256(self) -> str:
@@ -147,7 +159,7 @@ def load_model(run: Path, *, engine: EngineChoice = "auto") -> Model:
         RunFolderError: it is not a finished run, a file was edited, or it was trained with other preprocessing.
         SettingsError: the key that DIAGNET_SEAL_KEY names cannot be read.
     """
-    record = checked(Record, read_record(run), run / RECORD)
+    record = checked(Record, read_json(run / RECORD), run / RECORD)
     if record.status != "finished":
         raise RunFolderError(f"`RUN` must be a finished run, got an unfinished one in {run}. Fix: train with --resume.")
     manifest = check_seal(run, seal_key())

@@ -14,12 +14,12 @@ from torch import Tensor
 from diagnet.atomic import write_text
 from diagnet.config import read_run_config
 from diagnet.data.domain import fit_domain
-from diagnet.data.mass import MassSet
+from diagnet.data.mass import MALIGNANT, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.region_facts import RegionFacts
 from diagnet.data.regions import read_rois
 from diagnet.errors import RunFolderError, SettingsError
-from diagnet.evaluation.calibration import probabilities
+from diagnet.evaluation.calibration import choose_threshold, probabilities
 from diagnet.inference.model import load_model
 from diagnet.memory import keep_freed_memory
 from diagnet.network import Network, create_network
@@ -87,7 +87,7 @@ def pack(
     embedded, logits = embeddings_and_logits(halved, images)
     compared = np.unique(np.linspace(0, len(images) - 1, _MOST_COMPARED).round().astype(np.int64))
     full = embeddings_and_logits(merged, images, rows=compared)[1]
-    column = model.classes.index("malignant")
+    column = model.malignant_class
     temperature = float(np.mean(model.temperatures))
     chances, of_full = (_chance(each, temperature, column) for each in (logits[compared], full))
     of_networks = model.probabilities(images[compared])[:, column]
@@ -146,10 +146,10 @@ def _halved(network: Network) -> Network:
 def _operating_points(masses: Sequence[ScoredMass]) -> list[dict[str, float]]:
     """The highest thresholds that call so many of the held-out malignant masses malignant, and what that costs."""
     scores = np.array([mass.malignancy for mass in masses])
-    is_malignant = np.array([mass.label == "malignant" for mass in masses])
+    is_malignant = np.array([mass.label == MALIGNANT for mass in masses])
     found = []
     for wanted in _SENSITIVITIES:
-        threshold = float(np.quantile(scores[is_malignant], 1 - wanted, method="lower"))
+        threshold = choose_threshold(is_malignant.astype(np.int64), scores, wanted)
         called = scores >= threshold
         found.append(
             {

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from diagnet.data.mass import MALIGNANT
 from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion
 from diagnet.run.tables import read_predictions
 
@@ -100,7 +101,7 @@ def read_held_out(run: Path) -> HeldOut:
     masses = read_predictions(run)
     return HeldOut(
         malignancy=np.array([mass.malignancy for mass in masses], dtype=np.float64),
-        is_malignant=np.array([mass.label == "malignant" for mass in masses], dtype=np.bool_),
+        is_malignant=np.array([mass.label == MALIGNANT for mass in masses], dtype=np.bool_),
         patients=np.unique([mass.patient_id for mass in masses], return_inverse=True)[1].astype(np.int64),
         index=np.array([mass.index for mass in masses], dtype=np.int64),
         sources=tuple(mass.source for mass in masses),

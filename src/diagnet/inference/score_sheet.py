@@ -7,6 +7,7 @@ from typing import Any
 
 from diagnet.atomic import legible
 from diagnet.data.box import Box
+from diagnet.data.mass import MALIGNANT
 from diagnet.data.table import table_text
 from diagnet.errors import printable
 from diagnet.inference.assessment import Assessment
@@ -63,7 +64,7 @@ def as_metarepo(assessments: Sequence[Assessment], labels: Sequence[str]) -> str
             notices[image] = each.notice
     rows = []
     for image, score in scores.items():
-        label = "1" if "malignant" in known[image] else "" if "" in known[image] else "0"
+        label = "1" if MALIGNANT in known[image] else "" if "" in known[image] else "0"
         rows.append((image, _number(score), label, notices[image]))
     return _csv(METAREPO, rows)
 

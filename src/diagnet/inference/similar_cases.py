@@ -151,7 +151,7 @@ class CaseBase:
 
     def called(self, malignancy: float) -> int:
         """Class index that a score stands for."""
-        malignant = self.model.classes.index("malignant")
+        malignant = self.model.malignant_class
         others = [label for label in range(len(self.model.classes)) if label != malignant]
         return malignant if malignancy >= self.model.threshold else others[0]
 

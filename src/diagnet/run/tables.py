@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, TypeAdapter
 
-from diagnet.data.mass import Mass
+from diagnet.data.mass import MALIGNANT, Mass
 from diagnet.errors import RunFolderError
 from diagnet.evaluation.predictions import Predictions
 from diagnet.run.folder import read_records, write_table
@@ -109,7 +109,8 @@ def scored_masses(
         threshold: malignancy from which each is called malignant.
         fold: whose network scored it, -1 for the mean of all.
     """
-    called = ("malignant", "benign") if "malignant" in predictions.classes else (predictions.classes[-1], "other")
+    target = predictions.classes[predictions.malignant_class]
+    called = (target, "benign" if target == MALIGNANT else "other")
     return [
         ScoredMass(
             image=predictions.images[k],

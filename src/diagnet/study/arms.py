@@ -4,29 +4,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from diagnet.config import Config, merged, one_line, read_toml
 from diagnet.errors import SettingsError
 from diagnet.renamed import with_new_names
+from diagnet.study.methods import METHODS, RIVAL_WEIGHT, RIVALS
 
-Method = Literal[
-    "network",
-    "multi-instance",
-    "supcon",
-    "triplet",
-    "contrastive",
-    "features-svm",
-    "features-logistic",
-    "size",
-    "scale",
-    "brightness",
-    "border",
-    "permuted",
-    "warm-start",
-]
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"it must be one of {', '.join(METHODS)}")
+    return method
+
+
+Method = Annotated[str, AfterValidator(_known)]
 
 NO_NEIGHBORS: Mapping[str, Any] = {"neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.0}}
 NO_GRAPH: Mapping[str, Any] = {"training": {"graph_weight": 0.0}}
@@ -224,9 +218,7 @@ _COMPARATORS = (
         merged(PLAIN, {"training": {"rotation": 180, "zoom": 0.3}}),
     ),
     Arm("mixup", "plain, mixup (alpha 0.2)", merged(PLAIN, {"training": {"mixup": 0.2}})),
-    Arm("supcon", "plain, supervised contrastive loss x 0.3", PLAIN, "supcon"),
-    Arm("triplet", "plain, triplet loss x 0.3", PLAIN, "triplet"),
-    Arm("contrastive", "plain, contrastive loss x 0.3", PLAIN, "contrastive"),
+    *(Arm(name, f"plain, {what} x {RIVAL_WEIGHT}", PLAIN, name) for name, (what, _) in RIVALS.items()),
     Arm("multi-instance", "sparse multi-instance network (Zhu et al. 2017)", PLAIN, "multi-instance"),
     Arm("features-svm", "hand-crafted features, SVM", method="features-svm"),
     Arm("features-logistic", "hand-crafted features, logistic regression", method="features-logistic"),

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from diagnet.evaluation.bootstrap import weighted_auc
-from diagnet.study.scores import Row, Scores, Truth, part_of, percentiles, resampled
+from diagnet.study.row_files import Row
+from diagnet.study.scores import Scores, Truth, part_of, percentiles, resampled
 from diagnet.study.seed_luck import SeedLuck
 
 Jobs = Mapping[tuple[int, int], list[Row]]

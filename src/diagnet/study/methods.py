@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64
@@ -25,7 +26,17 @@ from diagnet.training.state import start
 
 # Points of the last job's masses, by the settings of the search for neighbors.
 _searched: dict[tuple[object, ...], dict[str, Points]] = {}
-_RIVAL_WEIGHT = 0.3  # of an embedding loss beside cross-entropy
+# Losses that take the signed graph's place, each a method and an arm of the study `comparators`: what it is, and how it
+# is made of pytorch-metric-learning's `losses` and a cosine similarity.
+RIVALS: Mapping[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "supcon": ("supervised contrastive loss", lambda losses, _: losses.SupConLoss(temperature=0.1)),
+    "triplet": ("triplet loss", lambda losses, cosine: losses.TripletMarginLoss(margin=0.2, distance=cosine)),
+    "contrastive": (
+        "contrastive loss",
+        lambda losses, cosine: losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=cosine),
+    ),
+}
+RIVAL_WEIGHT = 0.3  # of an embedding loss beside cross-entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +127,12 @@ def fit_with_metric_loss(cases: Cases, config: Config, fold: int, repeat: int, *
         from pytorch_metric_learning import distances, losses
     except ImportError:
         raise MissingExtraError("pytorch-metric-learning", "study") from None
-    cosine = distances.CosineSimilarity()
-    loss = {
-        "supcon": lambda: losses.SupConLoss(temperature=0.1),
-        "triplet": lambda: losses.TripletMarginLoss(margin=0.2, distance=cosine),
-        "contrastive": lambda: losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=cosine),
-    }[name]()
+    loss = RIVALS[name][1](losses, distances.CosineSimilarity())
 
     def extra(embeddings: Float[Tensor, "point feature"], targets: Int[Tensor, "point"]) -> Float[Tensor, ""]:
         counted = targets >= 0
         value: Tensor = loss(embeddings[counted].float(), targets[counted])
-        return _RIVAL_WEIGHT * value
+        return RIVAL_WEIGHT * value
 
     return fit_network(cases, config, fold, repeat, extra_loss=extra)
 
@@ -191,7 +197,7 @@ def fit_warm(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
 METHODS: Mapping[str, Fit] = {
     "network": fit_network,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
-    **{name: partial(fit_with_metric_loss, name=name) for name in ("supcon", "triplet", "contrastive")},
+    **{name: partial(fit_with_metric_loss, name=name) for name in RIVALS},
     "features-svm": partial(fit_features, classifier="svm", features="hand-crafted"),
     "features-logistic": partial(fit_features, classifier="logistic", features="hand-crafted"),
     **{name: partial(fit_features, classifier="logistic", features=name) for name in ("size", "scale", "brightness")},

@@ -18,12 +18,12 @@ from diagnet.data.mass import MassSet
 from diagnet.data.sources import source_names
 from diagnet.errors import MissingExtraError, RunFolderError, SettingsError
 from diagnet.progress import Progress, silent
-from diagnet.run.folder import git_revision, read_json, versions, write_json, write_table
+from diagnet.run.folder import git_revision, read_json, versions, write_json
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
+from diagnet.study.row_files import LOCKS, held_study, is_done, lock_folder, pack_arm, write_rows
 from diagnet.study.scores import RECORD, identity, seconds_of
 
-_COLUMNS = ("part", "index", "score", "seconds")
 SCHEMA_VERSION = 1
 
 
@@ -77,7 +77,7 @@ def claim_study(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"`--out` must be a writable folder, got: {error.strerror}: {out}") from error
-    with FileLock(_lock_folder(out) / "study.lock"):
+    with held_study(out):
         record = out / RECORD
         own: dict[str, Any] = {
             "folds": study.folds,
@@ -87,7 +87,7 @@ def claim_study(
         }
         arms = {arm.name: _described(arm) for arm in study.arms}
         before = read_json(record) if record.exists() else None
-        if before is None and any(path.name != _LOCKS for path in out.iterdir()):
+        if before is None and any(path.name != LOCKS for path in out.iterdir()):
             raise RunFolderError(f"`--out` must be an empty or new folder, or a study's, got {out} with other files")
         if before is not None:
             if not joins:
@@ -140,7 +140,7 @@ def run_study(
         MissingExtraError: `scheduler` is given and dask is not installed.
     """
     jobs = study.jobs()[shard[0] :: shard[1]]
-    waiting = [job for job in jobs if not job.path(out).exists()]
+    waiting = [job for job in jobs if not is_done(job, out)]
     n_done = len(jobs) - len(waiting)
     measured = [seconds for arm in study.arms for seconds in seconds_of(out / arm.name, study.repeats)]
     held: dict[Future[Rows], tuple[Job, FileLock]] = {}
@@ -156,7 +156,7 @@ def run_study(
                         lock.acquire(blocking=False)
                     except Timeout:  # another worker is at it
                         continue
-                    if job.path(out).exists():
+                    if is_done(job, out):
                         lock.release()
                         continue
                     held[
@@ -178,7 +178,7 @@ def run_study(
                     lock.release()
                     n_run += 1
                     measured.append(rows.seconds)
-                    left = sum(not each.path(out).exists() for each in jobs)
+                    left = sum(not is_done(each, out) for each in jobs)
                     note = f"{job.arm.name} fold {job.fold} repeat {job.repeat} took {rows.seconds:.0f} s"
                     progress("runs", len(jobs) - left, len(jobs), f"{note}; {_left(measured, left, n_at_once)}")
         except BaseException:
@@ -190,17 +190,19 @@ def run_study(
     return n_run
 
 
-def write_rows(path: Path, rows: Rows) -> None:
-    """Write a job's rows, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(
-        path,
-        _COLUMNS,
-        (
-            (part, int(index), f"{score:.5f}", f"{rows.seconds:.0f}")
-            for part, index, score in zip(rows.parts, rows.index, rows.scores, strict=True)
-        ),
-    )
+def pack_study(out: Path) -> int:
+    """Put the rows of each arm into one file, `<arm>/rows.csv`; workers may go on meanwhile.
+
+    Returns:
+        How many files of single jobs went.
+
+    Raises:
+        RunFolderError: it is no study.
+        DataError: an arm's rows cannot be read, or differ; this arm is left as it is.
+    """
+    arms = read_json(out / RECORD).get("arms", {})
+    with held_study(out):
+        return sum(pack_arm(folder) for folder in sorted(out.iterdir()) if folder.name in arms)
 
 
 def duration(seconds: float) -> str:
@@ -231,20 +233,8 @@ def _left(measured: Sequence[float], n_jobs: int, n_at_once: int) -> str:
     return f"{n_jobs} runs left, about {duration(seconds)} with {n_at_once} at once"
 
 
-_LOCKS = ".locks"
-
-
-def _lock_folder(out: Path) -> Path:
-    folder = out / _LOCKS
-    folder.mkdir(parents=True, exist_ok=True)
-    ignored = folder / ".gitignore"
-    if not ignored.exists():
-        ignored.write_text("*\n", encoding="ascii")
-    return folder
-
-
 def _lock_of(job: Job, out: Path) -> FileLock:
-    return FileLock(_lock_folder(out) / f"{job.arm.name}-fold{job.fold}-repeat{job.repeat}.lock")
+    return FileLock(lock_folder(out) / f"{job.arm.name}-fold{job.fold}-repeat{job.repeat}.lock")
 
 
 @contextmanager

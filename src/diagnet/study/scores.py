@@ -12,15 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from diagnet.data.mass import MassSet, malignant_class
-from diagnet.errors import DataError, RunFolderError
 from diagnet.evaluation.bootstrap import Interval, Resampled, Weights, draw_patients, weighted_auc
-from diagnet.run.folder import read_records
 from diagnet.study.jobs import folds_of
+from diagnet.study.row_files import Row, read_jobs
 
 N_RESAMPLES = 2000
 RECORD = "study.json"
 
-Row = dict[str, str]
 Measure = Callable[[Float[np.ndarray, "point"], Bool[np.ndarray, "point"], Weights], Resampled]
 
 
@@ -66,27 +64,6 @@ def identity(mass_set: MassSet) -> str:
     """Hash of what masses a study is on: images' names, patients and labels."""
     parts = [mass_set.image_names, mass_set.patients, mass_set.labels.tolist()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def read_jobs(folder: Path, repeats: int) -> dict[tuple[int, int], list[Row]]:
-    """Read an arm's rows, by (fold, repeat).
-
-    Raises:
-        DataError: a file is not a job's.
-    """
-    found = {}
-    for path in sorted(folder.glob("fold*-repeat*.csv")):
-        try:
-            fold, repeat = (int(part) for part in path.stem.removeprefix("fold").split("-repeat"))
-            rows = read_records(path)
-            float(rows[0]["seconds"] or "nan")
-            for row in rows:
-                float(row["score"]), int(row["index"]), row["part"]
-        except (KeyError, ValueError, IndexError, RunFolderError) as error:
-            raise DataError(f"`{path}` must hold a job's rows, got: {error!r}. Fix: delete it and --resume") from error
-        if repeat < repeats:
-            found[fold, repeat] = rows
-    return found
 
 
 def read_scores(folder: Path, n_masses: int, repeats: int, part: str = "test") -> Scores:

@@ -16,6 +16,7 @@ from diagnet.study.differences import Difference, differences, pairs_of
 from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.pictures import write_pictures
 from diagnet.study.published import PROTOCOL, PUBLISHED
+from diagnet.study.row_files import read_jobs
 from diagnet.study.scores import (
     RECORD,
     Measure,
@@ -24,7 +25,6 @@ from diagnet.study.scores import (
     jobs_done,
     per_job,
     percentiles,
-    read_jobs,
     read_scores,
     resampled,
     resampled_mean_score,

@@ -19,6 +19,7 @@ from diagnet.study.arms import PLAIN, Arm
 from diagnet.study.differences import differences
 from diagnet.study.jobs import margin_part
 from diagnet.study.pictures import write_transfer_picture
+from diagnet.study.row_files import read_jobs
 from diagnet.study.scores import (
     RECORD,
     Scores,
@@ -26,7 +27,6 @@ from diagnet.study.scores import (
     identity,
     jobs_done,
     percentiles,
-    read_jobs,
     resampled,
     scores_of,
     truth_of,

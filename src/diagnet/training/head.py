@@ -13,6 +13,7 @@ from diagnet.training.transforms import DrawSettings, draw_images
 
 _BATCH = 32  # images in one pass
 _MOST_ITERATIONS = 1_000
+PENALTY = 1e3  # of the classifier's squared weights, against the sum of the losses of one view
 
 
 def begin_head(
@@ -22,7 +23,6 @@ def begin_head(
     compute: Compute,
     *,
     n_views: int,
-    penalty: float,
     seed: int,
     progress: Progress = silent,
 ) -> None:
@@ -34,7 +34,6 @@ def begin_head(
         draws: how images are drawn.
         compute: where the network is.
         n_views: how often each is drawn, besides being taken as it is.
-        penalty: of the classifier's squared weights, against the sum of the losses of one view.
         seed: of the draws.
         progress: called after each batch.
 
@@ -55,7 +54,7 @@ def begin_head(
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     labels = np.tile(points.labels[originals], len(views))
     # The strength is of one view: more views of the same masses are no more masses.
-    model = LogisticRegression(C=1 / (penalty * len(views)), max_iter=_MOST_ITERATIONS)
+    model = LogisticRegression(C=1 / (PENALTY * len(views)), max_iter=_MOST_ITERATIONS)
     model.fit((rows - mean) / spread, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes have one row of log-odds

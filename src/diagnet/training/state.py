@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from diagnet.batches import Batching
+from diagnet.distance import Distance
 from diagnet.graph import GraphSettings, SignedGraph, signed_graph
-from diagnet.losses import Distance, Reduction
+from diagnet.losses import Reduction
 from diagnet.network import Network, NetworkSettings, PretrainedNetwork, create_network
 from diagnet.progress import Progress, silent
 from diagnet.training.device import Compute, DeviceName, MemoryFormat, Precision, resolve_compute
@@ -55,7 +56,6 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     head_views: int = Field(
         4, ge=0, description="how often each image is drawn for the logistic regression that lite0's head begins as"
     )
-    head_penalty: float = Field(1e3, gt=0, description="that regression's penalty on squared weights (1 / C)")
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")
     weight_averaging: float = Field(
@@ -161,7 +161,6 @@ def start(
             settings,
             compute,
             n_views=settings.head_views,
-            penalty=settings.head_penalty,
             seed=seed,
             progress=progress,
         )

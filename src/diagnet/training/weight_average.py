@@ -1,5 +1,9 @@
 """The moving average of the weights, and the batch norms' statistics that belong to it."""
 
+# Not `torch.optim.swa_utils`: its averages are ours to the bit; it blends counts of batches, where we copy,
+# names all weights anew (no checkpoint could be resumed), and `update_bn` runs dropout, on all points, with random
+# numbers of its own.
+
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int8
 
+from diagnet.data.mass import malignant_class
 from diagnet.errors import RunFolderError
 from diagnet.run.array_files import (
     EMBEDDINGS,
@@ -67,7 +68,7 @@ class RunFiles:
     @property
     def target(self) -> str:
         """The class a high score speaks for."""
-        return "malignant" if "malignant" in self.classes else self.classes[-1]
+        return self.classes[malignant_class(self.classes)]
 
 
 def read_run_files(run: Path) -> RunFiles:

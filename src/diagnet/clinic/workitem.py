@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydicom.datadict import tag_for_keyword
@@ -30,7 +30,7 @@ class Code(_Plain):
     meaning: _Text = ""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Code":
         """Read VALUE or VALUE^SCHEME."""
         value, _, scheme = text.partition("^")
         return cls(value=value.strip(), scheme=scheme.strip())

@@ -60,7 +60,7 @@ def server():
 @contextmanager
 def clinic(folder, model, server, sink, told=None, **settings):
     """A queue with its worker and its performer; their steps are the test's."""
-    tell = (lambda *facts: None) if told is None else (lambda *facts: told.append(" ".join(facts)))
+    tell = (lambda *_: None) if told is None else (lambda *facts: told.append(" ".join(facts)))
     with Queue(folder, max_bytes=100_000_000).opened() as queue:
         worker = Worker(queue, model, sink, tell, settings=WorkerSettings(picture=False, notes=True))
         worklist = Worklist(server.url)
@@ -320,7 +320,7 @@ def test_kill_9_goes_on(finished_run, tmp_path, server):
     states, killed = iter(("IN PROGRESS", "COMPLETED")), threading.Event()
     due = [next(states)]
 
-    def kill(method, path, status):
+    def kill(_, path, status):
         if path.endswith("/state") and status == 200 and server.history[-1][1] == due[0]:
             due[0] = next(states, "")
             node.kill()  # the worklist has it; the performer never hears of it
@@ -379,6 +379,18 @@ def test_a_worklist_that_does_not_know_our_filters_gives_no_other_work(tmp_path,
         work(performer)
     assert server.state(uid) == "SCHEDULED"
     assert sum("passed over a workitem: it is not scheduled for us" in each for each in told) == 1
+
+
+def test_codes_of_any_length_are_said_again_and_logged_nowhere(tmp_path, model, server, caplog):
+    uid = server.add(pair(tmp_path))
+    (code,) = server.items[uid]["00404018"]["Value"]
+    code["00080104"]["Value"] = [f"{CANARY} " * 20]
+    code["00080102"]["Value"] = ["LONGER-THAN-ANY-SCHEME"]
+    with clinic(tmp_path / "queue", model, server, Sink(), code=None, station=Code.parse(STATION[0])) as performer:
+        work(performer)
+    assert server.state(uid) == "COMPLETED"
+    assert server.performed(uid)["00404019"]["Value"][0]["00080102"]["Value"] == ["LONGER-THAN-ANY-SCHEME"]
+    assert CANARY not in caplog.text
 
 
 def test_one_bad_workitem_does_not_hold_up_the_next(tmp_path, model, server):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydicom.uid import generate_uid
 
 from diagnet.clinic.listener import Incoming, kind_of
-from diagnet.clinic.privacy import without_path
+from diagnet.clinic.privacy import silenced, without_path
 from diagnet.clinic.queue import Kind, Queue
 from diagnet.clinic.worker import Tell, Worker, repeat
 from diagnet.clinic.workitem import (
@@ -227,7 +227,8 @@ class Performer:
         uid, outcome = task.item.uid, task.outcome or Outcome()
         said = f"{outcome.state}, {len(outcome.outputs)} results" + (f": {outcome.said}" if outcome.said else "")
         try:
-            update = ending(task.transaction, task.item, outcome, task.begun, self.where)
+            with silenced():  # a server's own codes are said again, however long they are
+                update = ending(task.transaction, task.item, outcome, task.begun, self.where)
             self.worklist.update(uid, task.transaction, update)
             self.worklist.change(uid, task.transaction, outcome.state)
         except GoneError:

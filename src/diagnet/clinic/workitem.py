@@ -1,5 +1,6 @@
 """What a workitem of a worklist says, and what we say in it: PS3.3, B.26, in the DICOM JSON model (PS3.18, F)."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ from diagnet.notice import NOTICE
 
 MAX_INPUTS = 64  # instances of one workitem; a study of mammograms and its marks has five
 
-_Uid = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
+_UID = r"^[0-9]+(\.[0-9]+)*$"  # of strangers; pydicom's own check logs what it refuses
+_Uid = Annotated[str, StringConstraints(pattern=_UID, max_length=64)]
 _Text = Annotated[str, StringConstraints(max_length=1024)]
 
 
@@ -99,6 +101,11 @@ class Outcome(_Plain):
 def uid_of(item: Any) -> str:
     """Read which workitem this is, as an item of a search names it; "" where it does not say."""
     return _text(item, "SOPInstanceUID")
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text can be a UID, and part of an address."""
+    return len(text) <= 64 and re.fullmatch(_UID, text) is not None
 
 
 def read_workitem(item: Any, uid: str) -> Workitem:

@@ -18,9 +18,8 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from pydantic import SecretStr
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
-from diagnet.clinic.workitem import Code, Input, Workitem, claim, read_workitem, uid_of
+from diagnet.clinic.workitem import Code, Input, Workitem, claim, is_uid, read_workitem, uid_of
 from diagnet.errors import DataError, NetworkError, NotTakenError, SettingsError
 
 _JSON = "application/dicom+json"
@@ -95,7 +94,7 @@ class Worklist:
             wanted["ScheduledStationNameCodeSequence.CodeValue"] = station.value
         found = self._asked("GET", f"/workitems?{urlencode(wanted)}&limit={_MAX_FOUND}", _ANSWER_S)
         uids = [uid_of(each) for each in found[:_MAX_FOUND]]
-        return [uid for uid in uids if UID(uid).is_valid]
+        return [uid for uid in uids if is_uid(uid)]
 
     def retrieve(self, uid: str) -> Workitem:
         """Ask for one workitem: PS3.18, 11.5.
@@ -246,15 +245,15 @@ def _read(answer: http.client.HTTPResponse, limit: int, write: Callable[[bytes],
     Raises:
         DataError: it is larger than the limit, known beforehand or not.
     """
-    n_bytes = 0
-    while True:
-        if n_bytes + (answer.length or 0) > limit:
-            raise DataError(f"`answer` must have at most {limit} bytes, got more.")
-        part = answer.read(_PART_BYTES)
-        if not part:
+    left = limit
+    while (answer.length or 0) <= left:
+        part = answer.read(min(_PART_BYTES, left + 1))
+        left -= len(part)
+        if not part or left < 0:
             break
-        n_bytes += len(part)
         write(part)
+    if left < 0 or (answer.length or 0) > left:
+        raise DataError(f"`answer` must have at most {limit} bytes, got more.")
     if answer.length:  # http.client does not tell of a body that ended before its time
         raise http.client.IncompleteRead(b"")
 

@@ -80,9 +80,9 @@ class WorklistServer(http.server.ThreadingHTTPServer):
     def handle_error(self, *_):
         """A client that was killed, or had enough, is no fault."""
 
-    def add(self, paths, *, by_address=True, **changes):
-        """Schedule a workitem, and serve its inputs."""
-        item = workitem(paths, self.url if by_address else "", **changes)
+    def add(self, paths, *, by_address=True, address="", **changes):
+        """Schedule a workitem, and serve its inputs, where no other address does."""
+        item = workitem(paths, (address or self.url) if by_address else "", **changes)
         for path in paths if by_address else []:
             self.objects[str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
         uid = value(item, "00080018")

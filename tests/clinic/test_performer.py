@@ -14,9 +14,10 @@ import shutil
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from clinic_parts import BOX, CANARY, Archive, Listening, mammogram, marks, wait_until
+from clinic_parts import BOX, CANARY, Archive, Listening, Orthanc, free_port, mammogram, marks, wait_until
 from diagnet.clinic import performer as performer_module
 from diagnet.clinic import worker as worker_module
+from diagnet.clinic.forward import WebArchive
 from diagnet.clinic.performer import Performer, PerformerSettings
 from diagnet.clinic.queue import Queue
 from diagnet.clinic.worker import Worker, WorkerSettings
@@ -345,6 +346,29 @@ def test_kill_9_goes_on(finished_run, tmp_path, server):
     assert set(archive.taken.values()) == {1}
     assert CANARY not in log
     assert not any(each in log for each in (uid, *server.objects))
+
+
+def test_inputs_come_from_orthanc_and_results_go_there(tmp_path, model, server):
+    if shutil.which("Orthanc") is None or not Orthanc.PLUGIN.exists():
+        pytest.skip("Orthanc is not there: not run. Fix: apt-get install orthanc orthanc-dicomweb")
+    paths, orthanc = pair(tmp_path), Orthanc(tmp_path / "orthanc", free_port())
+    try:
+        for path in paths:
+            orthanc.get("/instances", path.read_bytes())
+        uid = server.add(paths, address=f"{orthanc.url}/dicom-web")
+        archive = WebArchive(f"{orthanc.url}/dicom-web")
+        with clinic(tmp_path / "queue", model, server, archive) as performer:
+            performer.worklist = Worklist(server.url, fetch_from=[orthanc.url])
+            performer.where = archive.url
+            work(performer)
+        outputs, there = server.outputs(uid), orthanc.instances()
+        assert server.state(uid) == "COMPLETED"
+        assert len(outputs) == 2
+        assert set(outputs) <= set(there)
+        for address in outputs.values():
+            orthanc.get(address.removeprefix(orthanc.url) + "/metadata")
+    finally:
+        orthanc.close()
 
 
 def test_a_worklist_that_is_away_is_asked_again(tmp_path, model, server):

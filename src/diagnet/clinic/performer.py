@@ -35,6 +35,7 @@ from diagnet.errors import DataError, DiagNetError, NetworkError, NotTakenError,
 from diagnet.run.folder import read_json, write_json
 
 _STOP_S = 2.0  # that the end waits for a request; what it cuts short goes on at the next start
+_MAX_PASSED = 10_000  # workitems that are told of once
 _ENDED = ("COMPLETED", "CANCELED")
 
 
@@ -154,6 +155,8 @@ class Performer:
 
     def _pass(self, path: Path, why: str) -> None:
         if path.stem not in self._passed:
+            if len(self._passed) >= _MAX_PASSED:
+                self._passed.clear()
             self._passed.add(path.stem)
             self.tell(f"passed over a workitem: {why}", path.stem)
 

@@ -115,7 +115,9 @@ class Worker:
                 not_taken = error
                 continue
             if self.settings.notes:
-                self.queue.note(folder.name, {"results": [result_reference(path) for path in _sent(folder)]})
+                self.queue.note(
+                    folder.name, {"results": [result_reference(path) for path in sorted(folder.glob("*.sent"))]}
+                )
             self.queue.set_done(folder)
             self.tell("sent", folder.name)
         if not_taken is not None:
@@ -260,10 +262,6 @@ def repeat(step: Callable[[], None], wake: threading.Event, stop: threading.Even
             stop.wait(seconds)
         else:
             wake.wait(seconds)
-
-
-def _sent(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.sent"))
 
 
 def _record(found: list[Assessment], patient: str, image: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from diagnet.errors import DataError
 from diagnet.notice import NOTICE
 
 MAX_INPUTS = 64  # instances of one workitem; a study of mammograms and its marks has five
+_MAX_CODES = 16
 
 _UID = r"^[0-9]+(\.[0-9]+)*$"  # of strangers; pydicom's own check logs what it refuses
 _Uid = Annotated[str, StringConstraints(pattern=_UID, max_length=64)]
@@ -229,5 +230,5 @@ def _codes(item: Any, keyword: str) -> tuple[Code, ...]:
             scheme=_text(each, "CodingSchemeDesignator"),
             meaning=_text(each, "CodeMeaning"),
         )
-        for each in _items(item, keyword)
+        for each in _items(item, keyword)[:_MAX_CODES]
     )

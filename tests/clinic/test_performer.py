@@ -224,6 +224,23 @@ def test_marks_that_failed_before_are_tried_again(tmp_path, model, server):
     assert server.state(uid) == "COMPLETED"
 
 
+def test_marks_that_were_mended_are_scored(tmp_path, model, server):
+    image, outlines = pair(tmp_path)
+    mended = outlines.read_bytes()
+    dataset = dcmread(outlines)
+    dataset.PatientID = "somebody else"
+    dataset.save_as(outlines)
+    with clinic(tmp_path / "queue", model, server, Sink()) as performer:
+        put(performer, image, "images")
+        put(performer, outlines, "marks")
+        work(performer, 1)
+        assert performer.queue.waiting_marks() == []
+        outlines.write_bytes(mended)
+        uid = server.add([image, outlines])
+        work(performer)
+    assert server.state(uid) == "COMPLETED"
+
+
 def test_results_that_never_come_are_canceled_in_time(tmp_path, model, server):
     uid = server.add(pair(tmp_path), by_address=False)
     with clinic(tmp_path / "queue", model, server, Sink(), wait_hours=1.0) as performer:

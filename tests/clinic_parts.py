@@ -120,6 +120,22 @@ def marks(path, image, boxes=(BOX,)):
     return path
 
 
+def certificate(folder, name, issuer=None):
+    """A self-made certificate for 127.0.0.1, signed by itself or by `issuer`."""
+    key, cert, request = (folder / f"{name}.{suffix}" for suffix in ("key", "pem", "csr"))
+    subject = ["-subj", f"/CN={name}"]
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key)]
+    if issuer is None:
+        subprocess.run([*new, "-x509", "-days", "2", "-out", str(cert), *subject], check=True, capture_output=True)
+        return cert, key
+    subprocess.run([*new, "-out", str(request), *subject], check=True, capture_output=True)
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
+    signed = ["-CA", str(issuer[0]), "-CAkey", str(issuer[1]), "-CAcreateserial", "-extfile", str(folder / "san")]
+    command = ["openssl", "x509", "-req", "-in", str(request), "-days", "2", "-out", str(cert), *signed]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
 def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -19,7 +18,19 @@ from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, RLELossless
 from pynetdicom import AE
 
-from clinic_parts import BOX, CANARY, Archive, Listening, canaries, listening, mammogram, marks, send, wait_until
+from clinic_parts import (
+    BOX,
+    CANARY,
+    Archive,
+    Listening,
+    canaries,
+    certificate,
+    listening,
+    mammogram,
+    marks,
+    send,
+    wait_until,
+)
 from diagnet.cli import main
 from diagnet.clinic.listener import Listener, ListenerSettings
 from diagnet.clinic.queue import Queue
@@ -155,22 +166,6 @@ def test_a_full_queue_takes_nothing_more(finished_run, tmp_path, archive):
         assert statuses[:8] == [0] * 8
         assert statuses[-1] == 0xA700
         assert "no room" in node.log.read_text()
-
-
-def certificate(folder, name, issuer=None):
-    """A self-made certificate for 127.0.0.1, signed by itself or by `issuer`."""
-    key, cert, request = (folder / f"{name}.{suffix}" for suffix in ("key", "pem", "csr"))
-    subject = ["-subj", f"/CN={name}"]
-    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key)]
-    if issuer is None:
-        subprocess.run([*new, "-x509", "-days", "2", "-out", str(cert), *subject], check=True, capture_output=True)
-        return cert, key
-    subprocess.run([*new, "-out", str(request), *subject], check=True, capture_output=True)
-    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
-    signed = ["-CA", str(issuer[0]), "-CAkey", str(issuer[1]), "-CAcreateserial", "-extfile", str(folder / "san")]
-    command = ["openssl", "x509", "-req", "-in", str(request), "-days", "2", "-out", str(cert), *signed]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
 
 
 # pynetdicom leaves the socket of a failed handshake to the garbage collector.

@@ -68,18 +68,27 @@ def server_settings(host: str, port: int, token_file: Path | None, **others: Any
                 " Fix: --token-file FILE, a file with a long random line that its owner alone can read."
             )
         return ServerSettings(host=host, port=port, **others)
+    return ServerSettings(host=host, port=port, token=read_token(token_file), **others)
+
+
+def read_token(token_file: Path, option: str = "--token-file") -> SecretStr:
+    """Read a token from a file.
+
+    Raises:
+        SettingsError: the file is too open, or the token too short.
+    """
     try:
         mode, token = token_file.stat().st_mode, token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise SettingsError(f"`--token-file` must be a text file that can be read, got {token_file}.") from None
+        raise SettingsError(f"`{option}` must be a text file that can be read, got {token_file}.") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise SettingsError(
-            f"`--token-file` must be readable by its owner alone, got mode {stat.S_IMODE(mode):o} in {token_file}."
+            f"`{option}` must be readable by its owner alone, got mode {stat.S_IMODE(mode):o} in {token_file}."
             f" Fix: chmod 600 {token_file}"
         )
     if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(
-            f"`--token-file` must hold one line of at least {_MIN_TOKEN} ASCII letters without blanks, got another in"
+            f"`{option}` must hold one line of at least {_MIN_TOKEN} ASCII letters without blanks, got another in"
             f" {token_file}. Fix: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
-    return ServerSettings(host=host, port=port, token=SecretStr(token), **others)
+    return SecretStr(token)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from diagnet.clinic.forward import Destination
     from diagnet.clinic.listener import ListenerSettings
+    from diagnet.clinic.performer import Performer
+    from diagnet.clinic.queue import Queue
+    from diagnet.clinic.worker import Worker
+    from diagnet.clinic.worklist import Worklist
     from diagnet.inference.model import Model
 
 Tell = Callable[[str, str], None]
@@ -81,6 +86,28 @@ class Limits:
     keep_failed_hours: Annotated[float, typer.Option(help="How long what failed is kept.", min=0.01)] = 720.0
 
 
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The worklist that says what is to be scored, and what of it is ours."""
+
+    worklist: Annotated[
+        str, typer.Option(help="Worklist (UPS-RS) to claim tasks from, https://.../dicom-web.", show_default=False)
+    ] = ""
+    worklist_code: Annotated[
+        str, typer.Option(help="Scheduled workitem code of our tasks, VALUE or VALUE^SCHEME.", show_default=False)
+    ] = ""
+    worklist_station: Annotated[
+        str, typer.Option(help="Scheduled station name code of our tasks, likewise.", show_default=False)
+    ] = ""
+    worklist_token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token for --worklist.", show_default=False)
+    ] = None
+    worklist_seconds: Annotated[float, typer.Option(help="Between two looks at the worklist.", min=0.1)] = 30.0
+    fetch_from: Annotated[
+        str, typer.Option(help="Other servers that inputs may be fetched from, URL,URL,...", show_default=False)
+    ] = ""
+
+
 @grouped
 def listen(
     *,
@@ -94,12 +121,13 @@ def listen(
     trust: Trust,
     results: Results,
     limits: Limits,
+    tasks: Tasks,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Receive mammograms by DICOM, score marked masses, send reports.
 
-    Images and marks come by C-STORE. It runs until interrupted.
+    Images and marks come by C-STORE, or as the tasks of a worklist say. It runs until interrupted.
     """
     from diagnet.clinic.source import require_pacs
 
@@ -111,7 +139,8 @@ def listen(
 
     read_apart(SERVER_PROCESSES)
     start_reading()
-    _check(forward, place, trust)
+    _check(forward, place, trust, tasks)
+    worklist = _worklist(tasks, trust, limits) if tasks.worklist else None
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)
     model = _ready_model(run, results.engine)
@@ -136,32 +165,47 @@ def listen(
                 presentation=results.presentation,
                 keep_hours=limits.keep_hours,
                 keep_failed_hours=limits.keep_failed_hours,
+                notes=worklist is not None,
             ),
         )
+        performer = None if worklist is None else _performer(queue, worklist, worker, destination, tell, tasks)
         with Listener(queue, worker.wake, tell, settings, tls).running() as listener:
             worker.start()
-            for notice in _exposure(place.host, trust):
+            if performer is not None:
+                performer.start()
+            for notice in _exposure(place.host, trust, tasks.worklist):
                 tell(notice, "")
             tell(f"listening on {place.host}:{listener.port} as {place.ae}. {model.notice}", "")
             stop.wait()
+        if performer is not None:
+            performer.stop()
         worker.stop()
     tell("stopped", "")
 
 
-def _check(forward: str, place: Place, trust: Trust) -> None:
+def _check(forward: str, place: Place, trust: Trust, tasks: Tasks) -> None:
     """Refuse options that do not go together."""
     if (trust.cert is None) != (trust.key is None):
         raise typer.BadParameter("--cert and --key must be given together.")
     if not 0 < len(place.ae.strip()) <= 16:
         raise typer.BadParameter("--ae must be an AE title of 1 to 16 characters.")
-    speaks_tls = trust.cert is not None or trust.forward_tls or forward.startswith("https://")
+    speaks_tls = (
+        trust.cert is not None
+        or trust.forward_tls
+        or any(each.startswith("https://") for each in (forward, tasks.worklist))
+    )
     if trust.ca is not None and not speaks_tls:
         raise typer.BadParameter("--ca must come with --cert and --key, --forward-tls or an https address.")
+    if tasks.worklist and not (tasks.worklist_code or tasks.worklist_station):
+        raise typer.BadParameter("--worklist must come with --worklist-code or --worklist-station: which are ours?")
 
 
-def _exposure(bind: str, trust: Trust) -> Iterator[str]:
-    """What the start says where others can reach us in the open."""
+def _exposure(bind: str, trust: Trust, worklist: str = "") -> Iterator[str]:
+    """What the start says where others can reach us, or read along, in the open."""
     from diagnet.app.settings import is_loopback
+
+    if worklist.startswith("http://") and not is_loopback(urlsplit(worklist).hostname or ""):
+        yield "what is asked of --worklist is not encrypted. Fix: an https address"
 
     if not is_loopback(bind) and trust.cert is None:
         yield f"others can reach {bind}, and nothing is encrypted. Fix: --cert and --key, and --ca for known peers"
@@ -174,6 +218,45 @@ def _destination(forward: str, place: Place, trust: Trust) -> "Destination":
 
     tls = client_tls(trust.cert, trust.key, trust.ca) if trust.forward_tls else None
     return parse_destination(forward, place.ae, tls, trust.ca if forward.startswith("https://") else None)
+
+
+def _worklist(tasks: Tasks, trust: Trust, limits: Limits) -> "Worklist":
+    """The worklist, and how we come to it."""
+    from diagnet.app.settings import is_loopback, read_token
+    from diagnet.clinic.listener import client_tls
+    from diagnet.clinic.worklist import Worklist
+    from diagnet.errors import SettingsError
+
+    file = tasks.worklist_token_file
+    found = Worklist(
+        tasks.worklist,
+        tls=client_tls(trust.cert, trust.key, trust.ca),
+        token=None if file is None else read_token(file, "--worklist-token-file"),
+        fetch_from=[each.strip() for each in tasks.fetch_from.split(",") if each.strip()],
+        max_object_bytes=1_000_000 * limits.max_object_mb,
+    )
+    scheme, host, _ = found.origin
+    if file is not None and scheme == "http" and not is_loopback(host):
+        raise SettingsError("`--worklist` must be an https address where a token goes to another machine, got http")
+    return found
+
+
+def _performer(
+    queue: "Queue", worklist: "Worklist", worker: "Worker", destination: "Destination", tell: Tell, tasks: Tasks
+) -> "Performer":
+    from diagnet.clinic.forward import Node, WebArchive
+    from diagnet.clinic.performer import Performer, PerformerSettings
+    from diagnet.clinic.workitem import Code
+
+    where = destination.url if isinstance(destination, WebArchive) else ""
+    where = destination.title if isinstance(destination, Node) else where
+    settings = PerformerSettings(
+        code=Code.parse(tasks.worklist_code) if tasks.worklist_code else None,
+        station=Code.parse(tasks.worklist_station) if tasks.worklist_station else None,
+        poll_seconds=tasks.worklist_seconds,
+        step_seconds=min(5.0, tasks.worklist_seconds),
+    )
+    return Performer(queue, worklist, worker, where, tell, settings)
 
 
 def _listener_settings(place: Place, limits: Limits) -> "ListenerSettings":

@@ -212,6 +212,18 @@ class WebArchive:
                 raise NetworkError(f"`--forward` must be an archive that can be reached, got {reason}") from None
 
 
+def result_reference(path: Path) -> dict[str, str]:
+    """Read the UIDs by which a result is referred to: of the result, its SOP class, study and series."""
+    with silenced():
+        header = _header(path)
+    return {
+        "uid": str(header.SOPInstanceUID),
+        "sop_class": str(header.SOPClassUID),
+        "study": str(header.StudyInstanceUID),
+        "series": str(header.SeriesInstanceUID),
+    }
+
+
 def _header(path: Path) -> Dataset:
     tags = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
     return dcmread(path, specific_tags=list(tags), stop_before_pixels=True)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom.uid import (
@@ -30,7 +30,7 @@ from pydicom.uid import (
 
 from diagnet.clinic.connections import Deadlines, Places, Server
 from diagnet.clinic.privacy import silenced
-from diagnet.clinic.queue import Queue
+from diagnet.clinic.queue import Kind, Queue
 from diagnet.clinic.worker import Tell
 from diagnet.data.dicom import read_identity
 from diagnet.errors import DiagNetError, NetworkError, SettingsError
@@ -50,6 +50,13 @@ _STORED, _FULL, _OTHER_OBJECT, _NOT_UNDERSTOOD, _FAULT, _TWICE = 0x0000, 0xA700,
 _MAX_PDU = 131_072
 _MAX_COMMAND_BYTES = 1_000_000  # what is not an object's content is held in memory
 _ROOM_EVERY = 16_000_000  # bytes after which a growing object asks for room again
+
+
+def kind_of(sop_class: str) -> Kind | None:
+    """What an object of a SOP class is to the queue; None where it is not taken."""
+    if sop_class in _MARKS:
+        return "marks"
+    return "images" if sop_class in _IMAGES else None
 
 
 class ListenerSettings(BaseModel):
@@ -213,7 +220,7 @@ class Listener:
 
     def _taken(self, event: Any) -> int:
         uid, sop_class = UID(event.request.AffectedSOPInstanceUID), event.request.AffectedSOPClassUID
-        kind: Literal["marks", "images"] = "marks" if sop_class in _MARKS else "images"
+        kind: Kind = "marks" if sop_class in _MARKS else "images"
         refusal, status = self._refusal(event, uid, kind)
         path: Path = event.dataset_path
         size = 0 if status == _FULL else path.stat().st_size

@@ -5,6 +5,7 @@
     outbox/     results to be sent        done/      a record for each result that was sent
     failed/     what cannot be scored, with the reason
     attempts/   how often marks were begun that no end of the work has followed
+    workitems/  of a worklist, claimed and not ended      notes/     what came of which marks, for them
     clock       its time says when a listener last ran; see `Queue.now`
 
 A file is flushed to the disk before a rename takes it to its next place, and the folder after it. File names are keyed
@@ -29,7 +30,7 @@ from diagnet.run.folder import read_json, write_json
 
 Kind = Literal["images", "marks"]
 
-_STATES = ("incoming", "images", "marks", "scored", "outbox", "done", "failed", "attempts")
+_STATES = ("incoming", "images", "marks", "scored", "outbox", "done", "failed", "attempts", "workitems", "notes")
 _HELD = ("incoming", "images", "marks", "scored", "outbox")  # what counts against the limit
 _ABANDONED_S = 3600.0  # a file in `incoming` that nobody has written to for so long
 _JUMP_S = 60.0  # by less than this a clock is only set right
@@ -180,6 +181,31 @@ class Queue:
         """Keep why something was not scored."""
         write_json(self.place("failed") / f"{name}.json", record)
         _flush(self.place("failed"))
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Note what came of marks or of a job."""
+        write_json(self.place("notes") / f"{name}.json", facts)
+        _flush(self.place("notes"))
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """What was noted; None where nothing was, or it was let go."""
+        path = self.place("notes") / f"{name}.json"
+        return read_json(path) if path.exists() else None
+
+    def failure(self, name: str) -> str | None:
+        """Why marks or a job were not scored; None where nothing says so."""
+        path = self.place("failed") / f"{name}.json"
+        return str(read_json(path)["reason"]) if path.exists() else None
+
+    def masses(self, job: str) -> list[dict[str, Any]] | None:
+        """What was said of the masses of a job whose results were sent; None where they were not."""
+        path = self.place("done") / f"{job}.json"
+        return list(read_json(path)["masses"]) if path.exists() else None
+
+    def forget(self, marks: str) -> None:
+        """Forget what came of marks that are sent again."""
+        self.forget_failure(marks)
+        (self.place("notes") / f"{marks}.json").unlink(missing_ok=True)
 
     def failed_is_full(self) -> bool:
         """Tell whether `failed` has reached its limit, in number or in bytes."""

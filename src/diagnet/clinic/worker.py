@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from diagnet.atomic import atomic_folder
-from diagnet.clinic.forward import Destination
+from diagnet.clinic.forward import Destination, result_reference
 from diagnet.clinic.marks import Marks, read_marks
 from diagnet.clinic.picture import write_secondary_capture
 from diagnet.clinic.presentation import write_presentation_state
@@ -38,6 +38,7 @@ class WorkerSettings(BaseModel):
     keep_hours: float = Field(168.0, gt=0, description="How long an image waits for marks, and marks for an image.")
     keep_failed_hours: float = Field(720.0, gt=0, description="How long what failed is kept.")
     retry_seconds: float = Field(5.0, gt=0, description="Between two tries to send.")
+    notes: bool = Field(False, description="Note what came of which marks, for a worklist.")
 
 
 class Worker:
@@ -62,7 +63,8 @@ class Worker:
     def start(self) -> None:
         """Begin to work."""
         for step, wake in ((self.score_ready, self._arrived), (self.send_ready, self._scored)):
-            thread = threading.Thread(target=self._repeat, args=(step, wake), name=step.__name__, daemon=True)
+            facts = step, wake, self._stop, self.settings.retry_seconds, self.tell
+            thread = threading.Thread(target=repeat, args=facts, name=step.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -112,6 +114,10 @@ class Worker:
             except NotTakenError as error:  # the next ones may be taken
                 not_taken = error
                 continue
+            if self.settings.notes:
+                self.queue.note(
+                    folder.name, {"results": [result_reference(path) for path in sorted(folder.glob("*.sent"))]}
+                )
             self.queue.set_done(folder)
             self.tell("sent", folder.name)
         if not_taken is not None:
@@ -125,6 +131,9 @@ class Worker:
         for uid, boxes in found.items():
             boxes.sort()
             self.queue.forget_failure(self._job(uid, boxes))
+        if self.settings.notes:
+            jobs = {self.queue.name(uid): self._job(uid, boxes) for uid, boxes in found.items()}
+            self.queue.note(path.stem, {"jobs": jobs})
         return found
 
     def _job(self, uid: str, boxes: list[Box]) -> str:
@@ -221,27 +230,38 @@ class Worker:
                 path.unlink(missing_ok=True)
                 if state == "images":
                     self.tell("let go of an image: no marks came in the time that it is kept", path.stem)
+        for path in self.queue.expired("notes", seconds, "*.json"):
+            path.unlink(missing_ok=True)
         for path in self.queue.expired("failed", 3600 * self.settings.keep_failed_hours, "*"):
             path.unlink(missing_ok=True)
             self.tell("let go of what failed: the time that it is kept is over", path.stem)
         self.queue.sweep()
 
-    def _repeat(self, step: Callable[[], None], wake: threading.Event) -> None:
-        """Repeat a step until told to stop; whatever it meets, the thread lives on."""
-        said = ""
-        while not self._stop.is_set():
-            wake.clear()
-            try:
-                step()
-                said = ""
-            except Exception as error:  # a fault in one object must not stop the others
-                reason = str(error) if isinstance(error, DiagNetError) else type(error).__name__
-                if reason != said:  # once, not every few seconds
-                    self.tell(f"waiting: {reason}", "")
-                said = reason
-                self._stop.wait(self.settings.retry_seconds)
-            else:
-                wake.wait(self.settings.retry_seconds)
+
+def repeat(step: Callable[[], None], wake: threading.Event, stop: threading.Event, seconds: float, tell: Tell) -> None:
+    """Repeat a step until told to stop; whatever it meets, the thread lives on.
+
+    Args:
+        step: what is done.
+        wake: that there is something to do.
+        stop: that it is to end.
+        seconds: after which it is done again, whatever it met.
+        tell: hears what the step cannot do, once.
+    """
+    said = ""
+    while not stop.is_set():
+        wake.clear()
+        try:
+            step()
+            said = ""
+        except Exception as error:  # a fault in one object must not stop the others
+            reason = str(error) if isinstance(error, DiagNetError) else type(error).__name__
+            if reason != said:  # once, not every few seconds
+                tell(f"waiting: {reason}", "")
+            said = reason
+            stop.wait(seconds)
+        else:
+            wake.wait(seconds)
 
 
 def _record(found: list[Assessment], patient: str, image: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pydicom.uid import UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from diagnet.arrays import Image
 from diagnet.atomic import atomic_path
-from diagnet.clinic.identifiers import MODEL_NAME, mass_uid, result_uid, series_of
+from diagnet.clinic.identifiers import MANUFACTURER, MODEL_NAME, mass_uid, result_uid, series_of
 from diagnet.clinic.picture import score_text
 from diagnet.clinic.privacy import without_path
 from diagnet.clinic.source import read_source, writing_about
@@ -36,10 +37,11 @@ _FOOT = 62.0  # points that the foot takes
 _SHARP = 4  # pixels of a picture for a point
 _AROUND = 2.0  # times a mass' longer side that its picture shows
 _INK = {"malignant": "#b00020", "benign": "#00558b", "abstained": "#7a5200", "refused": "#4a4a4a"}
+_FONT = "DejaVu Sans"
 _STYLE: Any = {  # matplotlib's type of this lists every setting there is
     "pdf.fonttype": 42,  # text that can be searched and copied
     "text.parse_math": False,  # a name may hold a dollar sign
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a page is the same everywhere
+    "font.family": _FONT,  # comes with matplotlib, so that a page is the same everywhere
 }
 
 
@@ -146,7 +148,7 @@ class _Sheet:
     def write(self, text: str, left: float, top: float, size: float = 8.5, **how: Any) -> None:
         """Write a line whose upper end is at `top`."""
         place = left / _WIDTH, 1 - (top + 0.93 * size) / _HEIGHT
-        self.figure.text(*place, printable(text), fontsize=size, va="baseline", **how)
+        self.figure.text(*place, _shown(text), fontsize=size, va="baseline", **how)
 
     def fill(self, left: float, top: float, width: float, height: float, color: str) -> None:
         """Paint a rectangle."""
@@ -173,13 +175,13 @@ class _Sheet:
 def _head(sheet: _Sheet, first: Assessment) -> None:
     """The notice, and what no reader may overlook."""
     lines = [first.notice, NO_DEVICE, *([SYNTHETIC_FLAG] if first.is_synthetic else [])]
-    height = 16 + 13 * len(lines)
-    sheet.fill(0, 0, _WIDTH, height, "#b00020" if first.is_synthetic else "#20303c")
+    height = 16.0 + 13 * len(lines)
+    sheet.fill(0.0, 0.0, _WIDTH, height, "#b00020" if first.is_synthetic else "#20303c")
     for number, line in enumerate(lines):
         weight = "bold" if number == 0 else "normal"
-        sheet.write(line, _EDGE, 10 + 13 * number, 10 if number == 0 else 8.5, color="white", weight=weight)
+        sheet.write(line, _EDGE, 10.0 + 13 * number, 10.0 if number == 0 else 8.5, color="white", weight=weight)
     sheet.top = height + 14
-    sheet.write("Marked masses and their scores", _EDGE, sheet.top, 15, weight="bold")
+    sheet.write("Marked masses and their scores", _EDGE, sheet.top, 15.0, weight="bold")
     sheet.top += 28
 
 
@@ -205,13 +207,13 @@ def _image_and_model(sheet: _Sheet, assessments: Sequence[Assessment], header: D
         "Masses": ", ".join(f"{count} {name}" for name, count in counts.items() if count),
         "Score": "calibrated probability of cancer of a marked mass",
         "Operating point": f"malignant from {100 * first.threshold:.4g} %",
-        "Algorithm": f"{MODEL_NAME} {__version__}",
+        "Algorithm": f"{MODEL_NAME} {__version__}, by {MANUFACTURER}",
         "Model (SHA-256)": first.model_sha256,
         "State": "preliminary, not verified by a reader",
     }
     top = sheet.top
     for name, value in facts.items():
-        sheet.write(name, left, top, 7, color="#5a6770")
+        sheet.write(name, left, top, 7.0, color="#5a6770")
         for line in _wrapped(value, _WIDTH - _EDGE - left, 8.5):
             sheet.write(line, left, top + 9)
             top += 11
@@ -254,7 +256,7 @@ def _masses(
     rest = list(enumerate(assessments, start=1))[shown:]
     while rest and sheet.room > line * (1 if len(rest) == 1 else 2):
         number, found = rest.pop(0)
-        text = f"{number}: {score_text(found)}. Box {found.box.shown()}"
+        text = f"Mass {number}: {score_text(found)}. Box {found.box.shown()}"
         sheet.write(text, _EDGE, sheet.top, color=_INK[found.decision])
         sheet.top += line
     if rest:
@@ -263,7 +265,7 @@ def _masses(
 
 def _said(number: int, found: Assessment, meaning: str, header: Dataset) -> Iterator[tuple[float, str, str]]:
     """What is said of a mass: size, color and text of each paragraph."""
-    yield 12, _INK[found.decision], f"{number}: {score_text(found)}"
+    yield 12.0, _INK[found.decision], f"Mass {number}: {score_text(found)}"
     if found.reason:
         yield 8.5, "black", f"Reason: {without_path(found.reason, found.image)}"
     if meaning:
@@ -275,11 +277,11 @@ def _said(number: int, found: Assessment, meaning: str, header: Dataset) -> Iter
     if found.spacing_mm is not None:
         row, column = found.spacing_mm
         size = f", {found.box.width * column:.3g} x {found.box.height * row:.3g} mm"
-    yield 7, "#3f4a52", f"Marked box in pixels: {found.box.shown()}{size}"
+    yield 7.0, "#3f4a52", f"Marked box in pixels: {found.box.shown()}{size}"
     if found.steps:
-        yield 7, "#3f4a52", f"Steps: {'; '.join(found.steps)}"
-    yield 6, "#3f4a52", f"Tracking UID {mass_uid(header.SOPInstanceUID, found.box)}"
-    yield 6, "#3f4a52", f"Input SHA-256 {found.input_sha256 or 'none: not read'}"
+        yield 7.0, "#3f4a52", f"Steps: {'; '.join(found.steps)}"
+    yield 6.0, "#3f4a52", f"Tracking UID {mass_uid(header.SOPInstanceUID, found.box)}"
+    yield 6.0, "#3f4a52", f"Input SHA-256 {found.input_sha256 or 'none: not read'}"
 
 
 def _foot(sheet: _Sheet, first: Assessment) -> None:
@@ -323,7 +325,7 @@ def _surroundings(box: Box, pixels: Image | None) -> Box | None:
 def _wrapped(text: str, width: float, size: float) -> list[str]:
     """Break text into lines of at most so many points; a word that is longer is broken too."""
     lines, line = [], ""
-    for word in printable(text).split(" "):
+    for word in _shown(text).split(" "):
         joined = f"{line} {word}" if line else word
         while _length(joined, size) > width and len(joined) > 1:
             if line:
@@ -340,11 +342,24 @@ def _wrapped(text: str, width: float, size: float) -> list[str]:
 
 def _length(text: str, size: float) -> float:
     """How long a line is, in points."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
+    return size * sum(map(_advance, text))
 
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
-    return float(width)
+
+@cache
+def _advance(letter: str) -> float:
+    """How wide a letter is at a size of 1; 0 where the font has none."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(_FONT))
+    if not font.get_char_index(ord(letter)):
+        return 0.0
+    font.set_size(100, 72)
+    return float(font.load_char(ord(letter)).linearHoriAdvance / 65536 / 100)
+
+
+def _shown(text: str) -> str:
+    """Write text on one line, `?` for letters that the font lacks."""
+    return "".join(letter if _advance(letter) else "?" for letter in printable(text))
 
 
 def _enclosed(content: bytes, uid: UID, header: Dataset, first: Assessment) -> Dataset:

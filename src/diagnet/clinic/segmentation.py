@@ -63,6 +63,7 @@ def write_segmentation(
     masks = np.stack([pixels_inside(shape, height, width) for shape in shapes], axis=-1)
     if not masks.any():
         raise RefusedInputError("`box` must hold a pixel of its image for a segmentation, got none that does.")
+    header.pop("PixelSpacing", None)  # the image's own; highdicom reads no spacing back that has no slice thickness
     with writing_about(source):
         from highdicom.seg import Segmentation, SegmentationTypeValues, SegmentDescription
         from highdicom.sr import CodedConcept

@@ -221,7 +221,7 @@ def test_outlines_of_a_report_come_out_as_a_segmentation_that_the_report_names(p
     assert f"Page: {out['pdf']}" in done.stderr
     mask = pydicom.dcmread(out["seg"]).pixel_array
     assert mask.sum() == pytest.approx((x1 - x0) * (y1 - y0) / 2, rel=0.03)
-    named = {entry[3] for entry in highdicom.sr.srread(out["sr"]).get_evidence()}
+    named = {entry[2] for entry in highdicom.sr.srread(out["sr"]).get_evidence()}
     assert pydicom.dcmread(out["seg"]).SOPInstanceUID in named
     assert pydicom.dcmread(out["pdf"]).EncapsulatedDocument.startswith(b"%PDF-")
     both = predict(image, "--box", MASS, "--out-sr", tmp_path / "x.dcm", "--out-seg", tmp_path / "x.dcm")

@@ -102,7 +102,7 @@ def test_a_marked_mammogram_comes_back_with_a_report(
     assert mask.sum() == mask[y0:y1, x0:x1].sum() == (x1 - x0) * (y1 - y0)
     segmentation = highdicom.seg.segread(results["SegmentationStorage"])
     assert segmentation.get_source_image_uids()[0][2] == dcmread(image, stop_before_pixels=True).SOPInstanceUID
-    assert segmentation.SOPInstanceUID in {entry[3] for entry in report.get_evidence()}
+    assert segmentation.SOPInstanceUID in {entry[2] for entry in report.get_evidence()}
     if find_spec("matplotlib"):
         pdf = dcmread(results["EncapsulatedPDFStorage"])
         assert pdf.StudyInstanceUID == study

@@ -112,8 +112,8 @@ def test_the_report_names_the_segmentation_and_shares_its_tracking_uids(image, t
     assert write_structured_report(MASSES, image, sr, seg) != write_structured_report(MASSES, image, alone)
     report = highdicom.sr.srread(sr)
     segmentation = dcmread(seg, stop_before_pixels=True)
-    named = [entry for entry in report.get_evidence(current_procedure_only=True) if entry[3] == uid]
-    assert named == [(segmentation.StudyInstanceUID, segmentation.SeriesInstanceUID, segmentation.SOPClassUID, uid)]
+    named = [entry for entry in report.get_evidence(current_procedure_only=True) if entry[2] == uid]
+    assert named == [(segmentation.StudyInstanceUID, segmentation.SeriesInstanceUID, uid, segmentation.SOPClassUID)]
     groups = report.content.get_planar_roi_measurement_groups()
     tracked = [(each.TrackingID, each.TrackingUID) for each in segmentation.SegmentSequence]
     assert [(group.tracking_identifier, group.tracking_uid) for group in groups] == tracked

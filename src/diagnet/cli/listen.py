@@ -124,7 +124,8 @@ def listen(
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)
     model = _ready_model(run, results.engine)
-    held_out = read_held_out(run or shipped_run()) if results.pdf else None
+    folder = run or shipped_run()
+    held_out = read_held_out(folder) if results.pdf and (folder / "predictions.csv").exists() else None
     tell, stop = _teller(quiet=quiet, as_json=as_json), _stopped_by_signals()
     room = Queue(
         place.queue,

@@ -237,7 +237,9 @@ def _write_dicom(
         from diagnet.inference.predictive_value import read_held_out
         from diagnet.inference.predictor import shipped_run
 
-        meanings = map(read_held_out(run or shipped_run()).meaning_of, assessments)
+        folder = run or shipped_run()
+        held_out = read_held_out(folder) if (folder / "predictions.csv").exists() else None
+        meanings = [held_out.meaning_of(each) if held_out else None for each in assessments]
         texts = [meaning.text if meaning else "" for meaning in meanings]
         write_result_page(assessments, found[0].image, pdf, texts, allow_for_processing=raw)
         print(f"Page: {pdf}", file=sys.stderr)

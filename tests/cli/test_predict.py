@@ -228,7 +228,7 @@ def test_outlines_of_a_report_come_out_as_a_segmentation_that_the_report_names(p
     assert both.returncode == 1
     assert "`--out-seg` must be another file than `--out-sr`" in both.stderr
     unread = predict(image, "--box", "0,0,0,0", "--out-sr", tmp_path / "x.dcm", "--out-seg", tmp_path / "y.dcm")
-    assert unread.returncode == 1
+    assert unread.returncode == 3
     assert "`box` must hold a pixel of its image" in unread.stderr
     assert (tmp_path / "x.dcm").exists()
     assert not (tmp_path / "y.dcm").exists()

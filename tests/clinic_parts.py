@@ -305,6 +305,10 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.loads(answer.read())
 
+    def file(self, instance):
+        with urllib.request.urlopen(f"{self.url}/instances/{instance}/file", timeout=30) as answer:  # noqa: S310
+            return answer.read()
+
     def instances(self):
         return {self.get(f"/instances/{each}/tags?simplify")["SOPInstanceUID"]: each for each in self.get("/instances")}
 

@@ -1,6 +1,7 @@
 """The sentence that stands wherever a score is shown."""
 
 NOTICE = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
+NO_DEVICE = "Research software, not a medical device"
 SYNTHETIC_FLAG = "SYNTHETIC: this model was trained on computer-made phantoms; its scores say nothing about a patient"
 
 

@@ -191,7 +191,7 @@ def test_results_can_be_traced_and_are_never_written_over(predict, image, tmp_pa
     uid = str(pydicom.dcmread(image).SOPInstanceUID)
     assert [each["sop_instance_uid"] for each in scores(first)] == [uid]
     written = sr.read_bytes()
-    for option in ("--out-sr", "--out-sc"):
+    for option in ("--out-sr", "--out-sc", "--out-seg", "--out-pdf"):
         again = predict(image, "--box", MASS, option, sr)
         assert again.returncode == 1
         assert f"`{option}` must be a new file, got one that is there" in again.stderr
@@ -201,6 +201,37 @@ def test_results_can_be_traced_and_are_never_written_over(predict, image, tmp_pa
     assert row["sop_instance_uid"] == uid
     Image.fromarray((drawn_breast()[60:100, 20:60] >> 4).astype(np.uint8)).save(tmp_path / "crop.png")
     assert scores(predict(tmp_path / "crop.png", "--json"))[0]["sop_instance_uid"] == ""
+
+
+def test_outlines_of_a_report_come_out_as_a_segmentation_that_the_report_names(predict, image, tmp_path):
+    highdicom = pytest.importorskip("highdicom", reason="the extra pacs is not installed")
+    pytest.importorskip("matplotlib", reason="the extra report is not installed")
+    state = tmp_path / "marks.dcm"
+    assert predict(image, "--box", MASS, "--out-sr", state).returncode == 0
+    drawn = pydicom.dcmread(state)
+    (item,) = [each for each in drawn.iterall() if each.keyword == "GraphicData"]
+    x0, y0, x1, y1 = map(float, MASS.split(","))
+    item.value = [x0, y0, x1, y0, x0, y1, x0, y0]  # half of the box
+    drawn.save_as(state)
+    out = {name: tmp_path / f"{name}.dcm" for name in ("sr", "seg", "pdf")}
+    options = [each for name, path in out.items() for each in (f"--out-{name}", path)]
+    done = predict(image, "--sr", state, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"Segmentation: {out['seg']}" in done.stderr
+    assert f"Page: {out['pdf']}" in done.stderr
+    mask = pydicom.dcmread(out["seg"]).pixel_array
+    assert mask.sum() == pytest.approx((x1 - x0) * (y1 - y0) / 2, rel=0.03)
+    named = {entry[2] for entry in highdicom.sr.srread(out["sr"]).get_evidence()}
+    assert pydicom.dcmread(out["seg"]).SOPInstanceUID in named
+    assert pydicom.dcmread(out["pdf"]).EncapsulatedDocument.startswith(b"%PDF-")
+    both = predict(image, "--box", MASS, "--out-sr", tmp_path / "x.dcm", "--out-seg", tmp_path / "x.dcm")
+    assert both.returncode == 1
+    assert "`--out-seg` must be another file than `--out-sr`" in both.stderr
+    unread = predict(image, "--box", "0,0,0,0", "--out-sr", tmp_path / "x.dcm", "--out-seg", tmp_path / "y.dcm")
+    assert unread.returncode == 3
+    assert "`box` must hold a pixel of its image" in unread.stderr
+    assert (tmp_path / "x.dcm").exists()
+    assert not (tmp_path / "y.dcm").exists()
 
 
 def test_a_lesion_marked_in_two_views_has_a_score_of_its_own(predict, tmp_path):

@@ -66,6 +66,17 @@ def test_a_box_spans_its_outline(tmp_path, kind, data, box):
     assert read_marks(path) == {IMAGE: [tuple(map(float, box))]}
 
 
+def test_an_outline_that_is_no_box_is_kept(tmp_path):
+    drawn = ("POLYLINE", [10, 20, 30, 25, 18, 50, 10, 20]), ("POLYLINE", [1, 1, 5, 1, 5, 9, 1, 9, 1, 1])
+    path = report(tmp_path / "sr.dcm", *(outline(*each) for each in drawn), outline("CIRCLE", [50, 60, 53, 64]))
+    first, square, circle = read_marks(path)[IMAGE]
+    kept = read_marks(path).outlines[IMAGE]
+    assert kept.keys() == {first, circle}
+    assert square == (1, 1, 5, 9)
+    np.testing.assert_array_equal(kept[first], [(10, 20), (30, 25), (18, 50), (10, 20)])
+    np.testing.assert_allclose(np.hypot(*(kept[circle] - (50, 60)).T), 5)
+
+
 def test_a_turned_ellipse_is_spanned():
     center, (a, b), angle = np.array([100.0, 80.0]), (30.0, 10.0), 0.6
     major, minor = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])

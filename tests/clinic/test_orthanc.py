@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def archive(request, tmp_path, finished_run):
     try:
         forward = found.address if request.param == "C-STORE" else f"{found.url}/dicom-web"
         node.command[node.command.index("--forward") + 1] = forward
-        node.command += ["--allow", "ORTHANC"]
+        node.command += ["--allow", "ORTHANC", "--segmentation", *(["--pdf"] if find_spec("matplotlib") else [])]
         node.start()
         yield found, node
     finally:
@@ -76,7 +77,11 @@ def test_a_marked_mammogram_comes_back_with_a_report(
     for each in sent.values():
         orthanc.get("/modalities/diagnet/store", each.encode())
     wait_until(lambda: len(node.done()) == 1)
-    assert len(orthanc.instances()) == 5
+    assert len(orthanc.instances()) == (7 if find_spec("matplotlib") else 6)
+    results = {}
+    for each in orthanc.instances().values():
+        (tmp_path / each).write_bytes(orthanc.file(each))
+        results[dcmread(tmp_path / each, stop_before_pixels=True).SOPClassUID.keyword] = tmp_path / each
 
     study = str(dcmread(image, stop_before_pixels=True).StudyInstanceUID)
     series = find(
@@ -93,6 +98,20 @@ def test_a_marked_mammogram_comes_back_with_a_report(
         retrieved = client.retrieve_instance(study, ours.SeriesInstanceUID, uid)
         retrieved.save_as(tmp_path / "report.dcm", enforce_file_format=True)
         report = highdicom.sr.srread(tmp_path / "report.dcm")
+    mask = dcmread(results["SegmentationStorage"]).pixel_array
+    x0, y0, x1, y1 = map(int, box)
+    assert mask.sum() == mask[y0:y1, x0:x1].sum() == (x1 - x0) * (y1 - y0)
+    segmentation = highdicom.seg.segread(results["SegmentationStorage"])
+    assert segmentation.get_source_image_uids()[0][2] == dcmread(image, stop_before_pixels=True).SOPInstanceUID
+    assert segmentation.SOPInstanceUID in {entry[2] for entry in report.get_evidence()}
+    if find_spec("matplotlib"):
+        pdf = dcmread(results["EncapsulatedPDFStorage"])
+        assert pdf.StudyInstanceUID == study
+        assert pdf.EncapsulatedDocument[: pdf.EncapsulatedDocumentLength].endswith(b"%%EOF\n")
+    for path in (results["SegmentationStorage"], results.get("EncapsulatedPDFStorage")):
+        if path and shutil.which("dciodvfy"):
+            checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, timeout=60)
+            assert "Error" not in checked.stdout + checked.stderr
     (group,) = report.content.get_planar_roi_measurement_groups()
     (probability,) = group.get_measurements()
     (expected,) = assess(load_model(finished_run, engine="torch"), image, [box])

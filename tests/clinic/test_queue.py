@@ -11,6 +11,7 @@ pytest.importorskip("highdicom", reason="the extra is missing: not run. Fix: pip
 
 import shutil
 
+import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
@@ -24,6 +25,7 @@ from diagnet.clinic.worker import Worker, WorkerSettings
 from diagnet.errors import DataError, NetworkError, NotTakenError, RunFolderError
 from diagnet.inference.assessment import Policy, assess
 from diagnet.inference.model import load_model
+from diagnet.inference.predictive_value import HeldOut
 from diagnet.run.folder import read_json, write_json
 
 
@@ -210,6 +212,35 @@ def test_refused_images_get_a_report_with_the_reason(queue, tmp_path, model):
     put_pair(queue, tmp_path, 1, PresentationIntentType="FOR PROCESSING")
     allowed.score_ready()
     assert len(list(queue.outbox()[-1].glob("*.dcm"))) == 3
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_what_is_sent_is_what_was_asked_for(queue, tmp_path, model, monkeypatch, is_refused):
+    pytest.importorskip(
+        "matplotlib", reason="the extra is missing: no page. Fix: pip install diagnet-mammography[report]"
+    )
+    said = []
+    monkeypatch.setattr("diagnet.clinic.result_page.page", lambda *drawn: said.append(drawn[-1]) or b"%PDF-")
+    put_pair(queue, tmp_path, **({"PresentationIntentType": "FOR PROCESSING"} if is_refused else {}))
+    scores, labels = np.linspace(0, 1, 40), np.arange(40) % 3 == 0
+    held_out = HeldOut(scores, labels, np.arange(40), np.arange(40), ("",) * 40)
+    settings = WorkerSettings(picture=False, presentation=False, segmentation=True, pdf=True)
+    worker = Worker(queue, model, Sink(), lambda *_: None, settings=settings, held_out=held_out)
+    worker.score_ready()
+    (folder,) = queue.outbox()
+    names = sorted(path.name for path in folder.glob("*.dcm"))
+    report = dcmread(folder / "1-report.dcm")
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    if is_refused:
+        assert names == ["1-report.dcm", "5-page.dcm"]
+        assert said == [[""]]
+        assert len(study.ReferencedSeriesSequence) == 1
+    else:
+        assert names == ["1-report.dcm", "4-segmentation.dcm", "5-page.dcm"]
+        assert said[0][0].startswith("Of 20 masses with scores like this one")
+        assert len(study.ReferencedSeriesSequence) == 2
+        mask = dcmread(folder / "4-segmentation.dcm").pixel_array
+        assert mask.sum() == mask[60:116, 40:104].sum() == 56 * 64  # of BOX
 
 
 def test_what_cannot_be_scored_is_kept_with_the_reason(queue, tmp_path, model):

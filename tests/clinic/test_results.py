@@ -1,9 +1,11 @@
-"""What is written about masses: reports, pictures and presentation states, as validators and readers see them."""
+"""What is written about masses: reports, pictures, states, segmentations, pages, as validators and readers see them."""
 
 import shutil
 import subprocess
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,15 +22,27 @@ from diagnet.clinic.marks import read_marks
 from diagnet.clinic.picture import drawn, write_secondary_capture
 from diagnet.clinic.presentation import write_presentation_state
 from diagnet.clinic.report import write_structured_report
+from diagnet.clinic.result_page import write_result_page
+from diagnet.clinic.segmentation import write_segmentation
 from diagnet.errors import DataError, RefusedInputError
 from diagnet.notice import NOTICE
 from dicom_files import lut, patched
+
+
+def write_enclosed(found, source, out):
+    """The page's DICOM object without its page, whose drawing takes a second (test_result_page.py)."""
+    with patch("diagnet.clinic.result_page.page", return_value=b"%PDF-1.4\n%%EOF"):
+        return write_result_page(found, source, out)
+
 
 WRITERS = {
     "report": write_structured_report,
     "picture": write_secondary_capture,
     "presentation": write_presentation_state,
+    "segmentation": write_segmentation,
 }
+if find_spec("matplotlib"):
+    WRITERS["page"] = write_enclosed
 MASSES = (
     assessed(flags=("Modality is not MG: this may be no mammogram",)),
     assessed((10.0, 10.5, 30.0, 40.25), "abstained", malignancy=0.44, reason="the score is too near the threshold"),
@@ -217,7 +231,7 @@ def test_the_same_input_and_model_give_the_same_uids(written, image, tmp_path):
         assert write(MASSES, image, tmp_path / f"{name}.dcm") == written[name]
     other = (assessed(model_sha256="ef" * 32),)
     uids = {result_uid(name, "1.2.3", masses) for name in WRITERS for masses in (MASSES, other, MASSES[:1])}
-    assert len(uids) == 9
+    assert len(uids) == 3 * len(WRITERS)
     assert all(uid.is_valid for uid in uids)
     assert stable_uid("a", 1) == stable_uid("a", 1) != stable_uid("a", 2)
 

@@ -225,10 +225,8 @@ class Answers:
         told = asdict(assessment)
         path = told.pop("image")
         told["reason"] = without_path(assessment.reason, path, "the image")
-        told["meaning"] = None
-        if assessment.malignancy is not None and not assessment.is_unlike:  # else none of them looked like this one
-            meaning = self._cases.held_out.meaning(assessment.malignancy, assessment.training_source)
-            told["meaning"] = meaning and asdict(meaning) | {"text": meaning.text}
+        meaning = self._cases.held_out.meaning_of(assessment)
+        told["meaning"] = meaning and asdict(meaning) | {"text": meaning.text}
         return told | {"notice": self.notice}
 
 

@@ -62,6 +62,8 @@ class Results:
 
     picture: Annotated[bool, typer.Option(help="Send a secondary capture picture beside the report.")] = True
     presentation: Annotated[bool, typer.Option(help="Send a presentation state beside the report.")] = True
+    segmentation: Annotated[bool, typer.Option(help="Send a segmentation of what was marked.")] = False
+    pdf: Annotated[bool, typer.Option(help="Send a page that people read (encapsulated PDF).")] = False
     allow_for_processing: Annotated[
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False
@@ -134,16 +136,23 @@ def listen(
     require_pacs()
     from diagnet.clinic.listener import Listener
     from diagnet.clinic.queue import Queue
+    from diagnet.clinic.result_page import require_report
     from diagnet.clinic.worker import Worker, WorkerSettings
     from diagnet.inference.assessment import Policy
+    from diagnet.inference.predictive_value import read_held_out
+    from diagnet.inference.predictor import shipped_run
 
     read_apart(SERVER_PROCESSES)
     start_reading()
     _check(forward, place, trust, tasks)
     worklist = _worklist(tasks, trust, limits) if tasks.worklist else None
+    if results.pdf:
+        require_report()
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)
     model = _ready_model(run, results.engine)
+    folder = run or shipped_run()
+    held_out = read_held_out(folder) if results.pdf and (folder / "predictions.csv").exists() else None
     tell, stop = _teller(quiet=quiet, as_json=as_json), _stopped_by_signals()
     room = Queue(
         place.queue,
@@ -163,10 +172,13 @@ def listen(
             settings=WorkerSettings(
                 picture=results.picture,
                 presentation=results.presentation,
+                segmentation=results.segmentation,
+                pdf=results.pdf,
                 keep_hours=limits.keep_hours,
                 keep_failed_hours=limits.keep_failed_hours,
                 notes=worklist is not None,
             ),
+            held_out=held_out,
         )
         performer = None if worklist is None else _performer(queue, worklist, worker, destination, tell, tasks)
         with Listener(queue, worker.wake, tell, settings, tls).running() as listener:

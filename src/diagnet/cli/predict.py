@@ -1,7 +1,7 @@
 """The verb that scores marked masses: predict."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +10,11 @@ import typer
 
 from diagnet.cli.runs import Engine
 from diagnet.cli.shared import Json, Quiet, print_json
-from diagnet.errors import DiagNetError, RunFolderError
+from diagnet.errors import DataError, DiagNetError, RefusedInputError, RunFolderError
 
 if TYPE_CHECKING:
+    from diagnet.clinic.marks import Outline
+    from diagnet.data.box import Box
     from diagnet.data.marked import Marked
     from diagnet.inference.assessment import Assessment, Policy
 
@@ -49,6 +51,10 @@ def predict(
     ] = Form.table,
     out_sr: Annotated[Path | None, typer.Option(help="Structured report to write.", show_default=False)] = None,
     out_sc: Annotated[Path | None, typer.Option(help="Picture with overlay (DICOM).", show_default=False)] = None,
+    out_seg: Annotated[Path | None, typer.Option(help="Segmentation of the marks (DICOM).", show_default=False)] = None,
+    out_pdf: Annotated[
+        Path | None, typer.Option(help="Page to read: a .pdf, else a PDF in a DICOM file.", show_default=False)
+    ] = None,
     allow_for_processing: Annotated[
         bool, typer.Option("--allow-for-processing", help="Score raw detector data too.")
     ] = False,
@@ -86,11 +92,11 @@ def predict(
             f"diagnet: passed over: {n_passed} files in folders (no images, or links to folders read already)",
             file=sys.stderr,
         )
-    found = _with_marks(found, box, boxes, marks)
-    _require_new(out_sr, "--out-sr")
-    _require_new(out_sc, "--out-sc")
-    if (out_sr or out_sc) and len(found) != 1:
-        raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint="--out-sr, --out-sc")
+    found, outlines = _with_marks(found, box, boxes, marks)
+    results = {"--out-sr": out_sr, "--out-sc": out_sc, "--out-seg": out_seg, "--out-pdf": out_pdf}
+    _require_new(results)
+    if any(results.values()) and len(found) != 1:
+        raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint=", ".join(results))
     policy = Policy(
         allow_for_processing=allow_for_processing,
         allow_missing_preamble=allow_missing_preamble,
@@ -119,7 +125,7 @@ def predict(
         print(as_table(assessments, model))
     else:
         print(sheet, end="")
-    _write_dicom(assessments, found, out_sr, out_sc, policy)  # last: what it raises loses no score
+    _write_dicom(assessments, found, results, outlines, policy, run)  # last: what it raises loses no score
     if counts["refused"]:
         if form is Form.metarepo:
             print(f"diagnet: left out: {counts['refused']} masses (refused)", file=sys.stderr)
@@ -136,10 +142,21 @@ def run_and_files(paths: Sequence[Path]) -> tuple[Path | None, list[Path]]:
     return paths[0], list(paths[1:])
 
 
-def _require_new(path: Path | None, option: str) -> None:
-    """Refuse to write over a result, before anything is scored."""
-    if path is not None and path.exists():
-        raise RunFolderError(f"`{option}` must be a new file, got one that is there: {path}. Fix: remove it first.")
+def _require_new(results: Mapping[str, Path | None]) -> None:
+    """Refuse to write over a result, or two to one place, before anything is scored."""
+    taken: dict[Path, str] = {}
+    for option, path in results.items():
+        if path is None:
+            continue
+        if path.exists():
+            raise RunFolderError(f"`{option}` must be a new file, got one that is there: {path}. Fix: remove it first.")
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise RunFolderError(f"`{option}` must be another file than `{other}`, got {path} for both.")
+    if results["--out-pdf"] is not None:
+        from diagnet.clinic.result_page import require_report
+
+        require_report()
 
 
 _MANY = 10  # images from which progress is shown
@@ -147,8 +164,8 @@ _MANY = 10  # images from which progress is shown
 
 def _with_marks(
     found: "list[Marked]", box: Sequence[str] | None, boxes: Path | None, report: Path | None
-) -> "list[Marked]":
-    """Give the images the marks of one of the options, where there is one."""
+) -> "tuple[list[Marked], Mapping[Box, Outline]]":
+    """Give the images the marks of one of the options, where there is one; and the outlines of a single image's."""
     from diagnet.clinic.marks import read_marks
     from diagnet.data.dicom import read_uid
     from diagnet.data.marked import Marked, attach_boxes, attach_boxes_by_uid, parsed_box
@@ -156,14 +173,14 @@ def _with_marks(
     if box:
         if len(found) != 1:
             raise typer.BadParameter(f"must have one FILE, got {len(found)}. Fix: --boxes.", param_hint="--box")
-        return [Marked(found[0].image, tuple(map(parsed_box, box)), ("",) * len(box))]
+        return [Marked(found[0].image, tuple(map(parsed_box, box)), ("",) * len(box))], {}
     if boxes is not None:
         marked, n_unused = attach_boxes(found, boxes)
         if n_unused:
             print(f"diagnet: warning: {n_unused} images of {boxes} are not among FILE", file=sys.stderr)
-        return marked
+        return marked, {}
     if report is None:
-        return found
+        return found, {}
     uids = {}
     for each in found:
         try:
@@ -173,7 +190,8 @@ def _with_marks(
     marks = read_marks(report)
     if marks.n_passed:
         print(f"diagnet: passed over: {marks.n_passed} marks of {report} that outline no mass", file=sys.stderr)
-    return attach_boxes_by_uid(found, uids, marks)
+    outlines = marks.outlines.get(uids.get(found[0].image, ""), {}) if len(found) == 1 else {}
+    return attach_boxes_by_uid(found, uids, marks), outlines
 
 
 def _with_lesions(assessments: "Sequence[Assessment]", found: "Sequence[Marked]") -> "list[Assessment]":
@@ -201,18 +219,42 @@ def _with_lesions(assessments: "Sequence[Assessment]", found: "Sequence[Marked]"
 def _write_dicom(
     assessments: "Sequence[Assessment]",
     found: "Sequence[Marked]",
-    out_sr: Path | None,
-    out_sc: Path | None,
+    results: Mapping[str, Path | None],
+    outlines: "Mapping[Box, Outline]",
     policy: "Policy",
+    run: Path | None,
 ) -> None:
     """Write what a PACS takes: refused masses stand in it with their reason."""
-    if out_sr is not None:
+    sr, sc, seg, pdf = (results[f"--out-{name}"] for name in ("sr", "sc", "seg", "pdf"))
+    raw, refusal = policy.allow_for_processing, None
+    if seg is not None:
+        from diagnet.clinic.segmentation import write_segmentation
+
+        try:
+            write_segmentation(assessments, found[0].image, seg, outlines)
+            print(f"Segmentation: {seg}", file=sys.stderr)
+        except (DataError, RefusedInputError) as error:  # the report has the reason; this is told when it is written
+            seg, refusal = None, error
+    if sr is not None:
         from diagnet.clinic.report import write_structured_report
 
-        write_structured_report(assessments, found[0].image, out_sr)
-        print(f"Structured report: {out_sr}", file=sys.stderr)
-    if out_sc is not None:
+        write_structured_report(assessments, found[0].image, sr, seg)
+        print(f"Structured report: {sr}", file=sys.stderr)
+    if pdf is not None:
+        from diagnet.clinic.result_page import write_result_page
+        from diagnet.inference.predictive_value import read_held_out
+        from diagnet.inference.predictor import shipped_run
+
+        folder = run or shipped_run()
+        held_out = read_held_out(folder) if (folder / "predictions.csv").exists() else None
+        meanings = [held_out.meaning_of(each) if held_out else None for each in assessments]
+        texts = [meaning.text if meaning else "" for meaning in meanings]
+        write_result_page(assessments, found[0].image, pdf, texts, allow_for_processing=raw)
+        print(f"Page: {pdf}", file=sys.stderr)
+    if sc is not None:
         from diagnet.clinic.picture import write_secondary_capture
 
-        write_secondary_capture(assessments, found[0].image, out_sc, allow_for_processing=policy.allow_for_processing)
-        print(f"Picture: {out_sc}", file=sys.stderr)
+        write_secondary_capture(assessments, found[0].image, sc, allow_for_processing=raw)
+        print(f"Picture: {sc}", file=sys.stderr)
+    if refusal is not None:
+        raise refusal

@@ -23,7 +23,7 @@ def stable_uid(*facts: object) -> UID:
     return UID(f"2.25.{uuid.uuid5(_OURS, chr(31).join(map(str, facts))).int}")
 
 
-def result_uid(kind: str, source: str, assessments: Sequence[Assessment]) -> UID:
+def result_uid(kind: str, source: str, assessments: Sequence[Assessment], more: Sequence[object] = ()) -> UID:
     """UID of one result.
 
     It hangs on the image, the marked pixels, the model and diagnet's version, which fix the score, and on what was
@@ -33,6 +33,7 @@ def result_uid(kind: str, source: str, assessments: Sequence[Assessment]) -> UID
         kind: what is written, such as "report".
         source: SOP Instance UID of the image.
         assessments: what the result says.
+        more: what else it says.
 
     Raises:
         ValueError: there are no assessments.
@@ -43,7 +44,7 @@ def result_uid(kind: str, source: str, assessments: Sequence[Assessment]) -> UID
         (a.input_sha256, a.model_sha256, a.box, a.decision, without_path(a.reason, a.image), f"{a.threshold:.6f}")
         for a in assessments
     ]
-    return stable_uid(kind, __version__, source, said)
+    return stable_uid(kind, __version__, source, said, *more)
 
 
 def mass_uid(source: str, box: BoxLike) -> UID:

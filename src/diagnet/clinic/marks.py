@@ -1,5 +1,6 @@
 """Marks that a reader made: outlines in a structured report or a presentation state -> boxes for each image."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,16 @@ _MAX_DEPTH = 50
 _OUTLINES = ("POLYLINE", "CIRCLE", "ELLIPSE", "INTERPOLATED")  # a point or several have no extent
 _NEARLY_CLOSED = 8  # points from which a line may be closed though its ends are a little apart
 _LEAST_WIDTH = 0.5  # pixels: what is thinner is a line, there and back
+_MAX_POINTS = 10_000  # of an outline that is kept; one of more is its box
+_N_OF_ELLIPSE = 256  # points that stand for a circle or an ellipse
 _EVIDENCE = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")  # PS3.3, C.17.2.3
 _TAGS = [
     "SOPClassUID", "Modality", "ContentSequence", "GraphicAnnotationSequence", "ReferencedSeriesSequence",
     "PatientID", "IssuerOfPatientID", "StudyInstanceUID", *_EVIDENCE,
 ]  # fmt: skip
+
+
+Outline = Float64[np.ndarray, "point 2"]  # the last point is joined to the first
 
 
 class Marks(dict[str, list[Box]]):
@@ -36,12 +42,14 @@ class Marks(dict[str, list[Box]]):
         patient: identifier and issuer of the patient that they are of.
         study: UID of the study that they are in.
         studies: UID of an image -> UIDs of the studies that they say it is in.
+        outlines: UID of an image -> box -> (column, row) of the outline that it spans, where that is no box itself.
     """
 
     n_passed = 0
     patient = "", ""
     study = ""
     studies: dict[str, set[str]]
+    outlines: dict[str, dict[Box, Outline]]
 
     def require_same(self, image: Dataset) -> None:
         """Check that these marks are of the same patient and study as an image that they name.
@@ -77,14 +85,21 @@ def read_marks(sr: Path) -> Marks:
         RefusedInputError: it is nested too deep, too large, or holds too many outlines; or none but on later frames.
     """
     found = Marks()
-    boxes, found.n_passed, found.patient, found.study, studies = _found(sr)
+    boxes, found.n_passed, found.patient, found.study, studies, outlines = _found(sr)
     found.studies = {image: set(named) for image, named in studies}
+    found.outlines = {}
+    for image, box, points in outlines:
+        found.outlines.setdefault(image, {})[box] = points
     found.update(boxes)
     return found
 
 
 @apart(Box, name="marks")
-def _found(sr: Path) -> tuple[dict[str, list[Box]], int, tuple[str, str], str, list[tuple[str, list[str]]]]:
+def _found(
+    sr: Path,
+) -> tuple[
+    dict[str, list[Box]], int, tuple[str, str], str, list[tuple[str, list[str]]], list[tuple[str, Box, Outline]]
+]:
     with silenced():
         try:
             found, error = _read(sr)
@@ -96,7 +111,8 @@ def _found(sr: Path) -> tuple[dict[str, list[Box]], int, tuple[str, str], str, l
     if not found:
         raise error or DataError(f"`marks` must hold outlines of masses, got none in {sr}.")
     studies = [(image, sorted(named)) for image, named in found.studies.items()]
-    return dict(found), found.n_passed, found.patient, found.study, studies
+    outlines = [(image, box, points) for image, each in found.outlines.items() for box, points in each.items()]
+    return dict(found), found.n_passed, found.patient, found.study, studies, outlines
 
 
 def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
@@ -105,18 +121,19 @@ def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
         raise RefusedInputError(f"`marks` must have at most {MAX_BYTES // 1_000_000} MB, got more in {path}.")
     dataset, _ = parsed(path, _TAGS, name="marks", max_inflated=MAX_BYTES)
     found, first = Marks(), None
-    n_outlines = 0
+    n_outlines, found.outlines = 0, {}
     found.patient, found.study, found.studies = _patient(dataset), _text(dataset, "StudyInstanceUID"), _studies(dataset)
     for references, graphic in _drawn(dataset, path):
         try:
             images = [_image(reference, path) for reference in references()]
-            box = _box(graphic, path)
+            outlined = _outlined(graphic, path)
         except Exception as error:  # pydicom raises whatever a broken item makes it meet; the others stand
             first = first or (error if isinstance(error, DiagNetError) else None)
-            box, images = None, []
-        if box is None or not images:
+            outlined, images = None, []
+        if outlined is None or not images:
             found.n_passed += 1
             continue
+        box, points = outlined
         for image in images:
             n_outlines += 1
             if n_outlines > MAX_MARKS:
@@ -124,6 +141,8 @@ def _read(path: Path) -> tuple[Marks, DiagNetError | None]:
             boxes = found.setdefault(image, [])
             if box not in boxes:
                 boxes.append(box)
+                if points is not None:
+                    found.outlines.setdefault(image, {})[box] = points
     return found, first
 
 
@@ -208,8 +227,8 @@ def _image(reference: Dataset, path: Path) -> str:
     return str(reference.ReferencedSOPInstanceUID)
 
 
-def _box(graphic: Dataset, path: Path) -> Box | None:
-    """Span a closed outline with an area; None where it is something else.
+def _outlined(graphic: Dataset, path: Path) -> tuple[Box, Outline | None] | None:
+    """Span a closed outline with an area, and keep it where it is not its box; None where it is something else.
 
     An ellipse is given by the ends of its axes, a circle by its center and a point of it.
     """
@@ -224,10 +243,12 @@ def _box(graphic: Dataset, path: Path) -> Box | None:
     if kind == "CIRCLE" and len(points) == 2:
         radius = float(np.hypot(*(points[1] - points[0])))
         low, high, width = points[0] - radius, points[0] + radius, 2 * radius
+        points = _ellipse(points[0], radius * np.eye(2))
     elif kind == "ELLIPSE" and len(points) == 4:
         axes = np.array([points[1] - points[0], points[3] - points[2]]) / 2
         center, reach = (points[0] + points[1]) / 2, np.hypot(*axes)
         low, high, width = center - reach, center + reach, 2 * float(np.hypot(*axes.T).min())
+        points = _ellipse(center, axes)
     elif kind in ("CIRCLE", "ELLIPSE"):
         raise DataError(f"`marks` must have the points of their shape, got {len(points)} of a {kind} in {path}.")
     elif not _is_closed(points, is_filled=graphic.get("GraphicFilled") == "Y"):
@@ -236,7 +257,15 @@ def _box(graphic: Dataset, path: Path) -> Box | None:
         low, high, width = points.min(axis=0), points.max(axis=0), _width(points)
     if width < _LEAST_WIDTH:
         return None
-    return Box(*low.tolist(), *high.tolist())
+    box = Box(*low.tolist(), *high.tolist())
+    is_box = {*map(tuple, points.tolist())} == set(itertools.product((box.x0, box.x1), (box.y0, box.y1)))
+    return box, None if is_box or len(points) > _MAX_POINTS else points
+
+
+def _ellipse(center: Float64[np.ndarray, "2"], axes: Float64[np.ndarray, "2 2"]) -> Outline:
+    """Place points on an ellipse of these half axes."""
+    angles = np.linspace(0, 2 * np.pi, _N_OF_ELLIPSE, endpoint=False)
+    return np.asarray(center + np.stack([np.cos(angles), np.sin(angles)], axis=1) @ axes)
 
 
 def _is_closed(points: Float64[np.ndarray, "point 2"], *, is_filled: bool) -> bool:

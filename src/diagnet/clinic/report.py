@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -20,7 +21,9 @@ SCHEME = "99DIAGNET"  # codes of our own: PS3.3, 8.2 asks for the prefix 99
 _SERIES_NUMBER = 9001
 
 
-def write_structured_report(assessments: Sequence[Assessment], source: Path, out: Path) -> UID:
+def write_structured_report(
+    assessments: Sequence[Assessment], source: Path, out: Path, segmentation: Path | None = None
+) -> UID:
     """Write what was found in one image as a structured report in the image's study.
 
     Each mass has a group of its own: its outline as a closed polyline, the calibrated malignancy as "Probability of
@@ -31,6 +34,8 @@ def write_structured_report(assessments: Sequence[Assessment], source: Path, out
         assessments: of masses of one image.
         source: the DICOM image; its patient and study are copied into the report.
         out: file to write; whole or not at all.
+        segmentation: of the same masses, as `write_segmentation` wrote it: the report's evidence names it, and its
+            segments have the tracking UIDs of the groups. TID 1410 lets a group have an outline or a segment, not both.
 
     Returns:
         The report's SOP Instance UID, see `identifiers.result_uid`.
@@ -44,13 +49,14 @@ def write_structured_report(assessments: Sequence[Assessment], source: Path, out
     Source: PS3.16, TID 1500, 1410, 300, 4019, 1004; PS3.3, A.35.3.
     """
     header = read_source(source)
-    uid = result_uid("report", header.SOPInstanceUID, assessments)
+    further = [] if segmentation is None else [dcmread(segmentation, stop_before_pixels=True)]
+    uid = result_uid("report", header.SOPInstanceUID, assessments, [each.SOPInstanceUID for each in further])
     with writing_about(source):
         from highdicom.coding_schemes import CodingSchemeIdentificationItem
         from highdicom.sr import ComprehensiveSR
 
         document = ComprehensiveSR(
-            evidence=[header],
+            evidence=[header, *further],
             content=_content(assessments, header),
             **series_of(uid, _SERIES_NUMBER, assessments[0].notice),
             is_complete=True,

@@ -17,11 +17,14 @@ from diagnet.clinic.presentation import write_presentation_state
 from diagnet.clinic.privacy import without_path
 from diagnet.clinic.queue import Queue
 from diagnet.clinic.report import write_structured_report
+from diagnet.clinic.result_page import write_result_page
+from diagnet.clinic.segmentation import write_segmentation
 from diagnet.clinic.source import read_source
 from diagnet.data.box import Box
 from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenError, RefusedInputError, RunFolderError
 from diagnet.inference.assessment import Assessment, Policy, assess
 from diagnet.inference.model import Model
+from diagnet.inference.predictive_value import HeldOut
 from diagnet.run.folder import now, write_json
 from diagnet.version import __version__
 
@@ -35,6 +38,8 @@ class WorkerSettings(BaseModel):
 
     picture: bool = Field(True, description="Send a secondary capture picture beside the report.")
     presentation: bool = Field(True, description="Send a presentation state beside the report.")
+    segmentation: bool = Field(False, description="Send a segmentation of what was marked beside the report.")
+    pdf: bool = Field(False, description="Send a page that people read, an encapsulated PDF, beside the report.")
     keep_hours: float = Field(168.0, gt=0, description="How long an image waits for marks, and marks for an image.")
     keep_failed_hours: float = Field(720.0, gt=0, description="How long what failed is kept.")
     retry_seconds: float = Field(5.0, gt=0, description="Between two tries to send.")
@@ -53,9 +58,10 @@ class Worker:
         *,
         policy: Policy = Policy(),  # noqa: B008 -- frozen, so sharing it is safe
         settings: WorkerSettings = WorkerSettings(),  # noqa: B008 -- frozen, so sharing it is safe
+        held_out: HeldOut | None = None,
     ) -> None:
         self.queue, self.model, self.destination, self.tell = queue, model, destination, tell
-        self.policy, self.settings = policy, settings
+        self.policy, self.settings, self.held_out = policy, settings, held_out
         self._marks: dict[str, Marks] = {}  # read once, while they wait for their images
         self._arrived, self._scored, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -185,14 +191,23 @@ class Worker:
             for each in assess(self.model, image, marks[uid], self.policy)
         ]
         with atomic_folder(self.queue.place("outbox") / job) as folder:
-            write_structured_report(found, image, folder / "1-report.dcm")
+            raw = self.policy.allow_for_processing
+            segmentation = None
+            if self.settings.segmentation:
+                with suppress(DataError, RefusedInputError):  # what cannot be read has a report with the reason
+                    write_segmentation(found, image, folder / "4-segmentation.dcm", marks.outlines.get(uid))
+                    segmentation = folder / "4-segmentation.dcm"
+            write_structured_report(found, image, folder / "1-report.dcm", segmentation)
             if self.settings.picture:
-                raw = self.policy.allow_for_processing
                 with suppress(DataError, RefusedInputError):  # what must not be shown has a report with the reason
                     write_secondary_capture(found, image, folder / "2-picture.dcm", allow_for_processing=raw)
             if self.settings.presentation:
                 with suppress(DataError):  # a display that no state can repeat; the report says all
                     write_presentation_state(found, image, folder / "3-presentation.dcm")
+            if self.settings.pdf:
+                meanings = [self.held_out.meaning_of(each) if self.held_out else None for each in found]
+                texts = [each.text if each else "" for each in meanings]
+                write_result_page(found, image, folder / "5-page.dcm", texts, allow_for_processing=raw)
             patient = self.queue.pseudonyms.of(str(header.PatientID), str(header.get("IssuerOfPatientID", "")))
             write_json(folder / "record.json", _record(found, patient, self.queue.name(uid)))
         self.queue.flush("outbox")

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from diagnet.data.mass import MALIGNANT
 from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion
+from diagnet.inference.assessment import Assessment
 from diagnet.run.tables import read_predictions
 
 _MOST, _LEAST = 100, 20  # masses that count as scored alike
@@ -90,6 +91,12 @@ class HeldOut:
         found = proportion(malignant, np.ones(n_like, dtype=bool), patients, counts, _CONFIDENCE)
         scores = self.malignancy[like]
         return Meaning(n_like, int(malignant.sum()), found, float(scores.min()), float(scores.max()), source)
+
+    def meaning_of(self, found: Assessment) -> Meaning | None:
+        """`meaning` of an assessment; None where there is no score, or none of the masses looked like this one."""
+        if found.malignancy is None or found.is_unlike:
+            return None
+        return self.meaning(found.malignancy, found.training_source)
 
 
 def read_held_out(run: Path) -> HeldOut:

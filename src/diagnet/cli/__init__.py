@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diagnet.cli import doctor, listen, masses, predict, runs, serve, settings, study
+from diagnet.cli import docs, doctor, listen, masses, predict, runs, serve, settings, study
 from diagnet.cli.terminal import escaped, escaped_output
 from diagnet.data.reading_process import read_apart, read_here
 from diagnet.errors import DiagNetError
@@ -49,6 +49,7 @@ app.command(epilog="Example: diagnet listen runs/first --port 11112 --ae DIAGNET
 )
 app.add_typer(study.app, name="study")
 app.command(epilog="Example: diagnet settings --preset lite0")(settings.settings)
+app.command(epilog="Example: diagnet docs predict")(docs.docs)
 app.command(epilog="Example: diagnet doctor")(doctor.doctor)
 
 

@@ -199,25 +199,35 @@ def _unused(folder: Path) -> Path:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="File to write: a new .onnx file.", show_default=False)],
-    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format there is.")] = False,
+    out: Annotated[Path, typer.Option(help="To write: a new .onnx file, or a new folder.", show_default=False)],
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a finished run. [default: the shipped one]", show_default=False)
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As an ONNX file.")] = False,
+    monai_bundle: Annotated[bool, typer.Option("--monai-bundle", help="As a MONAI bundle, a folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the run's model as one file.
+    """Write a model as an ONNX file or a MONAI bundle.
 
-    A second file says how well the first agrees with the run.
+    A file beside or inside it says how well it agrees with the run.
     """
     from diagnet.inference.export import export_onnx
+    from diagnet.inference.monai_bundle import export_monai_bundle
+    from diagnet.inference.predictor import shipped_run
 
-    if not onnx:
-        raise typer.BadParameter("must be given, got no format. Fix: add --onnx.", param_hint="--onnx")
-    report = export_onnx(run, out)
+    if onnx == monai_bundle:
+        raise typer.BadParameter(
+            f"must be given, got {'both formats' if onnx else 'no format'}. Fix: add --onnx or --monai-bundle.",
+            param_hint="--onnx or --monai-bundle",
+        )
+    run = shipped_run() if run is None else run
+    report = export_onnx(run, out) if onnx else export_monai_bundle(run, out)
+    compared = f"{out}.parity.json" if onnx else str(out / "docs" / "parity.json")
     if as_json:
         print_json({"out": str(out), **report})
         return
     print(f"Largest difference of a probability: {report['largest_difference']:.1e}", end=" ")
-    print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {out}.parity.json)")
+    print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {compared})")
     print(report["notice"])
     print(f"Model: {out}")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from diagnet.cli import main
 from diagnet.errors import ExportError, RefusedInputError, RunFolderError
@@ -18,9 +17,10 @@ from diagnet.inference.model import load_model as read_model
 from diagnet.inference.monai_bundle import MarkedRegions, export_monai_bundle, read_masses, score_masses
 from diagnet.inference.predictor import load_model, shipped_run
 from diagnet.notice import NOTICE
+from dicom_files import drawn_breast, write_dicom
 from runs import write_run
 
-BOX = (60.0, 70.0, 100.0, 110.0)
+BOX = (20.0, 60.0, 60.0, 100.0)  # the mass of `drawn_breast`
 OUTSIDE = (400.0, 70.0, 440.0, 110.0)
 # What MONAI's published schema of 2024-07-25 asks for, in our words: it cannot be fetched in a test.
 TENSOR = {
@@ -68,9 +68,8 @@ def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
     run = write_run(folder / "run", n_networks=2)
     report = export_monai_bundle(run, folder / "bundle")
-    pixels = np.random.default_rng(0).integers(0, 256, (200, 160), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / "picture.png")
-    rows = [",".join(map(str, ("picture.png", *box))) for box in (BOX, OUTSIDE)]
+    write_dicom(folder / "picture.dcm", drawn_breast())
+    rows = [",".join(map(str, ("picture.dcm", *box))) for box in (BOX, OUTSIDE)]
     (folder / "masses.csv").write_text("\n".join(["image,x0,y0,x1,y1", *rows]) + "\n")
     return folder, report
 
@@ -80,7 +79,7 @@ def same_as_predict(folder, scores):
     with scores.open(newline="") as file:
         scored, outside = csv.DictReader(file)
     model = load_model(folder / "run", engine="torch")
-    expected, refused = model.predict(folder / "picture.png", [BOX, OUTSIDE])
+    expected, refused = model.predict(folder / "picture.dcm", [BOX, OUTSIDE])
     assert float(scored["malignancy"]) == pytest.approx(expected.malignancy, abs=1e-4)
     assert scored["flags"] == "; ".join(expected.flags)
     assert (outside["malignancy"], outside["reason"]) == ("", refused.reason)
@@ -136,10 +135,10 @@ def test_a_region_unlike_the_training_masses_is_refused_as_predict_does(bundle, 
     folder, _ = bundle
     model = read_model(shipped_run(), engine="torch")
     (tmp_path / "regions.json").write_text(json.dumps(monai_bundle._facts(model)))
-    (expected,) = load_model(engine="torch").predict(folder / "picture.png", [BOX])
+    (expected,) = load_model(engine="torch").predict(folder / "picture.dcm", [BOX])
     assert expected.reason.startswith("far from the training masses: ")
     with pytest.raises(RefusedInputError, match=r"^far from the training masses: ") as refused:
-        MarkedRegions(tmp_path / "regions.json")({"image": str(folder / "picture.png"), "box": BOX})
+        MarkedRegions(tmp_path / "regions.json")({"image": str(folder / "picture.dcm"), "box": BOX})
     assert str(refused.value) == expected.reason
 
 

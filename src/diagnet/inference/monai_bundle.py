@@ -207,7 +207,6 @@ def _metadata(model: Model, run: Path) -> dict[str, Any]:
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {DISTRIBUTION: __version__},
-        "optional_packages_version": {},
         "name": "DiagNet breast mass",
         "task": "Benign or malignant: the score of a breast mass that somebody has marked on a mammogram",
         "description": f"{model.notice}. A network with calibrated probabilities. It finds no mass.",
@@ -245,17 +244,26 @@ def _metadata(model: Model, run: Path) -> dict[str, Any]:
 
 _OURS = "diagnet.inference.monai_bundle"
 _INFERENCE = {
-    "imports": ["$import torch", f"$import {_OURS}"],
+    "imports": ["$import torch"],
     "bundle_root": ".",
     "masses": "masses.csv",
     "output": "scores.csv",
     "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
     "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device).eval()",
     "preprocessing": {"_target_": f"{_OURS}.MarkedRegions", "facts": f"$@bundle_root + '/{_FACTS}'"},
-    "datalist": f"${_OURS}.read_masses(@masses)",
+    "datalist": {"_target_": f"{_OURS}.read_masses", "table": "@masses"},
     "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
     "inferer": {"_target_": "SimpleInferer"},
-    "run": [f"${_OURS}.score_masses(@datalist, @preprocessing, @inferer, @network_def, @output)"],
+    "run": [
+        {
+            "_target_": f"{_OURS}.score_masses",
+            "masses": "@datalist",
+            "preprocessing": "@preprocessing",
+            "inferer": "@inferer",
+            "network": "@network_def",
+            "out": "@output",
+        }
+    ],
 }
 
 

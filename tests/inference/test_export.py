@@ -127,3 +127,6 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
     code, _, errors = diagnet("--out", out)
     assert code == 1
     assert errors == f"diagnet: `--out` must be a new .onnx file, got {out}. Fix: choose another name.\n"
+    code, _, errors = diagnet("--out", tmp_path / "other.onnx", "--onnx", "--monai-bundle")
+    assert code == 2
+    assert "must be one format, got both" in " ".join(errors.split())

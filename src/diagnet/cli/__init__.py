@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diagnet.cli import doctor, listen, masses, predict, runs, serve, settings, study
+from diagnet.cli import docs, doctor, listen, masses, predict, runs, serve, settings, study
 from diagnet.cli.options import taking
 from diagnet.cli.terminal import escaped, escaped_output
 from diagnet.data.reading_process import read_apart, read_here
@@ -54,6 +54,7 @@ app.command(
 )(listen.listen)
 app.add_typer(study.app, name="study")
 app.command(epilog="Example: diagnet settings --preset lite0")(settings.settings)
+app.command(epilog="Example: diagnet docs predict")(docs.docs)
 app.command(epilog="Example: diagnet doctor")(doctor.doctor)
 
 

@@ -199,24 +199,32 @@ def _unused(folder: Path) -> Path:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="ONNX file to write: a new one, named .onnx.", show_default=False)],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX: so it does without this too.")] = False,
+    out: Annotated[Path, typer.Option(help="To write: a new .onnx file, or a new folder.", show_default=False)],
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a finished run. [default: the shipped one]", show_default=False)
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As an ONNX file, as without it.")] = False,
+    monai_bundle: Annotated[bool, typer.Option("--monai-bundle", help="As a MONAI bundle, a folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the run's model as one ONNX file.
+    """Write a model as an ONNX file or a MONAI bundle.
 
-    A second file says how well the first agrees with the run.
+    A file beside or inside it says how well it agrees with the run.
     """
     from diagnet.inference.export import export_onnx
+    from diagnet.inference.monai_bundle import export_monai_bundle
+    from diagnet.inference.predictor import shipped_run
 
-    del onnx  # the one format there is; it had to be given once
-    report = export_onnx(run, out)
+    if onnx and monai_bundle:
+        raise typer.BadParameter("must be one format, got both.", param_hint="--onnx, --monai-bundle")
+    run = shipped_run() if run is None else run
+    report = export_monai_bundle(run, out) if monai_bundle else export_onnx(run, out)
+    compared = str(out / "docs" / "parity.json") if monai_bundle else f"{out}.parity.json"
     if as_json:
         print_json({"out": str(out), **report})
         return
     print(f"Largest difference of a probability: {report['largest_difference']:.1e}", end=" ")
-    print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {out}.parity.json)")
+    print(f"(tolerance {report['tolerance']:g}, {len(report['compared'])} comparisons: {compared})")
     print(report["notice"])
     print(f"Model: {out}")
 

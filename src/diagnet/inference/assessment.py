@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float32
 from pydantic import BaseModel, Field
 
 from diagnet.arrays import Image
 from diagnet.data.box import Box, BoxLike
 from diagnet.data.dicom import read_uid
-from diagnet.data.domain import middle_verdict
+from diagnet.data.domain import Domain, Verdict, middle_verdict
 from diagnet.data.image import is_dicom, read_picture
 from diagnet.data.mammogram import Mammogram
 from diagnet.data.mass import Mass
 from diagnet.data.region_facts import PictureFacts, picture_facts
-from diagnet.data.roi import cut_and_measured
+from diagnet.data.roi import RoiSettings, cut_and_measured
 from diagnet.data.suitability import BoxLimits, check_box, clipped_box
 from diagnet.errors import DiagNetError, RefusedInputError, printable
 from diagnet.evaluation.abstention import reason_to_abstain
@@ -185,12 +186,9 @@ def _score_box(
 ) -> Assessment:
     height, width = picture.pixels.shape
     box = clipped_box(start.box, width, height)
-    doubts = check_box(box, picture, model.roi, policy.box)
-    mass = Mass(start.image, box, None, "", spacing_mm=picture.spacing_mm, original_size=original_size)
-    region, facts = cut_and_measured(picture.pixels, mass, model.roi, around)
-    if np.ptp(region) == 0:
-        raise RefusedInputError("`box` must mark a mass, got a region of one and the same grey.")
-    verdict = middle_verdict(model.domains, facts)
+    region, doubts, verdict = marked_region(
+        picture, around, box, model.roi, model.domains, policy.box, original_size=original_size
+    )
     if verdict.is_far and not policy.allow_unlike:
         return replace(start, reason=f"far from the training masses: {verdict.reason}", is_unlike=True)
     if verdict.is_unlike:
@@ -213,6 +211,29 @@ def _score_box(
         is_unlike=verdict.is_unlike,
         training_source=verdict.source,
     )
+
+
+def marked_region(
+    picture: Mammogram,
+    around: PictureFacts,
+    box: Box,
+    roi: RoiSettings,
+    domains: Sequence[Domain],
+    limits: BoxLimits,
+    *,
+    original_size: tuple[float, float] | None = None,
+) -> tuple[Float32[np.ndarray, "size size"], list[str], Verdict]:
+    """Cut the region of a mass as a network gets it; return what is doubtful about it, and whether it is like masses.
+
+    Raises:
+        RefusedInputError: the box or the region is none that may be scored.
+    """
+    doubts = check_box(box, picture, roi, limits)
+    mass = Mass(Path(), box, None, "", spacing_mm=picture.spacing_mm, original_size=original_size)
+    region, facts = cut_and_measured(picture.pixels, mass, roi, around)
+    if np.ptp(region) == 0:
+        raise RefusedInputError("`box` must mark a mass, got a region of one and the same grey.")
+    return region, doubts, middle_verdict(domains, facts)
 
 
 def _unscored(model: Model, image: Path) -> Assessment:

@@ -15,7 +15,7 @@ from diagnet.atomic import atomic_path
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.errors import ExportError
 from diagnet.evaluation.calibration import probabilities
-from diagnet.inference.engines import Ensemble, onnx_model, onnxruntime_engine, require_onnx
+from diagnet.inference.engines import Engine, Ensemble, onnx_model, onnxruntime_engine, require_onnx
 from diagnet.inference.model import Model, load_model
 from diagnet.run.folder import write_json
 from diagnet.training.scoring import embeddings_and_logits
@@ -64,7 +64,7 @@ def export_onnx(run: Path, out: Path) -> dict[str, Any]:
     require_onnx()
     model = load_model(run, engine="torch")
     graph = _graph(model)
-    report = _parity(model, graph)
+    report = parity(model, onnxruntime_engine(graph))
     if not report["passed"]:
         raise ExportError(
             f"`{out.name}` must score as the run does, to {TOLERANCE:g}, got a probability"
@@ -93,9 +93,8 @@ def _graph(model: Model) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def _parity(model: Model, graph: bytes) -> dict[str, Any]:
-    """The largest difference of a probability, ONNX Runtime's to the run's own networks in PyTorch, float32."""
-    engine = onnxruntime_engine(graph)
+def parity(model: Model, engine: Engine) -> dict[str, Any]:
+    """Return the largest difference of a probability, the engine's to the run's own networks in PyTorch, float32."""
     rows: list[dict[str, Any]] = []
     for kind, images in _pictures(model.roi.size):
         expected = np.mean(

@@ -174,7 +174,7 @@ class WebArchive:
     def send(self, result: Path) -> None:
         """See `Destination`."""
         with silenced():
-            answer = self._told(lambda client: client.store_instances([dcmread(result)]))
+            answer = self._ask(lambda client: client.store_instances([dcmread(result)]))
         if answer.get("FailedSOPSequence"):
             raise NotTakenError("`--forward` must take what is sent, got a refusal")
 
@@ -184,14 +184,14 @@ class WebArchive:
             header = _header(result)
             wanted = {"SOPInstanceUID": header.SOPInstanceUID}
             try:
-                found = self._told(
+                found = self._ask(
                     lambda client: client.search_for_instances(header.StudyInstanceUID, search_filters=wanted)
                 )
             except NotTakenError:
                 return False
         return any(str(header.SOPInstanceUID) in str(each.get("00080018")) for each in found)
 
-    def _told(self, ask: Any) -> Any:
+    def _ask(self, ask: Any) -> Any:
         """Ask the archive; what goes wrong is told without its text, which may quote what was sent."""
         import requests
         from dicomweb_client.api import DICOMwebClient

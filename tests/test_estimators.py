@@ -274,7 +274,7 @@ def test_a_grid_search_may_turn_the_augmenter_off(phantoms):
     pipeline = pytest.importorskip("imblearn.pipeline", reason="not installed: pipelines were not tested")
     X, y = phantoms
     model = pipeline.make_pipeline(AdversarialAugmenter(budget=2, random_state=0), LogisticRegression())
-    grid = {"adversarialaugmenter__positive_share": [0.0, 0.2]}
+    grid = {"adversarialaugmenter__positive_ratio": [0.0, 0.2]}
     off = {"adversarialaugmenter": ["passthrough"]}
     found = GridSearchCV(model, [grid, off], cv=2).fit(X.reshape(48, -1), y)
     scores = found.cv_results_["mean_test_score"]

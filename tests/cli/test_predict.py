@@ -215,7 +215,7 @@ def test_outlines_of_a_report_come_out_as_a_segmentation_that_the_report_names(p
     drawn.save_as(state)
     out = {name: tmp_path / f"{name}.dcm" for name in ("sr", "seg", "pdf")}
     options = [each for name, path in out.items() for each in (f"--out-{name}", path)]
-    done = predict(image, "--sr", state, *options, "--json")
+    done = predict(image, "--marks", state, *options, "--json")
     assert done.returncode == 0, done.stderr
     assert f"Segmentation: {out['seg']}" in done.stderr
     assert f"Page: {out['pdf']}" in done.stderr

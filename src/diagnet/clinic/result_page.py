@@ -372,6 +372,7 @@ def _enclosed(content: bytes, uid: UID, header: Dataset, first: Assessment) -> D
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
         transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=header.SpecificCharacterSet,
         **series_of(uid, _SERIES_NUMBER, first.notice),
     )
     document.copy_patient_and_study_information(header)

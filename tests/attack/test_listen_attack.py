@@ -90,6 +90,21 @@ def test_silent_connections_hold_up_neither_tls_nor_the_end(listen, certificate)
     close(connections)
 
 
+def test_a_connection_whose_tls_only_begins_is_not_taken_for_a_closed_one(listen, certificate):
+    class Slow:
+        """Connections are tidied up while one of them is wrapped."""
+
+        def wrap_socket(self, plain, **settings):
+            wrapped = server_tls(*certificate, None).wrap_socket(plain, **settings)
+            tidying = threading.Thread(target=node.places.tidy)
+            tidying.start()
+            tidying.join(0.5)  # it may have to wait until this is over
+            return wrapped
+
+    node = listen(tls=Slow())
+    assert hostile.echo(node.port, context=hostile.tls_client(certificate[0])) < WAIT
+
+
 def test_the_listener_ends_at_once_while_somebody_is_silent(tmp_path, certificate):
     with Queue(tmp_path / "queue", max_bytes=1).opened() as queue:
         settings = ListenerSettings(port=0)

@@ -238,8 +238,9 @@ class Server(ThreadedAssociationServer):
         connection = self.places.of(request)
         try:
             if self.tls is not None:
-                request = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-                connection.socket = request
+                with self.places.lock:  # wrapping empties the plain socket, which would look like one that was closed
+                    request = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+                    connection.socket = request
                 request.settimeout(self.places.deadlines.beginning)
                 request.do_handshake()
                 request.settimeout(self.places.deadlines.silence)
@@ -249,7 +250,7 @@ class Server(ThreadedAssociationServer):
                 request.close()
             else:
                 self.finish_request(request, client_address)
-        except (OSError, ValueError):  # of TLS, or of a connection that is gone
+        except Exception:  # of TLS, or of a connection that is gone; whoever waits for an answer must hear of it
             self.places.tell("ended a connection: it did not become an association", "")
             connection.cut()
             request.close()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -91,17 +92,19 @@ def test_silent_connections_hold_up_neither_tls_nor_the_end(listen, certificate)
 
 
 def test_a_connection_whose_tls_only_begins_is_not_taken_for_a_closed_one(listen, certificate):
-    class Slow:
+    class Slow(ssl.SSLContext):
         """Connections are tidied up while one of them is wrapped."""
 
         def wrap_socket(self, plain, **settings):
-            wrapped = server_tls(*certificate, None).wrap_socket(plain, **settings)
+            wrapped = super().wrap_socket(plain, **settings)
             tidying = threading.Thread(target=node.places.tidy)
             tidying.start()
             tidying.join(0.5)  # it may have to wait until this is over
             return wrapped
 
-    node = listen(tls=Slow())
+    context = Slow(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    node = listen(tls=context)
     assert hostile.echo(node.port, context=hostile.tls_client(certificate[0])) < WAIT
 
 

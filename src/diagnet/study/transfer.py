@@ -72,7 +72,7 @@ def transfer_arms(names: Sequence[str]) -> tuple[Arm, ...]:
     methods: tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...] = (
         ("plain", "plain cross-entropy", PLAIN, both),
         ("diagnet", "the preset", {}, both),
-        ("frozen", "ImageNet features and a logistic regression", frozen, both[:1]),
+        ("frozen", "ImageNet features and a logistic regression", frozen, both),
         ("lite0", "the preset lite0", LITE0, both[:1]),
     )
     return tuple(
@@ -205,13 +205,13 @@ def write_transfer(
 
 
 def pairs_on_sources(names: Sequence[str], record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each arm with plain cross-entropy on the same sources: of its own grey range, or `image` for plain `region`."""
+    """Each arm with plain cross-entropy on the same sources and range, and each of range `region` with its `image`."""
     described = {name: record["arms"][name] for name in names}
     settings = {name: merged(record["settings"], arm["changes"]) for name, arm in described.items()}
     plain: dict[tuple[str, str], str] = {}
 
-    def place(name: str, grey_range: str) -> tuple[str, str]:
-        return str(described[name].get("sources")), grey_range
+    def place(name: str) -> tuple[str, str]:
+        return str(described[name].get("sources")), settings[name]["roi"]["grey_range"]
 
     def trained(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key not in ("graph", "roi")}
@@ -219,14 +219,20 @@ def pairs_on_sources(names: Sequence[str], record: Mapping[str, Any]) -> list[tu
     for name, own in settings.items():
         is_network = described[name]["method"] == "network"
         if is_network and trained(own) == trained(merged(record["settings"], PLAIN)):
-            plain.setdefault(place(name, own["roi"]["grey_range"]), name)
+            plain.setdefault(place(name), name)
     pairs = []
     for name, own in settings.items():
-        against = plain.get(place(name, own["roi"]["grey_range"]))
-        if against == name:
-            against = plain.get(place(name, "image"))
+        against = plain.get(place(name))
         if against not in (None, name):
             pairs.append((name, str(against)))
+        if own["roi"]["grey_range"] == "region":
+            other = merged(own, {"roi": {"grey_range": "image"}})
+            same = (described[name]["method"], described[name].get("sources"), other)
+            pairs += [
+                (name, each)
+                for each in names
+                if (described[each]["method"], described[each].get("sources"), settings[each]) == same
+            ]
     return pairs
 
 

@@ -208,7 +208,7 @@ def test_arms_are_made_from_the_names_of_sources():
     assert {arm.margins for arm in arms.values()} == {MARGINS}
     assert "all-plain-image" in {arm.name for arm in transfer_arms(["a", "b", "c"])}
     assert "together-plain-image" in {arm.name for arm in transfer_arms(["both", "b"])}
-    assert len(transfer_arms(["alone"])) == 6
+    assert len(transfer_arms(["alone"])) == 7
     with pytest.raises(SettingsError, match="must have names that differ"):
         transfer_arms(["a b", "a-b"])
     assert "transfer" not in STUDIES

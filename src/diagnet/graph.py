@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Int, Int8
 from numpy.typing import ArrayLike
-from pydantic import Field
+from pydantic import BaseModel, Field, model_validator
 from scipy.sparse import csr_array
 
 from diagnet.arrays import Vectors, as_array
-from diagnet.renamed import RenamedSettings
+from diagnet.renamed import by_new_names
 
 _BLOCK = 2_048  # points of either side of a block of products: 16 MB
 _CHUNK = 4_000_000  # numbers of `vectors` made float64 at once: 32 MB
@@ -22,8 +22,10 @@ _ROUNDING = 1e-5  # well above the error of a float32 cosine: what is closer is 
 _NONE = -2.0  # below every cosine: there is no such point
 
 
-class GraphSettings(RenamedSettings, frozen=True, extra="forbid"):
+class GraphSettings(BaseModel, frozen=True, extra="forbid"):
     """How the signed graph is built (readings 3-6)."""
+
+    _by_new_names = model_validator(mode="before")(by_new_names)
 
     n_attracting: int = Field(1, ge=0, description="n+: nearest points of the own class an anchor is drawn to")
     n_repelling: int = Field(4, ge=0, description="n-: nearest points an anchor is pushed from")

@@ -5,12 +5,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
-from pydantic import Field
+from pydantic import BaseModel, Field, model_validator
 
 from diagnet.discriminator import Discriminator, probability
 from diagnet.distance import Distance, distance_of_dots
 from diagnet.racos import Candidate, Racos
-from diagnet.renamed import RenamedSettings
+from diagnet.renamed import by_new_names
 from diagnet.search_space import SearchSpace, Sign
 
 _MARGIN = 1e-3  # a rule is kept with this much (relative) to spare: images are float32
@@ -23,8 +23,10 @@ _KEPT_SHARE = 0.25
 _REACH = 3  # r3 / rho: how far negative neighbors may be from originals
 
 
-class SearchSettings(RenamedSettings, frozen=True, extra="forbid"):
+class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     """How one neighbor is searched."""
+
+    _by_new_names = model_validator(mode="before")(by_new_names)
 
     budget: int = Field(200, ge=1, le=100_000, description="T: candidates tried for each neighbor")
     n_seeds: int = Field(10, ge=1, description="noise-corrupted originals a search starts from (reading 10)")

@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, model_validator
-
 from diagnet.errors import SettingsError
 
 # What each old name of a setting is now; one that has become several stands for all of them.
@@ -16,13 +14,9 @@ NEW_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class RenamedSettings(BaseModel, frozen=True, extra="forbid"):
-    """Settings some of which had another name before."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_new_names(cls, values: Any) -> Any:
-        return with_new_names(values) if isinstance(values, Mapping) else values
+def by_new_names(cls: type, values: Any) -> Any:  # noqa: ARG001 -- pydantic passes it
+    """Let settings some of which had another name before be given by it: for pydantic's `model_validator`."""
+    return with_new_names(values) if isinstance(values, Mapping) else values
 
 
 def with_new_names(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:

@@ -64,12 +64,7 @@ def export_onnx(run: Path, out: Path) -> dict[str, Any]:
     require_onnx()
     model = load_model(run, engine="torch")
     graph = _graph(model)
-    report = parity(model, onnxruntime_engine(graph))
-    if not report["passed"]:
-        raise ExportError(
-            f"`{out.name}` must score as the run does, to {TOLERANCE:g}, got a probability"
-            f" {report['largest_difference']:.2g} apart. Fix: try other versions of torch and onnx."
-        )
+    report = parity(model, onnxruntime_engine(graph), out, fix="try other versions of torch and onnx")
     with atomic_path(out) as temporary:
         temporary.write_bytes(graph)
         write_json(beside, report)
@@ -93,8 +88,18 @@ def _graph(model: Model) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def parity(model: Model, engine: Engine) -> dict[str, Any]:
-    """Return the largest difference of a probability, the engine's to the run's own networks in PyTorch, float32."""
+def parity(model: Model, engine: Engine, out: Path, *, fix: str) -> dict[str, Any]:
+    """Return the largest difference of a probability, the engine's to the run's own networks in PyTorch, float32.
+
+    Args:
+        model: of the run.
+        engine: scores what is exported.
+        out: where that is to be written.
+        fix: what helps where they differ.
+
+    Raises:
+        ExportError: they differ by more than the tolerance.
+    """
     rows: list[dict[str, Any]] = []
     for kind, images in _pictures(model.roi.size):
         expected = np.mean(
@@ -107,6 +112,11 @@ def parity(model: Model, engine: Engine) -> dict[str, Any]:
         found = engine(images[:, None])
         rows.append({"images": kind, "batch": len(images), "difference": float(np.abs(found - expected).max())})
     largest = max(row["difference"] for row in rows)
+    if largest > TOLERANCE:
+        raise ExportError(
+            f"`{out.name}` must score as the run does, to {TOLERANCE:g}, got a probability"
+            f" {largest:.2g} apart. Fix: {fix}."
+        )
     return {
         "notice": model.notice,
         "diagnet_version": __version__,
@@ -114,7 +124,7 @@ def parity(model: Model, engine: Engine) -> dict[str, Any]:
         "compared": rows,
         "largest_difference": largest,
         "tolerance": TOLERANCE,
-        "passed": largest <= TOLERANCE,
+        "passed": True,
     }
 
 

@@ -139,7 +139,7 @@ def listen(
     from diagnet.clinic.result_page import require_report
     from diagnet.clinic.worker import Worker, WorkerSettings
     from diagnet.inference.assessment import Policy
-    from diagnet.inference.predictive_value import read_held_out
+    from diagnet.inference.predictive_value import find_held_out
     from diagnet.inference.predictor import shipped_run
 
     read_apart(SERVER_PROCESSES)
@@ -151,8 +151,7 @@ def listen(
     destination = _destination(forward, place, trust)
     settings, tls = _listener_settings(place, limits), _server_tls(trust)
     model = _ready_model(run, results.engine)
-    folder = run or shipped_run()
-    held_out = read_held_out(folder) if results.pdf and (folder / "predictions.csv").exists() else None
+    held_out = find_held_out(run or shipped_run()) if results.pdf else None
     tell, stop = _teller(quiet=quiet, as_json=as_json), _stopped_by_signals()
     room = Queue(
         place.queue,

@@ -95,6 +95,10 @@ def predict(
     found, outlines = _with_marks(found, box, boxes, marks)
     results = {"--out-sr": out_sr, "--out-sc": out_sc, "--out-seg": out_seg, "--out-pdf": out_pdf}
     _require_new(results)
+    if out_pdf is not None:
+        from diagnet.clinic.result_page import require_report
+
+        require_report()
     if any(results.values()) and len(found) != 1:
         raise typer.BadParameter(f"must have one FILE, got {len(found)}.", param_hint=", ".join(results))
     policy = Policy(
@@ -153,10 +157,6 @@ def _require_new(results: Mapping[str, Path | None]) -> None:
         other = taken.setdefault(path.resolve(), option)
         if other != option:
             raise RunFolderError(f"`{option}` must be another file than `{other}`, got {path} for both.")
-    if results["--out-pdf"] is not None:
-        from diagnet.clinic.result_page import require_report
-
-        require_report()
 
 
 _MANY = 10  # images from which progress is shown
@@ -242,13 +242,10 @@ def _write_dicom(
         print(f"Structured report: {sr}", file=sys.stderr)
     if pdf is not None:
         from diagnet.clinic.result_page import write_result_page
-        from diagnet.inference.predictive_value import read_held_out
+        from diagnet.inference.predictive_value import find_held_out, meaning_texts
         from diagnet.inference.predictor import shipped_run
 
-        folder = run or shipped_run()
-        held_out = read_held_out(folder) if (folder / "predictions.csv").exists() else None
-        meanings = [held_out.meaning_of(each) if held_out else None for each in assessments]
-        texts = [meaning.text if meaning else "" for meaning in meanings]
+        texts = meaning_texts(find_held_out(run or shipped_run()), assessments)
         write_result_page(assessments, found[0].image, pdf, texts, allow_for_processing=raw)
         print(f"Page: {pdf}", file=sys.stderr)
     if sc is not None:

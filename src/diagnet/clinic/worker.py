@@ -24,7 +24,7 @@ from diagnet.data.box import Box
 from diagnet.errors import DataError, DiagNetError, MissingExtraError, NotTakenError, RefusedInputError, RunFolderError
 from diagnet.inference.assessment import Assessment, Policy, assess
 from diagnet.inference.model import Model
-from diagnet.inference.predictive_value import HeldOut
+from diagnet.inference.predictive_value import HeldOut, meaning_texts
 from diagnet.run.folder import now, write_json
 from diagnet.version import __version__
 
@@ -205,8 +205,7 @@ class Worker:
                 with suppress(DataError):  # a display that no state can repeat; the report says all
                     write_presentation_state(found, image, folder / "3-presentation.dcm")
             if self.settings.pdf:
-                meanings = [self.held_out.meaning_of(each) if self.held_out else None for each in found]
-                texts = [each.text if each else "" for each in meanings]
+                texts = meaning_texts(self.held_out, found)
                 write_result_page(found, image, folder / "5-page.dcm", texts, allow_for_processing=raw)
             patient = self.queue.pseudonyms.of(str(header.PatientID), str(header.get("IssuerOfPatientID", "")))
             write_json(folder / "record.json", _record(found, patient, self.queue.name(uid)))

@@ -1,5 +1,6 @@
 """What a score means: how many of the held-out masses that were scored alike were malignant."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from diagnet.data.mass import MALIGNANT
 from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion
 from diagnet.inference.assessment import Assessment
-from diagnet.run.tables import read_predictions
+from diagnet.run.tables import PREDICTIONS, read_predictions
 
 _MOST, _LEAST = 100, 20  # masses that count as scored alike
 _PART = 4  # else the nearest quarter: all of them would say how frequent cancer is, whatever the score
@@ -97,6 +98,21 @@ class HeldOut:
         if found.malignancy is None or found.is_unlike:
             return None
         return self.meaning(found.malignancy, found.training_source)
+
+
+def find_held_out(run: Path) -> HeldOut | None:
+    """Read the held-out masses of a run; None where it has none.
+
+    Raises:
+        RunFolderError: its predictions.csv cannot be read.
+    """
+    return read_held_out(run) if (run / PREDICTIONS).exists() else None
+
+
+def meaning_texts(held_out: HeldOut | None, found: Sequence[Assessment]) -> list[str]:
+    """Say of each assessment what its score means, in a sentence; "" where that is not known."""
+    meanings = [held_out.meaning_of(each) if held_out else None for each in found]
+    return [meaning.text if meaning else "" for meaning in meanings]
 
 
 def read_held_out(run: Path) -> HeldOut:

@@ -102,6 +102,13 @@ def _content(assessments: Sequence[Assessment], header: Dataset) -> Dataset:
     return root
 
 
+def side_code(found: Assessment) -> Any:
+    """The breast's side as a SNOMED CT code; None where it is not known."""
+    from pydicom.sr.codedict import codes
+
+    return {"L": codes.SCT.Left, "R": codes.SCT.Right}.get(found.laterality)
+
+
 def _group(number: int, found: Assessment, header: Dataset) -> Any:
     """The measurement group of one mass."""
     from highdicom.sr import (
@@ -128,7 +135,7 @@ def _group(number: int, found: Assessment, header: Dataset) -> Any:
             found.notice,
         ],
     )
-    side = {"L": codes.SCT.Left, "R": codes.SCT.Right}.get(found.laterality)
+    side = side_code(found)
     probability = None if found.malignancy is None else 100 * float(found.malignancy)
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(

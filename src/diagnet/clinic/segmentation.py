@@ -10,7 +10,7 @@ from pydicom.uid import UID
 from diagnet.atomic import atomic_path
 from diagnet.clinic.identifiers import mass_uid, result_uid, series_of, stable_uid
 from diagnet.clinic.marks import Outline
-from diagnet.clinic.report import corners
+from diagnet.clinic.report import corners, side_code
 from diagnet.clinic.source import read_source, writing_about
 from diagnet.data.box import Box
 from diagnet.errors import RefusedInputError
@@ -81,7 +81,7 @@ def write_segmentation(
                 tracking_id=f"Mass {number}",
                 anatomic_regions=[codes.SCT.Breast],
             )
-            side = {"L": codes.SCT.Left, "R": codes.SCT.Right}.get(found.laterality)
+            side = side_code(found)
             if side is not None:
                 segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [CodedConcept(*side[:3])]
             segments.append(segment)

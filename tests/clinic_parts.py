@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +255,32 @@ def listening(*arguments):
         yield found.start()
     finally:
         found.stop()
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def crash_at(monkeypatch, step, places):
+    """End the block before or after one of the calls of some functions, each given as (owner, name)."""
+    steps = iter(range(1000))
+
+    def watched(function):
+        def run(*arguments, **options):
+            if next(steps) == step:
+                raise Crash
+            result = function(*arguments, **options)
+            if next(steps) == step:
+                raise Crash
+            return result
+
+        return run
+
+    with monkeypatch.context() as patch, suppress(Crash):
+        for owner, name in places:
+            patch.setattr(owner, name, watched(getattr(owner, name)))
+        yield
 
 
 def wait_until(holds, seconds=60.0):

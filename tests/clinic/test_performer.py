@@ -14,7 +14,7 @@ import shutil
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from clinic_parts import BOX, CANARY, Archive, Listening, Orthanc, free_port, mammogram, marks, wait_until
+from clinic_parts import BOX, CANARY, Archive, Listening, Orthanc, crash_at, free_port, mammogram, marks, wait_until
 from diagnet.clinic import performer as performer_module
 from diagnet.clinic import worker as worker_module
 from diagnet.clinic.forward import WebArchive
@@ -28,10 +28,6 @@ from diagnet.inference.model import load_model
 from worklist_server import CODE, STATION, WorklistServer, value
 
 QUICK = {"poll_seconds": 1e-6, "step_seconds": 0.05, "code": Code.parse(f"{CODE[0]}^{CODE[1]}")}
-
-
-class Crash(BaseException):
-    """The process ends here."""
 
 
 class Sink:
@@ -293,36 +289,20 @@ def test_two_performers_do_no_workitem_twice(tmp_path, model, server):
 
 @pytest.mark.parametrize("step", range(30))
 def test_a_crash_at_any_step_goes_on(tmp_path, model, server, monkeypatch, step):
-    uid, sink, steps = server.add(pair(tmp_path)), Sink(), iter(range(1000))
+    uid, sink = server.add(pair(tmp_path)), Sink()
 
-    def watched(function):
-        def run(*arguments, **options):
-            if next(steps) == step:
-                raise Crash
-            result = function(*arguments, **options)
-            if next(steps) == step:
-                raise Crash
-            return result
-
-        return run
-
-    with monkeypatch.context() as patch:
-        for owner, name in (
-            (performer_module, "write_json"),
-            (Worklist, "change"),
-            (Worklist, "update"),
-            (Worklist, "fetch"),
-            (Queue, "take"),
-            (Queue, "note"),
-            (Queue, "set_done"),
-            (worker_module, "read_marks"),
-        ):
-            patch.setattr(owner, name, watched(getattr(owner, name)))
-        try:
-            with clinic(tmp_path / "queue", model, server, sink) as performer:
-                work(performer)
-        except Crash:
-            pass
+    places = (
+        (performer_module, "write_json"),
+        (Worklist, "change"),
+        (Worklist, "update"),
+        (Worklist, "fetch"),
+        (Queue, "take"),
+        (Queue, "note"),
+        (Queue, "set_done"),
+        (worker_module, "read_marks"),
+    )
+    with crash_at(monkeypatch, step, places), clinic(tmp_path / "queue", model, server, sink) as performer:
+        work(performer)
     with clinic(tmp_path / "queue", model, server, sink) as performer:
         work(performer)
         assert left(performer) == []

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from clinic_parts import BOX, CANARY, mammogram, marks
+from clinic_parts import BOX, CANARY, Crash, crash_at, mammogram, marks
 from diagnet.clinic import queue as queue_module
 from diagnet.clinic import worker as worker_module
 from diagnet.clinic.privacy import Pseudonyms
@@ -27,10 +27,6 @@ from diagnet.inference.assessment import Policy, assess
 from diagnet.inference.model import load_model
 from diagnet.inference.predictive_value import HeldOut
 from diagnet.run.folder import read_json, write_json
-
-
-class Crash(BaseException):
-    """The process ends here."""
 
 
 class Sink:
@@ -124,39 +120,23 @@ def test_what_was_done_is_not_done_again(queue, tmp_path, model):
 
 @pytest.mark.parametrize("step", range(48))
 def test_a_crash_at_any_step_loses_nothing_and_sends_nothing_twice(tmp_path, model, monkeypatch, step):
-    sink, steps = Sink(), iter(range(1000))
-
-    def watched(function):
-        def run(*arguments, **options):
-            if next(steps) == step:
-                raise Crash
-            result = function(*arguments, **options)
-            if next(steps) == step:
-                raise Crash
-            return result
-
-        return run
+    sink = Sink()
 
     with Queue(tmp_path / "queue", max_bytes=100_000_000).opened() as queue:
         put_pair(queue, tmp_path, boxes=(BOX, (20.0, 30.0, 90.0, 100.0)))
-    with monkeypatch.context() as patch:
-        for owner, name in (
-            (queue_module, "_flush"),
-            (queue_module, "write_json"),
-            (worker_module, "write_structured_report"),
-            (worker_module, "write_json"),
-            (Queue, "mark_file"),
-            (Queue, "set_scored"),
-            (Sink, "send"),
-        ):
-            patch.setattr(owner, name, watched(getattr(owner, name)))
-        try:
-            with Queue(tmp_path / "queue", max_bytes=100_000_000).opened() as queue:
-                worker = Worker(queue, model, sink, lambda *_: None)
-                worker.score_ready()
-                worker.send_ready()
-        except Crash:
-            pass
+    places = (
+        (queue_module, "_flush"),
+        (queue_module, "write_json"),
+        (worker_module, "write_structured_report"),
+        (worker_module, "write_json"),
+        (Queue, "mark_file"),
+        (Queue, "set_scored"),
+        (Sink, "send"),
+    )
+    with crash_at(monkeypatch, step, places), Queue(tmp_path / "queue", max_bytes=100_000_000).opened() as queue:
+        worker = Worker(queue, model, sink, lambda *_: None)
+        worker.score_ready()
+        worker.send_ready()
     with Queue(tmp_path / "queue", max_bytes=100_000_000).opened() as queue:
         worker = Worker(queue, model, sink, lambda *_: None)
         worker.score_ready()

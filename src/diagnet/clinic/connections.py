@@ -11,13 +11,13 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from diagnet.clinic.sockets import cut
 from diagnet.clinic.worker import Tell
 
 _MAX_BEGINNING = 64  # connections that have not asked for an association; one more, and the oldest goes
@@ -65,8 +65,7 @@ class Connection:
     def cut(self) -> None:
         """End it, whatever thread waits for it; the socket is closed by who owns it."""
         self.is_cut = True
-        with suppress(OSError):  # is closed already; not its own `shutdown`, which lets go of TLS under its reader
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+        cut(self.socket)
 
     def stop(self) -> None:
         """End the threads of its association at their next turn; they would wait for a state that does not come."""

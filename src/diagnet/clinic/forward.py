@@ -1,11 +1,9 @@
 """Where results go: a DICOM node by C-STORE, or an archive's web service by STOW-RS."""
 
 import functools
-import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from diagnet.clinic.privacy import silenced
+from diagnet.clinic.sockets import cut
 from diagnet.errors import NetworkError, NotTakenError, SettingsError
 
 _TIMEOUT_S = 30
@@ -155,8 +154,7 @@ def end_in_time(event: Any) -> None:
         while reader.is_alive() and reader.state_machine.current_state != _IDLE and time.monotonic() < end:
             time.sleep(0.01)
         reader._kill_thread = True
-        with suppress(OSError):  # is closed already
-            socket.socket.shutdown(line, socket.SHUT_RDWR)  # wakes a reader that waits
+        cut(line)  # wakes a reader that waits
         if reader.is_alive() and reader is not threading.current_thread():
             reader.join(_ENDING_S)
         line.close()  # pynetdicom leaves it open where the other side was faster

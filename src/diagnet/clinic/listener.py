@@ -220,7 +220,7 @@ class Listener:
 
     def _taken(self, event: Any) -> int:
         uid, sop_class = UID(event.request.AffectedSOPInstanceUID), event.request.AffectedSOPClassUID
-        kind: Kind = "marks" if sop_class in _MARKS else "images"
+        kind: Kind = kind_of(sop_class) or "images"
         refusal, status = self._refusal(event, uid, kind)
         path: Path = event.dataset_path
         size = 0 if status == _FULL else path.stat().st_size

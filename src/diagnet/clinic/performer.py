@@ -267,7 +267,7 @@ class Performer:
     def _is_here(self, each: Input, *, is_image: bool) -> bool:
         if is_image:
             return self.queue.image(each.uid) is not None
-        return (self.queue.place("marks") / f"{self.queue.name(each.uid)}.dcm").exists()
+        return self.queue.has_marks(self.queue.name(each.uid))
 
     def _fetch(self, wanted: Input, kind: Kind) -> None:
         """Put one input into the queue."""
@@ -299,7 +299,7 @@ class Performer:
         reasons: list[str] = []
         is_scored = False
         for name in (self.queue.name(each.uid) for each in _of_kind(item, "marks")):
-            is_waiting = (self.queue.place("marks") / f"{name}.dcm").exists()
+            is_waiting = self.queue.has_marks(name)
             noted, failure = self.queue.noted(name), self.queue.failure(name)
             if noted is None and (is_waiting or failure is None):
                 return None

@@ -120,6 +120,10 @@ class Queue:
                 return path
         return None
 
+    def has_marks(self, name: str) -> bool:
+        """Tell whether marks wait, by the name under which they lie here."""
+        return (self.place("marks") / f"{name}.dcm").exists()
+
     def waiting_marks(self) -> list[Path]:
         """Marks to be scored, the longest waiting first."""
         return [path for path, _ in _oldest_first(self.place("marks"), "*.dcm")]

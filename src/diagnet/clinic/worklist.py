@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 from pydantic import SecretStr
 from pydicom.dataset import Dataset
 
+from diagnet.clinic.sockets import cut
 from diagnet.clinic.workitem import Code, Input, Workitem, claim, is_uid, read_workitem, uid_of
 from diagnet.errors import DataError, NetworkError, NotTakenError, SettingsError
 
@@ -154,7 +155,8 @@ class Worklist:
     def close(self) -> None:
         """End the request under way, and let no other begin."""
         self._is_closed = True
-        _cut(self._socket)
+        if self._socket is not None:
+            cut(self._socket)
 
     def _asked(self, method: str, path: str, seconds: float, body: Dataset | None = None) -> list[Any]:
         """Ask the worklist, and read a list of the DICOM JSON model; empty where there is no content."""
@@ -186,7 +188,8 @@ class Worklist:
 
         def end() -> None:
             over.set()
-            _cut(connection.sock)
+            if connection.sock is not None:
+                cut(connection.sock)
 
         try:
             connection.connect()
@@ -282,10 +285,3 @@ def _split(url: str, name: str) -> SplitResult:
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}[parts.scheme]
-
-
-def _cut(connected: socket.socket | None) -> None:
-    """End a connection, whatever thread waits for it."""
-    if connected is not None:
-        with suppress(OSError):  # not its own `shutdown`, which lets go of TLS under its reader
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)

@@ -84,8 +84,10 @@ class ResidualHead(Network):
         return embedded, self.classifier(self.dropout(embedded))
 
 
-def features_of(masses):
-    """Frozen features of each mass and flip: (flip, mass, feature)."""
+def features_of(masses, keep=None):
+    """Frozen features of each mass and flip: (flip, mass, feature); read from the file `keep`, or written there."""
+    if keep is not None and keep.exists():
+        return np.load(keep, allow_pickle=False)
     torch.manual_seed(0)
     network = create_network("lite0").eval()
     regions = read_rois(masses, RoiSettings(size=128))
@@ -94,6 +96,8 @@ def features_of(masses):
         for across, down in FLIPS:
             turned = torch.from_numpy(flipped(regions, across, down))[:, None]
             found.append(torch.cat([network.features(part) for part in turned.split(32)]).numpy())
+    if keep is not None:
+        np.save(keep, np.stack(found))
     return np.stack(found)
 
 
@@ -177,7 +181,7 @@ def run(asked):
             done = {(row["arm"], row["fold"], row["seed"]) for row in csv.DictReader(file)}
     mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
     labels, patients = mass_set.labels, mass_set.patient_numbers
-    features = features_of(mass_set.masses)
+    features = features_of(mass_set.masses, asked.features)
     for seed in range(asked.seeds):
         for fold, test in enumerate(folds_of(mass_set, N_FOLDS)):
             own = np.setdiff1d(np.arange(len(labels)), test)
@@ -195,48 +199,55 @@ def run(asked):
                 print(seed, fold, arm, flush=True)
 
 
-def table(asked):
-    """AUC of each arm on each source, and its difference to `plain`, from the rows."""
-    mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
+def told_areas(data, rows_file, rival_of):
+    """AUC of each arm on each source, and its difference to its rival, from the rows.
+
+    Args:
+        data: manifests.
+        rows_file: with a row for each arm, fold, seed and mass.
+        rival_of: name of an arm -> name of its rival.
+    """
+    mass_set = read_sources(data, ("benign", "malignant"), RoiSettings())
     labels, patients = mass_set.labels == 1, mass_set.patient_numbers
     sources = np.array([mass.source for mass in mass_set.masses])
     counts = draw_patients(int(patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
     weights = np.concatenate([np.ones((1, counts.shape[1])), counts]).astype(np.float64)
-    with asked.out.open(newline="") as file:
-        rows = [
-            (row["arm"], row["seed"], row["fold"], int(row["mass"]), float(row["score"]))
-            for row in csv.DictReader(file)
-        ]
     jobs = {}
-    for arm, seed, fold, mass, score in rows:
-        jobs.setdefault((arm, seed, fold), []).append((mass, score))
+    with rows_file.open(newline="") as file:
+        for row in csv.DictReader(file):
+            job = jobs.setdefault((row["arm"], row["seed"], row["fold"]), [])
+            job.append((int(row["mass"]), float(row["score"])))
     areas = {}
-    for (arm, *_), scored in jobs.items():
+    for (arm, *place), scored in jobs.items():
         index, scores = np.array([mass for mass, _ in scored]), np.array([score for _, score in scored])
         for source in np.unique(sources):
             here = sources[index] == source
             own = index[here]
-            areas.setdefault((source, arm), []).append(
-                weighted_auc(scores[here], labels[own], weights[:, patients[own]])
-            )
-    means = {key: np.nanmean(found, axis=0) for key, found in areas.items()}
+            area = weighted_auc(scores[here], labels[own], weights[:, patients[own]])
+            areas.setdefault((str(source), arm), {})[tuple(place)] = area
 
     def told(values):
         low, high = np.quantile(values[1:], [0.025, 0.975])
         return {"value": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
-    return {
-        f"{arm} on {source}": {
-            "auc": told(mean), "minus_plain": told(mean - means[source, "plain"]), "trainings": len(areas[source, arm])
-        }
-        for (source, arm), mean in means.items()
-    }  # fmt: skip
+    found = {}
+    for (source, arm), own in areas.items():
+        rival = areas.get((source, rival_of(arm)), {})
+        shared = sorted(own.keys() & rival.keys())
+        row = {"auc": told(np.nanmean(list(own.values()), axis=0)), "trainings": len(own)}
+        if shared:  # of the same folds and seeds
+            minus = np.nanmean([own[place] - rival[place] for place in shared], axis=0)
+            below = float(np.mean(minus[1:] <= 0))
+            row |= {"rival": rival_of(arm), "minus_rival": told(minus), "p": min(1.0, 2 * min(below, 1 - below))}
+        found[f"{arm} on {source}"] = row
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs=2, help="manifests of crops and of mammograms")
     parser.add_argument("--out", type=Path, required=True, help="rows, a .csv file")
+    parser.add_argument("--features", type=Path, help="keep the features in this .npy file")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", action="store_true", help="print the table of the rows there are")
     asked = parser.parse_args()
@@ -244,7 +255,7 @@ def main():
     torch.set_num_threads(1)
     if not asked.table:
         run(asked)
-    print(json.dumps(table(asked), indent=1))
+    print(json.dumps(told_areas(asked.data, asked.out, lambda _: "plain"), indent=1))
 
 
 if __name__ == "__main__":

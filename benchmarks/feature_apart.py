@@ -1,0 +1,203 @@
+"""What neighbors as feature vectors are worth to a logistic regression, arm by arm, on crops and on mammograms.
+
+    python benchmarks/feature_apart.py rois.csv mammograms.csv --out ROWS.csv  # taken up where it was; an hour
+
+The space is that of `feature_space.py`: 200 principal components of EfficientNet-Lite0's frozen features. The model is
+the logistic regression that any user would try first, with the ridge of preset lite0. It is trained on both sources and
+four flips. Each arm adds a vector for every fourth mass, or what its name says, with the weight of four flips.
+
+Rule, written before the first run. An arm helps if its AUC minus that of `copies` has a 95 % interval (patients drawn)
+above 0 on the crops and on the mammograms. The search is worth its time if `search-200` is also above `fresh` in this
+way. p values are told with Holm's correction over the arms of a source. If none helps, neighbors as feature vectors
+stay out of the product.
+
+- `lr`: the originals alone. `copies`: a quarter of the masses counts twice.
+- `noise`, `mixup`, `smote`, `seeds`: as in `feature_space.py`. `fresh`: four draws of such seeds, each with a quarter
+  of the weight.
+- `search-20`, `search-200`, `search-2000`: what RACOS finds with so many evaluations.
+- `hard`: the quarter of the four draws that the logistic regression gets most wrong, among those that a kernel machine
+  of the classes leaves on their side.
+- `negatives`: negative neighbors (T = 200) as a class of their own, whose output the score leaves out.
+- `search-200+eq3`: with the edges of Eq. 3 among originals and neighbors, as `eq3` of `feature_graphs.py`, strength
+  0.01. `eq3`: the same without neighbors.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from feature_graphs import Data, Part, spread_of
+from feature_space import FLIPS, N_COMPONENTS, N_FOLDS, RANGE, SHARE, components, features_of, made, told_areas
+from scipy.linalg import solve_triangular
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+from diagnet.data.roi import RoiSettings
+from diagnet.data.sources import read_sources
+from diagnet.evaluation.delong import holm
+from diagnet.graph import GraphSettings, signed_graph
+from diagnet.memory import keep_freed_memory
+from diagnet.neighbors import NeighborSettings, find_neighbors
+from diagnet.study.jobs import folds_of
+
+RIDGE, STRENGTH, N_DRAWS = 1000.0, 0.01, 4
+GRAPH = GraphSettings(n_attracting=4, n_repelling=4, skip_same_patient=True, skip_own_neighbors=True)
+ARMS = ("lr", "copies", "noise", "mixup", "smote", "seeds", "fresh", "hard", "search-20", "search-200", "negatives")
+ARMS = (*ARMS, "eq3", "search-200+eq3", "search-2000")
+
+
+def searched(scaled, labels, budget, rng, sign="positive"):
+    """Vectors in [0, 1] and their parents, by the product's own search."""
+    shares = {"positive_ratio": 0.0, "negative_ratio": 0.0, f"{sign}_ratio": SHARE}
+    settings = NeighborSettings(smallest_closest_pair=1e-6, budget=budget, **shares)
+    found = find_neighbors(scaled[:, None], labels, settings, rng=rng, workers=1)
+    return found.images[:, 0], found.parents
+
+
+def fit(rows, labels, weights, spread=None):
+    """Weights and intercepts of a logistic regression of originals, neighbors and, where asked for, edges."""
+    quadratic = RIDGE * len(FLIPS) * np.eye(N_COMPONENTS)
+    if spread is not None:
+        quadratic += 2 * STRENGTH * weights.sum() * spread
+    root = np.linalg.cholesky(quadratic)
+    turned = solve_triangular(root, rows.T.astype(np.float64), lower=True).T
+    solver = "newton-cholesky" if len(np.unique(labels)) == 2 else "lbfgs"
+    model = LogisticRegression(C=1.0, solver=solver, max_iter=1000).fit(turned, labels, sample_weight=weights)
+    return solve_triangular(root.T, model.coef_.T, lower=False), model.intercept_
+
+
+def scores_of(arm, part, vectors, seed, cache):
+    """Log-odds of vectors by a logistic regression of a part and what the arm adds to it."""
+    scaled = np.clip(part.vectors[0] / (2 * RANGE) + 0.5, 0, 1).astype(np.float32)
+    rng, kind = np.random.default_rng([seed, 11]), arm.split("+")[0]
+    more, parents, weight = np.zeros((0, N_COMPONENTS)), np.zeros(0, np.int64), float(len(FLIPS))
+    if kind == "copies":
+        parents = np.concatenate(
+            [
+                rng.choice(own, round(SHARE * len(own)), replace=False)
+                for own in (np.flatnonzero(part.labels == label) for label in (0, 1))
+            ]
+        )
+        more = scaled[parents]
+    elif kind in ("noise", "mixup", "smote"):
+        more, parents, _ = made(kind, scaled, part.labels, rng)
+    elif kind in ("seeds", "fresh", "hard"):
+        if "draws" not in cache:
+            draws = [searched(scaled, part.labels, 1, np.random.default_rng([seed, n])) for n in range(N_DRAWS)]
+            cache["draws"] = tuple(np.concatenate(each) for each in zip(*draws, strict=True))
+        more, parents = cache["draws"]
+        if kind == "seeds":
+            more, parents = more[: len(more) // N_DRAWS], parents[: len(parents) // N_DRAWS]
+        elif kind == "fresh":
+            weight /= N_DRAWS
+        else:
+            more, parents = hardest(more, parents, part)
+    elif kind.startswith("search") or kind == "negatives":
+        if kind not in cache:
+            budget, sign = (200, "negative") if kind == "negatives" else (int(kind.split("-")[1]), "positive")
+            cache[kind] = searched(scaled, part.labels, budget, rng, sign)
+        more, parents = cache[kind]
+    added = ((more - 0.5) * 2 * RANGE).astype(np.float64)
+    rows = np.concatenate([part.vectors.reshape(-1, N_COMPONENTS), added])
+    own_labels = np.full(len(parents), 2) if kind == "negatives" else part.labels[parents]
+    labels = np.concatenate([np.tile(part.labels, len(FLIPS)), own_labels])
+    weights = np.concatenate([np.ones(part.n * len(FLIPS)), np.full(len(parents), weight)])
+    spread = None
+    if arm.endswith("eq3"):
+        points = np.concatenate([part.vectors[0], added])
+        found = signed_graph(
+            points,
+            np.concatenate([part.labels, part.labels[parents]]),
+            np.repeat(np.array([0, 1], np.int8), [part.n, len(parents)]),
+            GRAPH,
+            relatives=np.concatenate([part.patients, part.patients[parents]]),
+            origins=np.concatenate([np.arange(part.n), parents]),
+        ).signs.tocoo()
+        spread = spread_of(points[None], np.stack(found.coords, axis=1), found.data.astype(float))
+    weight_, bias = fit(rows, labels, weights, spread)
+    logits = (vectors @ weight_ + bias).mean(axis=0)
+    return logits[:, 1] - logits[:, 0] if kind == "negatives" else logits[:, 0]
+
+
+def hardest(more, parents, part):
+    """Of each class's draws the quarter that the regression gets most wrong, among those that a machine accepts."""
+    rows, labels = part.vectors.reshape(-1, N_COMPONENTS), np.tile(part.labels, len(FLIPS))
+    weight, bias = fit(rows, labels, np.ones(len(rows)))
+    vectors, sign = (more - 0.5) * 2 * RANGE, 2 * part.labels[parents] - 1
+    accepted = SVC(C=0.5, gamma="scale").fit(part.vectors[0], part.labels).decision_function(vectors) * sign > 0
+    ease = np.where(accepted, (vectors @ weight[:, 0] + bias[0]) * sign, np.inf)
+    chosen = [
+        np.flatnonzero(sign == each)[np.argsort(ease[sign == each])[: int((sign == each).sum()) // N_DRAWS]]
+        for each in (-1, 1)
+    ]
+    chosen = np.concatenate(chosen)
+    chosen = chosen[np.isfinite(ease[chosen])]
+    return more[chosen], parents[chosen]
+
+
+def run(asked):
+    """Add the rows that are not there yet: arm, fold, seed, mass, score."""
+    done = set()
+    if asked.out.exists():
+        with asked.out.open(newline="") as file:
+            done = {(row["arm"], row["fold"], row["seed"]) for row in csv.DictReader(file)}
+    mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
+    data = Data(mass_set)
+    features = features_of(mass_set.masses, asked.features)
+    for seed in range(asked.seeds):
+        for fold, test in enumerate(folds_of(mass_set, N_FOLDS)):
+            if fold % asked.shards != asked.shard or all((arm, str(fold), str(seed)) in done for arm in ARMS):
+                continue
+            own = np.setdiff1d(np.arange(len(data.labels)), test)
+            vectors, cache = components(features, own), {}
+            part = Part(vectors, own, data)
+            for arm in ARMS:
+                if (arm, str(fold), str(seed)) in done:
+                    continue
+                scores = scores_of(arm, part, vectors[:, test], seed, cache)
+                is_new = not asked.out.exists()
+                with asked.out.open("a", newline="") as file:
+                    writer = csv.writer(file)
+                    if is_new:
+                        writer.writerow(("arm", "fold", "seed", "mass", "score"))
+                    writer.writerows(
+                        (arm, fold, seed, mass, f"{score:.5f}") for mass, score in zip(test, scores, strict=True)
+                    )
+                print(seed, fold, arm, flush=True)
+
+
+def table(asked):
+    """AUC of each arm on each source, its differences to `copies` and `fresh`, and Holm's correction of the former."""
+    found = told_areas(asked.data, asked.out, lambda _: "copies")
+    against_fresh = told_areas(asked.data, asked.out, lambda _: "fresh")
+    for name, row in found.items():
+        row["minus_fresh"] = against_fresh[name].get("minus_rival")
+    for source in {name.split(" on ")[1] for name in found}:
+        rows = [row for name, row in found.items() if name.endswith(source) and not name.startswith("copies ")]
+        for row, p in zip(rows, holm([row.get("p") for row in rows]), strict=True):
+            row["p_holm"] = None if p is None else round(p, 4)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs=2, help="manifests of crops and of mammograms")
+    parser.add_argument("--out", type=Path, required=True, help="rows, a .csv file")
+    parser.add_argument("--features", type=Path, help="keep the features in this .npy file")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--shard", type=int, default=0, help="take the folds of this shard alone")
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="print the table of the rows there are")
+    asked = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    if not asked.table:
+        run(asked)
+    print(json.dumps(table(asked), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -232,7 +232,7 @@ def told_areas(data, rows_file, rival_of):
 
     found = {}
     for (source, arm), own in areas.items():
-        rival = areas.get((source, rival_of(arm)), {})
+        rival = areas.get((source, rival_of(arm)), {}) if rival_of(arm) != arm else {}
         shared = sorted(own.keys() & rival.keys())
         row = {"auc": told(np.nanmean(list(own.values()), axis=0)), "trainings": len(own)}
         if shared:  # of the same folds and seeds

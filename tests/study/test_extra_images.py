@@ -7,6 +7,7 @@ import pytest
 from diagnet.batches import epoch_batches
 from diagnet.config import Config
 from diagnet.data.phantom import PhantomSettings, make_masses
+from diagnet.distance import cosine_distance
 from diagnet.errors import SettingsError
 from diagnet.neighbor_search import Judge
 from diagnet.neighbors import NeighborSettings
@@ -192,6 +193,22 @@ def test_what_is_drawn_anew_reaches_the_network(cases, monkeypatch):
     assert not np.array_equal(scores, stored)
 
 
+def test_fresh_seeds_keep_away_from_originals(cases):
+    nearest = []
+    for n_retries in (0, 20):
+        settings = NeighborSettings(n_retries=n_retries)
+        drawn = fresh_draws(cases.images, cases.labels, settings, rng=rng())(rng(1)).reshape(42, -1)
+        flat = cases.images.reshape(42, -1)
+        nearest.append([])
+        for label in (0, 1):
+            own = cases.labels == label
+            apart = cosine_distance(flat[own], flat[own])
+            closest = apart[np.triu_indices(len(apart), 1)].min()
+            nearest[-1].append(cosine_distance(drawn[own], flat[own]).min() / closest)
+    assert min(nearest[0]) < 0.99
+    assert min(nearest[1]) > 0.999
+
+
 def test_fresh_seeds_lie_along_the_components_of_their_class(cases):
     settings = NeighborSettings()
     own = partial(fresh_draws, cases.images, cases.labels, settings, rng=rng())
@@ -227,3 +244,10 @@ def test_changes_of_stored_flips_are_refused(cases):
     config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"flips": "stored"})})
     with pytest.raises(SettingsError, match=r"`training\.flips` must not be stored"):
         METHODS["noise"](cases, config, 0, 0)
+
+
+def test_the_output_for_negative_neighbors_is_not_scored(cases, monkeypatch):
+    logits = np.tile(np.array([1.0, 3.0, 90.0], np.float32), (42, 1))
+    monkeypatch.setattr(methods, "embeddings_and_logits", lambda *_: (logits, logits))
+    monkeypatch.setattr(methods, "train", lambda *_, **__: None)
+    np.testing.assert_allclose(METHODS["negatives-as-class"](cases, CONFIG, 0, 0)(cases), 2)

@@ -1,5 +1,6 @@
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from diagnet.errors import SettingsError
 from diagnet.neighbor_search import Judge
 from diagnet.neighbors import NeighborSettings
 from diagnet.study import methods
+from diagnet.study.arms import read_arms
 from diagnet.study.extra_images import (
     CHANGES,
     _Group,
@@ -251,3 +253,17 @@ def test_the_output_for_negative_neighbors_is_not_scored(cases, monkeypatch):
     monkeypatch.setattr(methods, "embeddings_and_logits", lambda *_: (logits, logits))
     monkeypatch.setattr(methods, "train", lambda *_, **__: None)
     np.testing.assert_allclose(METHODS["negatives-as-class"](cases, CONFIG, 0, 0)(cases), 2)
+
+
+def test_arms_of_the_evidence_have_the_method_they_are_named_for():
+    base = Config.from_preset("small", {"training": {"epochs": 120, "graph_weight": 0.0}})
+    arms = {arm.name: arm for arm in read_arms(Path(__file__).parents[2] / "evidence" / "apart.toml", base)}
+    assert set(BESIDE) - set(arms) == {"neighbors"}
+    for name, arm in arms.items():
+        config = arm.config(base)
+        assert config.training == base.training
+        assert arm.method == {"plain-120": "network"}.get(name, name if name in BESIDE else "neighbors")
+        if arm.method == "neighbors":
+            budget = {"seeds": 1, "search": 200}.get(name) or int(name.removeprefix("search-"))
+            assert (config.neighbors.positive_ratio, config.neighbors.negative_ratio) == (1, 0)
+            assert config.neighbors.budget == budget

@@ -24,6 +24,7 @@ from diagnet.study.extra_images import (
     hardest_seeds,
     mixed_within_class,
     smote,
+    usual_seeds,
 )
 from diagnet.study.methods import METHODS, Cases
 from diagnet.training.points import Points
@@ -44,6 +45,7 @@ BESIDE = (
     "fresh-seeds",
     "common-components",
     "hard",
+    "search-embedding",
     "negatives-as-class",
 )
 
@@ -240,6 +242,27 @@ def test_the_hardest_accepted_seed_is_taken(cases, monkeypatch):
         own = seeds.reshape(-1, 10, 32, 32)
         hardest = own[:, [0, 2, 4, 6]].mean(axis=(2, 3), dtype=np.float64).argmax(axis=1) * 2
         np.testing.assert_array_equal(made[cases.labels == label], own[np.arange(len(own)), hardest])
+
+
+def test_the_most_usual_seed_of_the_embedding_is_taken(cases, monkeypatch):
+    monkeypatch.setattr(Judge, "probability", lambda _, feature: float(feature[0] / np.linalg.norm(feature)))
+    asked = []
+
+    def embed(images):
+        asked.append(images)
+        bright = images.mean(axis=(1, 2))
+        return np.stack([np.cos(bright), np.sin(bright)], axis=1)  # the darker, the higher is the first feature's share
+
+    for copies, settings in enumerate((NeighborSettings(), NeighborSettings(no_copies=False))):
+        made = usual_seeds(cases.images, cases.labels, settings, embed, rng=rng())
+        darkest = np.empty(42)
+        for label in (0, 1):
+            own = cases.labels == label
+            seeds = asked[-4 + 2 * label].reshape(own.sum(), 12, 32, 32)  # then the originals were asked for
+            assert (seeds[:, 2:] == made[own][:, None]).all(axis=(2, 3)).any(axis=1).all()
+            darkest[own] = seeds[:, 2:].mean(axis=(2, 3)).min(axis=1)
+        taken = np.isclose(made.mean(axis=(1, 2)), darkest, atol=1e-5).mean()
+        assert taken == 1 if copies else taken < 1  # of those that keep away from originals
 
 
 def test_changes_of_stored_flips_are_refused(cases):

@@ -15,12 +15,13 @@ from diagnet.arrays import Images, Labels
 from diagnet.distance import distance_of_dots, dot_products
 from diagnet.neighbor_search import Judge, fresh_seeds, point_of, rules_for
 from diagnet.neighbors import COMPONENT_MOVE, NeighborSettings, smallest_distance
-from diagnet.search_space import ComponentSpace, component_space
+from diagnet.search_space import ComponentSpace, PixelSpace, component_space
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings
 
 _STRONGEST = 8.0  # of a change: far more than any neighbor's
 _HALVINGS = 30
+_POOL = 2  # seeds of each original that a discriminator learns
 _N_NEAREST = 5  # masses that SMOTE chooses from, as in its paper
 
 Strength = Float[np.ndarray, "image 1 1"]
@@ -187,10 +188,19 @@ class _Group:
         self, seeds: Float32[np.ndarray, "seed pixel"], settings: NeighborSettings
     ) -> Bool[np.ndarray, "seed"]:
         """Tell which seeds keep r1 from all members."""
-        lengths, own = np.sqrt(self.gram.diagonal()), np.linalg.norm(seeds, axis=1)
-        apart = np.maximum(own[:, None] * lengths, np.finfo(np.float32).tiny)
-        cosines = ((seeds @ self.space.images.T) / apart).max(axis=1).astype(np.float64)
-        return np.asarray(distance_of_dots(cosines, settings.distance) >= self.clearance)
+        return _is_clear(seeds, self.space.images, self.clearance, settings)
+
+
+def _is_clear(
+    seeds: Float32[np.ndarray, "seed feature"],
+    originals: Float32[np.ndarray, "original feature"],
+    clearance: float,
+    settings: NeighborSettings,
+) -> Bool[np.ndarray, "seed"]:
+    """Tell which seeds are at least so far from all originals."""
+    lengths = np.linalg.norm(seeds, axis=1)[:, None] * np.linalg.norm(originals, axis=1)
+    cosines = ((seeds @ originals.T) / np.maximum(lengths, np.finfo(np.float32).tiny)).max(axis=1).astype(np.float64)
+    return np.asarray(distance_of_dots(cosines, settings.distance) >= clearance)
 
 
 def _groups(
@@ -268,18 +278,61 @@ def hardest_seeds(
     """
     made = np.empty_like(images)
     for group in _groups(images, labels, settings, common=False, rng=rng):
-        pool = fresh_seeds(group.space, 2, rng=rng)
+        pool = fresh_seeds(group.space, _POOL, rng=rng)
         judge = Judge(group.space, group.gram, settings.kernel, len(pool), n_pool=len(pool))
         judge.learn(pool)
-        n = len(group.rows)
-        parents = np.repeat(np.arange(n), settings.n_seeds)
+        parents = np.repeat(np.arange(len(group.rows)), settings.n_seeds)
         vectors = group.seeds(parents, rng)
         seeds = group.images_of(parents, vectors)
         chances = np.array([judge.probability(vector) for vector in vectors])
         losses = loss(seeds.reshape(-1, *images.shape[1:]), labels[group.rows][parents])
         is_accepted = (chances >= 0.5) & group.is_clear(seeds, settings)
         # Losses are at least 0 and probabilities less than 2: accepted ones come first.
-        ranking = np.where(is_accepted, losses, chances - 2).reshape(n, settings.n_seeds)
-        best = np.arange(n) * settings.n_seeds + ranking.argmax(axis=1)
-        made[group.rows] = seeds[best].reshape(n, *images.shape[1:])
+        made[group.rows] = _best(seeds, np.where(is_accepted, losses, chances - 2), images[group.rows])
     return made
+
+
+def usual_seeds(
+    images: Images,
+    labels: Labels,
+    settings: NeighborSettings,
+    embed: Callable[[Images], Float32[np.ndarray, "image feature"]],
+    *,
+    rng: np.random.Generator,
+) -> Images:
+    """Return the most probable seed of each original (Eq. 1), by a discriminator and distances in an embedding.
+
+    A seed whose embedding is nearer than r1 to an original's comes after all others.
+
+    Args:
+        images: originals.
+        labels: their classes.
+        settings: of the search: seeds an original, discriminator, components.
+        embed: embeddings of images, by a network trained before.
+        rng: of the seeds, and of those that the discriminator learns.
+    """
+    made = np.empty_like(images)
+    for group in _groups(images, labels, settings, common=False, rng=rng):
+        n = len(group.rows)
+        # The first seeds of each original are those that the discriminator learns.
+        parents = np.repeat(np.arange(n), _POOL + settings.n_seeds)
+        seeds = group.images_of(parents, group.seeds(parents, rng))
+        features = embed(seeds.reshape(-1, *images.shape[1:])).reshape(n, _POOL + settings.n_seeds, -1)
+        pool, candidates = (part.reshape(-1, part.shape[-1]) for part in np.split(features, [_POOL], axis=1))
+        space = PixelSpace(embed(images[group.rows]), noise=0.0)
+        gram = dot_products(space.images, space.images)
+        judge = Judge(space, gram, settings.kernel, len(pool), n_pool=len(pool))
+        judge.learn(pool)
+        clearance = rules_for(1, smallest_distance(gram, settings), settings).clearance
+        chances = np.array([judge.probability(candidate) for candidate in candidates])
+        ranking = np.where(_is_clear(candidates, space.images, clearance, settings), chances, chances - 2)
+        own = seeds.reshape(n, _POOL + settings.n_seeds, -1)[:, _POOL:].reshape(len(candidates), -1)
+        made[group.rows] = _best(own, ranking, images[group.rows])
+    return made
+
+
+def _best(seeds: Float32[np.ndarray, "seed pixel"], ranking: Float[np.ndarray, "seed"], originals: Images) -> Images:
+    """Return the seed of each original that ranks highest; each has as many, one after another."""
+    ranks = ranking.reshape(len(originals), -1)
+    best = np.arange(len(ranks)) * ranks.shape[1] + ranks.argmax(axis=1)
+    return np.asarray(seeds[best].reshape(originals.shape))

@@ -27,6 +27,7 @@ from diagnet.study.extra_images import (
     mixed_within_class,
     points_with,
     smote,
+    usual_seeds,
 )
 from diagnet.study.features import FEATURES
 from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
@@ -202,21 +203,37 @@ def fit_fresh(cases: Cases, config: Config, fold: int, repeat: int, *, common: b
 
 
 def fit_hard(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
-    """The network on originals and the seed of each that a network of originals alone gets most wrong.
-
-    That one is trained before, for a sixth of the epochs; its steps are not counted.
-    """
+    """The network on originals and the seed of each that a network of originals alone gets most wrong."""
     originals, images = _originals(cases, config, fold, repeat)
-    before = config.training.model_copy(update={"epochs": -(-config.training.epochs // 6), "graph_weight": 0.0})
-    state = start(originals, config.network, config.graph, before, seed=repeat)
-    train(state, originals, config.graph, before, seed=repeat)
+    network = _network_before(originals, config, repeat)
 
     def loss(others: Images, labels: Labels) -> Float64[np.ndarray, "image"]:
-        logits = embeddings_and_logits(state.network, others)[1].astype(np.float64)
+        logits = embeddings_and_logits(network, others)[1].astype(np.float64)
         return np.asarray(np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels])
 
     made = hardest_seeds(images, originals.labels, config.neighbors, loss, rng=_rng(fold, repeat))
     return fit_in_as_many_steps(cases, config, fold, repeat, points=points_with(originals, made))
+
+
+def fit_in_embedding(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """The network on originals and the seed of each that is most usual in the embedding of a network of originals."""
+    originals, images = _originals(cases, config, fold, repeat)
+    network = _network_before(originals, config, repeat)
+    made = usual_seeds(
+        images,
+        originals.labels,
+        config.neighbors,
+        lambda others: embeddings_and_logits(network, others)[0],
+        rng=_rng(fold, repeat),
+    )
+    return fit_in_as_many_steps(cases, config, fold, repeat, points=points_with(originals, made))
+
+
+def _network_before(originals: Points, config: Config, repeat: int) -> Network:
+    """Train a network of originals for a sixth of the epochs; its steps are not counted."""
+    before = config.training.model_copy(update={"epochs": -(-config.training.epochs // 6), "graph_weight": 0.0})
+    state = start(originals, config.network, config.graph, before, seed=repeat)
+    return train(state, originals, config.graph, before, seed=repeat).network
 
 
 def _with_neighbors(config: Config, **changes: float | int) -> Config:
@@ -322,6 +339,7 @@ METHODS: Mapping[str, Fit] = {
     "fresh-seeds": partial(fit_fresh, common=False),
     "common-components": partial(fit_fresh, common=True),
     "hard": fit_hard,
+    "search-embedding": fit_in_embedding,
     "negatives-as-class": fit_with_negatives_as_class,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
     **{name: partial(fit_with_metric_loss, name=name) for name in RIVALS},

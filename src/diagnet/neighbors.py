@@ -22,7 +22,7 @@ _SIGNS: tuple[Sign, Sign] = (1, -1)
 # Where half of the seeds lie beyond, in units of rho. Pixels: reading 10. Components: just off the originals for
 # positive neighbors, between them and r3 for negative ones.
 _PIXEL_MOVE = 1.0
-_COMPONENT_MOVE = {1: 1.0, -1: 2.25}
+COMPONENT_MOVE = {1: 1.0, -1: 2.25}
 _BATCH = 8  # neighbors a process finds before it reports
 _WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process has started
 
@@ -211,7 +211,7 @@ def _class_tasks(
     """Prepare the searches of one class: rho from all its originals, the rest from those a search sees."""
     rng = np.random.default_rng(seed.spawn(1)[0])
     gram = dot_products(flat[originals], flat[originals])
-    closest_pair = _closest_pair(gram, settings)
+    closest_pair = smallest_distance(gram, settings)
     if settings.search_space == "subspace" and np.ptp(flat[originals], axis=0).max() == 0:
         raise DataError(
             f"`images` must differ within a class, got {len(originals)} copies of one image in class {label}"
@@ -283,7 +283,7 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
                 task.images,
                 task.gram,
                 task.sign,
-                _COMPONENT_MOVE[task.sign] * task.closest_pair,
+                COMPONENT_MOVE[task.sign] * task.closest_pair,
                 settings.distance,
                 n_components=settings.n_components,
                 rng=rngs[-1],
@@ -294,7 +294,7 @@ def _batch(task: _Task, known: list[Float32[np.ndarray, "pixel"]]) -> list[Found
         return [search.find(rng) for rng in rngs[len(known) : min(len(known) + _BATCH, task.wanted)]]
 
 
-def _closest_pair(gram: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
+def smallest_distance(gram: Float64[np.ndarray, "point point"], settings: NeighborSettings) -> float:
     """Distance rho of the closest pair of distinct originals (Sec. 4.2), with a floor (reading 12)."""
     squares = gram.diagonal()
     distances = distance_of_vectors(gram, (squares, squares), settings.distance)[np.triu_indices(len(gram), 1)]

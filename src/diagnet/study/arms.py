@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from diagnet.config import Config, merged, one_line, read_toml
+from diagnet.config import LITE0, Config, merged, one_line, read_toml
 from diagnet.errors import SettingsError
 from diagnet.renamed import with_new_names
 from diagnet.study.methods import METHODS, RIVAL_WEIGHT, RIVALS
@@ -220,6 +220,17 @@ _COMPARATORS = (
     Arm("mixup", "plain, mixup (alpha 0.2)", merged(PLAIN, {"training": {"mixup": 0.2}})),
     *(Arm(name, f"plain, {what} x {RIVAL_WEIGHT}", PLAIN, name) for name, (what, _) in RIVALS.items()),
     Arm("multi-instance", "sparse multi-instance network (Zhu et al. 2017)", PLAIN, "multi-instance"),
+    Arm("zhu-2017", "sparse multi-instance network (Zhu et al. 2017), mended", PLAIN, "zhu"),
+    Arm("dhungel-2016", "learned features, random forest (Dhungel et al. 2016)", PLAIN, "dhungel"),
+    Arm("shams-2018", "one network generates and classifies (Shams et al. 2018)", PLAIN, "shams"),
+    Arm("li-2019", "two paths, mask and class (Li et al. 2019)", PLAIN, "li"),
+    Arm("resnet", "plain, a residual network", PLAIN, "resnet"),
+    Arm("convnext", "plain, a small ConvNeXt", PLAIN, "convnext"),
+    Arm(
+        "lite0-frozen",
+        "ImageNet features and a logistic regression",
+        merged(LITE0, {"network": {"trainable": "none"}}),
+    ),
     Arm("features-svm", "hand-crafted features, SVM", method="features-svm"),
     Arm("features-logistic", "hand-crafted features, logistic regression", method="features-logistic"),
     Arm("size", "the box's sides alone, logistic regression", method="size"),

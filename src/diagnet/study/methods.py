@@ -17,6 +17,8 @@ from diagnet.neighbors import NeighborSettings
 from diagnet.network import Network, create_network
 from diagnet.run.augmentation import augment
 from diagnet.run.checkpoint import array_hash
+from diagnet.study.common_networks import ConvNext, ResNet
+from diagnet.study.dhungel import FeatureForest, train_described
 from diagnet.study.extra_images import (
     CHANGES,
     as_many_steps,
@@ -30,7 +32,9 @@ from diagnet.study.extra_images import (
     usual_seeds,
 )
 from diagnet.study.features import FEATURES
-from diagnet.study.multi_instance import MultiInstanceNetwork, sparsity
+from diagnet.study.li import masks_of, train_two_paths, wide_masks_of
+from diagnet.study.multi_instance import MultiInstanceNetwork, SparseInstanceNetwork, sparsity
+from diagnet.study.shams import train_adversarially
 from diagnet.study.warm_start import warm_network, warm_weights
 from diagnet.training.loop import ExtraLoss, train
 from diagnet.training.points import Points, Surroundings
@@ -96,18 +100,20 @@ def fit_network(
     points: Points | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
 ) -> Score:
-    """Neighbors, graph and network as the settings say; `points`, where given, are trained on instead.
-
-    Outputs of the network beyond the classes are not scored.
-    """
+    """Neighbors, graph and network as the settings say; `points`, where given, are trained on instead."""
     if points is None:
         points = _make_points(cases, config, fold, repeat)
     state = start(points, config.network, config.graph, config.training, seed=repeat, make_network=make_network)
     train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss, on_epoch=on_epoch)
+    return _score_of(state.network, config)
+
+
+def _score_of(network: Network, config: Config) -> Score:
+    """How a trained network scores masses; its outputs beyond the classes are not scored."""
     malignant, n_classes = malignant_class(config.classes), len(config.classes)
 
     def score(others: Cases) -> Float64[np.ndarray, "case"]:
-        logits = embeddings_and_logits(state.network, others.images)[1][:, :n_classes].astype(np.float64)
+        logits = embeddings_and_logits(network, others.images)[1][:, :n_classes].astype(np.float64)
         rest = np.delete(logits, malignant, axis=1)
         return np.asarray(logits[:, malignant] - np.logaddexp.reduce(rest, axis=1))
 
@@ -322,11 +328,41 @@ def fit_warm(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
     """The network whose blocks have first learned from patches without labels."""
     if cases.unlabelled is None:
         raise SettingsError("`unlabelled` must be given for a warm start: a manifest of mammograms beside DATA")
-    seed = int(np.random.SeedSequence([repeat, fold, 4]).generate_state(1)[0])
-    weights = warm_weights(cases.unlabelled, config, seed=seed)
+    weights = warm_weights(cases.unlabelled, config, seed=_seed(repeat, fold, 4))
     return fit_network(
         cases, config, fold, repeat, make_network=lambda settings: warm_network(create_network(settings), weights)
     )
+
+
+def fit_dhungel(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """A network regressed to hand-crafted features, then tuned; a random forest on its features."""
+    points, seed = _make_points(cases, config, fold, repeat), _seed(repeat, fold, 5)
+    described = FEATURES["hand-crafted"](points.take(np.arange(len(points))), ())
+    forest = FeatureForest(train_described(points, described, config, seed=seed), points, seed=seed)
+    malignant = malignant_class(config.classes)
+    return lambda others: forest.log_odds(others.images, malignant)
+
+
+def fit_shams(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """One network that generates and classifies."""
+    points = _make_points(cases, config, fold, repeat)
+    return _score_of(train_adversarially(points, config, seed=_seed(repeat, fold, 6)), config)
+
+
+def fit_li(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
+    """Two paths, for the mask and the class; originals alone, for neighbors have no masks."""
+    around, roi = cases.surroundings, config.roi.model_copy(update={"size": cases.images.shape[1]})
+    kinds = np.zeros(len(cases.labels), np.int8)
+    points = Points(cases.images, cases.labels, kinds, cases.patients, surroundings=around)
+    wide = None
+    if around is not None:
+        wide = Surroundings(wide_masks_of(cases.masses, roi), around.boxes, own_range=False)
+    masks = replace(points, images=masks_of(cases.masses, roi), surroundings=wide)
+    return _score_of(train_two_paths(points, masks, config, seed=_seed(repeat, fold, 7)), config)
+
+
+def _seed(*place: int) -> int:
+    return int(np.random.SeedSequence(place).generate_state(1)[0])
 
 
 METHODS: Mapping[str, Fit] = {
@@ -342,6 +378,12 @@ METHODS: Mapping[str, Fit] = {
     "search-embedding": fit_in_embedding,
     "negatives-as-class": fit_with_negatives_as_class,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
+    "zhu": partial(fit_network, make_network=SparseInstanceNetwork, extra_loss=sparsity),
+    "dhungel": fit_dhungel,
+    "shams": fit_shams,
+    "li": fit_li,
+    "resnet": partial(fit_network, make_network=ResNet),
+    "convnext": partial(fit_network, make_network=ConvNext),
     **{name: partial(fit_with_metric_loss, name=name) for name in RIVALS},
     "features-svm": partial(fit_features, classifier="svm", features="hand-crafted"),
     "features-logistic": partial(fit_features, classifier="logistic", features="hand-crafted"),

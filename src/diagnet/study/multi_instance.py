@@ -36,6 +36,14 @@ class MultiInstanceNetwork(SeparableNetwork):
         return torch.sigmoid(odds).sum(dim=1, keepdim=True), logits
 
 
+class SparseInstanceNetwork(MultiInstanceNetwork):
+    """The same idea at its strength: no dropout ahead of the maximum."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__(settings)
+        self.dropout = nn.Dropout(0.0)
+
+
 def sparsity(embeddings: Float[Tensor, "point 1"], targets: Int[Tensor, "point"]) -> Float[Tensor, ""]:
     """The sparse term, mean over the points: 1e-3 times the sum of each region's instance probabilities."""
     del targets

@@ -19,7 +19,7 @@ PROTOCOL = (
 # By the arm that is the same method, or the nearest to it; those without an arm are named for their authors.
 PUBLISHED: Mapping[str, Published] = {
     "diagnet": {"method": "proposed DiagNet", "accuracy": "0.934 +- 0.019", "auc": "0.950 +- 0.02"},
-    "multi-instance": {"method": "Zhu et al. 2017", "accuracy": "0.90", "auc": "0.89"},
+    "zhu-2017": {"method": "Zhu et al. 2017", "accuracy": "0.90", "auc": "0.89"},
     "features-svm": {"method": "Domingues et al. 2012 (hand-crafted features)", "accuracy": "0.89", "auc": None},
     "dhungel-2016": {"method": "Dhungel et al. 2016", "accuracy": "0.91", "auc": "0.76"},
     "shams-2018": {"method": "Shams et al. 2018", "accuracy": "0.93", "auc": "0.92"},

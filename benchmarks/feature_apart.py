@@ -37,7 +37,6 @@ from sklearn.svm import SVC
 
 from diagnet.data.roi import RoiSettings
 from diagnet.data.sources import read_sources
-from diagnet.evaluation.delong import holm
 from diagnet.graph import GraphSettings, signed_graph
 from diagnet.memory import keep_freed_memory
 from diagnet.neighbors import NeighborSettings, find_neighbors
@@ -170,15 +169,11 @@ def run(asked):
 
 
 def table(asked):
-    """AUC of each arm on each source, its differences to `copies` and `fresh`, and Holm's correction of the former."""
+    """AUC of each arm on each source, and its differences to `copies` and `fresh`."""
     found = told_areas(asked.data, asked.out, lambda _: "copies")
     against_fresh = told_areas(asked.data, asked.out, lambda _: "fresh")
     for name, row in found.items():
         row["minus_fresh"] = against_fresh[name].get("minus_rival")
-    for source in {name.split(" on ")[1] for name in found}:
-        rows = [row for name, row in found.items() if name.endswith(source) and not name.startswith("copies ")]
-        for row, p in zip(rows, holm([row.get("p") for row in rows]), strict=True):
-            row["p_holm"] = None if p is None else round(p, 4)
     return found
 
 

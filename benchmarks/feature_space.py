@@ -35,6 +35,7 @@ from diagnet.data.regions import read_rois
 from diagnet.data.roi import RoiSettings, flipped
 from diagnet.data.sources import read_sources
 from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
+from diagnet.evaluation.delong import holm
 from diagnet.graph import GraphSettings
 from diagnet.memory import keep_freed_memory
 from diagnet.neighbors import NeighborSettings, find_neighbors
@@ -200,7 +201,7 @@ def run(asked):
 
 
 def told_areas(data, rows_file, rival_of):
-    """AUC of each arm on each source, and its difference to its rival, from the rows.
+    """AUC of each arm on each source, and its difference to its rival with p before and after Holm's correction.
 
     Args:
         data: manifests.
@@ -240,6 +241,10 @@ def told_areas(data, rows_file, rival_of):
             below = float(np.mean(minus[1:] <= 0))
             row |= {"rival": rival_of(arm), "minus_rival": told(minus), "p": min(1.0, 2 * min(below, 1 - below))}
         found[f"{arm} on {source}"] = row
+    for source in np.unique(sources):  # all arms that are compared on a source are one family
+        rows = [row for name, row in found.items() if name.endswith(f" on {source}") and "p" in row]
+        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row["p_holm"] = p if p is None else round(p, 4)
     return found
 
 

@@ -85,13 +85,13 @@ class ResidualHead(Network):
         return embedded, self.classifier(self.dropout(embedded))
 
 
-def features_of(masses, keep=None):
+def features_of(masses, keep=None, factor=1.6):
     """Frozen features of each mass and flip: (flip, mass, feature); read from the file `keep`, or written there."""
     if keep is not None and keep.exists():
         return np.load(keep, allow_pickle=False)
     torch.manual_seed(0)
     network = create_network("lite0").eval()
-    regions = read_rois(masses, RoiSettings(size=128))
+    regions = read_rois(masses, RoiSettings(size=128, padding_factor=factor))
     found = []
     with torch.inference_mode():
         for across, down in FLIPS:

@@ -20,7 +20,7 @@ from diagnet.study.common_networks import ConvNext, ResNet
 from diagnet.study.dhungel import FeatureForest, train_described
 from diagnet.study.features import FEATURES
 from diagnet.study.li import masks_of, train_two_paths, wide_masks_of
-from diagnet.study.multi_instance import MultiInstanceNetwork, SparseInstanceNetwork, sparsity
+from diagnet.study.multi_instance import AS_PUBLISHED, MultiInstanceNetwork, SparseInstanceNetwork, sparsity
 from diagnet.study.shams import train_adversarially
 from diagnet.study.warm_start import warm_network, warm_weights
 from diagnet.training.loop import ExtraLoss, train
@@ -236,7 +236,7 @@ def _seed(*place: int) -> int:
 METHODS: Mapping[str, Fit] = {
     "network": fit_network,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
-    "zhu": partial(fit_network, make_network=SparseInstanceNetwork, extra_loss=sparsity),
+    "zhu": partial(fit_network, make_network=SparseInstanceNetwork, extra_loss=partial(sparsity, weight=AS_PUBLISHED)),
     "dhungel": fit_dhungel,
     "shams": fit_shams,
     "li": fit_li,

@@ -8,7 +8,7 @@ What differs from the paper: the extractor is the study's separable network at i
 deeper one; whole images, and transfer between data sets, are left out, since a mass and its region are given here.
 Settings of the adversarial part are DCGAN's (Radford et al. 2016): Adam at 2e-4 with beta 0.5, batch norm apart for
 real and made regions; labels of real ones are 0.9 (Salimans et al. 2016). A step has an eighth as many made regions as
-real ones, which keeps it below twice the time of plain cross-entropy. None of them was tuned on our folds.
+real ones, to save time. None of these was tuned on our folds.
 """
 
 import torch

@@ -41,7 +41,7 @@ class SparseInstanceNetwork(MultiInstanceNetwork):
     """The multi-instance network at its strength: nothing is dropped ahead of the maximum.
 
     Dropout draws another mask at each place. The maximum of 64 places then picks the luckiest mask: the gradient goes
-    to that place alone, and maxima while training lie above those that are scored. Zhu's instances have no dropout.
+    to that place alone, and maxima while training lie above those that are scored.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:

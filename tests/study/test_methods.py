@@ -38,7 +38,7 @@ def cases():
 def test_each_method_scores_masses_it_has_not_seen(method, cases):
     if method in RIVALS:
         pytest.importorskip("pytorch_metric_learning", reason="the extra study is not installed")
-    if method.startswith("features"):
+    if method.startswith(("features", "dhungel")):
         pytest.importorskip("skimage", reason="the extra study is not installed")
     config = Config.from_preset("small", merged(PLAIN, TINY))
     train, test = cases.part(np.arange(60)), cases.part(np.arange(60, 80))

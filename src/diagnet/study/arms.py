@@ -220,7 +220,7 @@ _COMPARATORS = (
     Arm("mixup", "plain, mixup (alpha 0.2)", merged(PLAIN, {"training": {"mixup": 0.2}})),
     *(Arm(name, f"plain, {what} x {RIVAL_WEIGHT}", PLAIN, name) for name, (what, _) in RIVALS.items()),
     Arm("multi-instance", "sparse multi-instance network (Zhu et al. 2017)", PLAIN, "multi-instance"),
-    Arm("zhu-2017", "sparse multi-instance network (Zhu et al. 2017), mended", PLAIN, "zhu"),
+    Arm("zhu-2017", "sparse multi-instance network (Zhu et al. 2017), no dropout, weaker sparsity", PLAIN, "zhu"),
     Arm("dhungel-2016", "learned features, random forest (Dhungel et al. 2016)", PLAIN, "dhungel"),
     Arm("shams-2018", "one network generates and classifies (Shams et al. 2018)", PLAIN, "shams"),
     Arm("li-2019", "two paths, mask and class (Li et al. 2019)", PLAIN, "li"),

@@ -6,7 +6,7 @@
 
 What differs from the paper: the network is the study's separable one, not two convolutions; it sees the region alone,
 not the segmented mass as a second channel, since masses of mammograms have no mask; the hand-crafted features are this
-study's 200 or so of shape, texture and gradients (`diagnet.study.features`), not the paper's 781. Each of the first two
+study's 378 of shape, texture and gradients (`diagnet.study.features`), not the paper's 781. Each of the first two
 stages has half of the settings' epochs, so that both together have the steps of plain cross-entropy. The forest has 500
 trees, classes of equal weight and leaves of at least 5 masses, set beforehand. Like the paper's, it learns from
 features of masses that the network was tuned on.

@@ -54,6 +54,7 @@ class TwoPathNetwork(SeparableNetwork):
         self.shape = nn.Sequential(
             nn.Conv2d(2, narrow[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(narrow[0]),
+            nn.MaxPool2d(3, stride=2, padding=1),
             *(DownBlock(a, b, is_first=False) for a, b in zip(narrow, (*narrow[1:], narrow[-1]), strict=True)),
         )
         self.fc1 = nn.Linear(self.num_features + narrow[-1], settings.n_hidden)

@@ -33,7 +33,7 @@ from diagnet.study.extra_images import (
 )
 from diagnet.study.features import FEATURES
 from diagnet.study.li import masks_of, train_two_paths, wide_masks_of
-from diagnet.study.multi_instance import MultiInstanceNetwork, SparseInstanceNetwork, sparsity
+from diagnet.study.multi_instance import AS_PUBLISHED, MultiInstanceNetwork, SparseInstanceNetwork, sparsity
 from diagnet.study.shams import train_adversarially
 from diagnet.study.warm_start import warm_network, warm_weights
 from diagnet.training.loop import ExtraLoss, train
@@ -378,7 +378,7 @@ METHODS: Mapping[str, Fit] = {
     "search-embedding": fit_in_embedding,
     "negatives-as-class": fit_with_negatives_as_class,
     "multi-instance": partial(fit_network, make_network=MultiInstanceNetwork, extra_loss=sparsity),
-    "zhu": partial(fit_network, make_network=SparseInstanceNetwork, extra_loss=sparsity),
+    "zhu": partial(fit_network, make_network=SparseInstanceNetwork, extra_loss=partial(sparsity, weight=AS_PUBLISHED)),
     "dhungel": fit_dhungel,
     "shams": fit_shams,
     "li": fit_li,

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from diagnet.network import NetworkSettings, SeparableNetwork
 
-_SPARSITY = 1e-3  # weight of the sum of a region's patch probabilities
+_SPARSITY = 1e-3  # weight of the sum of a region's patch probabilities, in the first form
+AS_PUBLISHED = 1e-4  # in Zhu's code
 
 
 class MultiInstanceNetwork(SeparableNetwork):
@@ -37,14 +38,20 @@ class MultiInstanceNetwork(SeparableNetwork):
 
 
 class SparseInstanceNetwork(MultiInstanceNetwork):
-    """The same idea at its strength: no dropout ahead of the maximum."""
+    """The multi-instance network without dropout ahead of the maximum.
+
+    Dropout draws another mask at each place. The maximum of 64 places then picks the luckiest mask: the gradient goes
+    to that place alone, and maxima while training lie above those that are scored.
+    """
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__(settings)
         self.dropout = nn.Dropout(0.0)
 
 
-def sparsity(embeddings: Float[Tensor, "point 1"], targets: Int[Tensor, "point"]) -> Float[Tensor, ""]:
-    """The sparse term, mean over the points: 1e-3 times the sum of each region's instance probabilities."""
+def sparsity(
+    embeddings: Float[Tensor, "point 1"], targets: Int[Tensor, "point"], *, weight: float = _SPARSITY
+) -> Float[Tensor, ""]:
+    """The sparse term, mean over the points: a weight times the sum of each region's instance probabilities."""
     del targets
-    return _SPARSITY * embeddings.mean()
+    return weight * embeddings.mean()

@@ -99,6 +99,7 @@ def copied(checkout, folder):
 def tested(copy, tests, limit_s):
     """Run test files until the first failure: how it ended, which test failed, and the seconds it took."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", _PLUGIN, "-rfE"]
+    command += ["-p", "pytest_timeout"]  # pyproject.toml has a setting of it
     command += [f"tests/{test}" for test in tests]
     environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy.parent}", "OMP_NUM_THREADS": "1"}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # their import takes as long as most of the tests

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def script():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A project of one rule, whose test looks at the threshold alone."""
+    """A project of one rule, whose test looks at the threshold alone; pytest's settings are ours."""
+    shutil.copy(SCRIPT.parents[1] / "pyproject.toml", tmp_path)
     (tmp_path / "src" / "diagnet").mkdir(parents=True)
     (tmp_path / "tests").mkdir()
     (tmp_path / "src" / "diagnet" / "rules.py").write_text(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diagnet.graph import signed_graph as signed_graph
     from diagnet.inference.assessment import assess as assess
     from diagnet.inference.predictor import load_model as load_model
+    from diagnet.laplacian import SignedLaplacianClassifier as SignedLaplacianClassifier
     from diagnet.losses import SignedGraphLoss as SignedGraphLoss
     from diagnet.losses import signed_graph_loss as signed_graph_loss
     from diagnet.neighbors import find_neighbors as find_neighbors
@@ -40,6 +41,7 @@ _HOMES = {
     "run_experiment": "experiment",
     "signed_graph": "graph",
     "load_model": "inference.predictor",
+    "SignedLaplacianClassifier": "laplacian",
     "SignedGraphLoss": "losses",
     "signed_graph_loss": "losses",
     "find_neighbors": "neighbors",

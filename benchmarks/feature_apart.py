@@ -146,14 +146,15 @@ def run(asked):
     mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
     data = Data(mass_set)
     features = features_of(mass_set.masses, asked.features)
+    arms = asked.arms.split(",") if asked.arms else ARMS
     for seed in range(asked.seeds):
         for fold, test in enumerate(folds_of(mass_set, N_FOLDS)):
-            if fold % asked.shards != asked.shard or all((arm, str(fold), str(seed)) in done for arm in ARMS):
+            if fold % asked.shards != asked.shard or all((arm, str(fold), str(seed)) in done for arm in arms):
                 continue
             own = np.setdiff1d(np.arange(len(data.labels)), test)
             vectors, cache = components(features, own), {}
             part = Part(vectors, own, data)
-            for arm in ARMS:
+            for arm in arms:
                 if (arm, str(fold), str(seed)) in done:
                     continue
                 scores = scores_of(arm, part, vectors[:, test], seed, cache)
@@ -182,6 +183,7 @@ def main():
     parser.add_argument("data", type=Path, nargs=2, help="manifests of crops and of mammograms")
     parser.add_argument("--out", type=Path, required=True, help="rows, a .csv file")
     parser.add_argument("--features", type=Path, help="keep the features in this .npy file")
+    parser.add_argument("--arms", help="separated by commas; all if not given")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--shard", type=int, default=0, help="take the folds of this shard alone")
     parser.add_argument("--shards", type=int, default=1)

@@ -3,38 +3,54 @@
     python benchmarks/other_boxes.py RUN rois.csv mammograms.csv --json    # what RUN was trained on, in its order
 
 Each mass is scored by the network of the fold it was tested in. The AUC of each source is given for padding factors,
-for noise on the region (standard deviations of the grey scale, after it is scaled to its own range) and for a gamma of
-the whole image; and its difference to padding factor 1.6 without noise. Intervals are 95 % by patient.
+for half of the flips with boxes x 1.1, for noise on the region (standard deviations of the grey scale, after it is
+scaled to its own range) and for a gamma of the whole image; and its difference to padding factor 1.6 without noise.
+Intervals are 95 % by patient.
 """
 
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from diagnet.data.image import read_image
 from diagnet.data.regions import read_rois
+from diagnet.data.roi import flipped
 from diagnet.data.sources import read_sources
 from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
 from diagnet.inference.model import load_model
 from diagnet.memory import keep_freed_memory
+from diagnet.network import create_network
 from diagnet.run.tables import read_split
 from diagnet.training.scoring import embeddings_and_logits
 
 MARGINS, NOISES, GAMMAS = (1.0, 1.1, 1.6, 2.2), (0.02, 0.05), (0.4, 2.5)
 N_RESAMPLES = 2000
+TWO = "x 1.6 and x 1.1"
 
 
 def scored(model, folds, images):
-    """Log-odds of malignancy, each mass by the network of its fold."""
-    found = np.empty(len(images))
+    """Log-odds of malignancy, each mass by the network of its fold; of two regions, two flips each are averaged."""
+    found = np.empty(len(folds))
     for fold, network in enumerate(model.networks):
         rows = np.flatnonzero(folds == fold)
-        logits = embeddings_and_logits(network, images, rows=rows)[1]
+        if isinstance(images, tuple):
+            logits = logits_of_two(network, *(each[rows] for each in images))
+        else:
+            logits = embeddings_and_logits(network, images, rows=rows)[1]
         found[rows] = (logits[:, 1] - logits[:, 0]) / model.temperatures[fold]
     return found
+
+
+def logits_of_two(network, first, second):
+    """Mean logits of the first region as it is and flipped both ways, and of the second flipped one way each."""
+    single = create_network(network.settings.model_copy(update={"average_flips": False})).eval()
+    single.load_state_dict(network.state_dict())
+    passes = [(first, False, False), (first, True, True), (second, True, False), (second, False, True)]
+    return np.mean([embeddings_and_logits(single, flipped(*each))[1] for each in passes], axis=0)
 
 
 def bent(masses, gamma):
@@ -47,18 +63,27 @@ def bent(masses, gamma):
 
 
 def looks(masses, settings):
-    """Name of a change, and the regions it makes."""
-    for margin in MARGINS:
-        yield f"x {margin:g}", read_rois(masses, settings.model_copy(update={"padding_factor": margin}))
-    usual = read_rois(masses, settings)
+    """Name of a change, and a function that makes its regions."""
+
+    def cut(margin=settings.padding_factor):
+        return read_rois(masses, settings.model_copy(update={"padding_factor": margin}))
+
+    found = {f"x {margin:g}": partial(cut, margin) for margin in MARGINS}
+    found[TWO] = lambda: (cut(), cut(1.1))
     for noise in NOISES:
-        added = np.random.default_rng(0).standard_normal(usual.shape, dtype=np.float32)
-        yield f"noise {noise:g}", np.clip(usual + np.float32(noise) * added, 0, 1)
+        found[f"noise {noise:g}"] = partial(noisy, cut, noise)
     for gamma in GAMMAS:
-        yield (
-            f"gamma {gamma:g}",
-            np.concatenate([read_rois([mass], settings, workers=1) for mass in bent(masses, gamma)]),
+        found[f"gamma {gamma:g}"] = lambda gamma=gamma: np.concatenate(
+            [read_rois([mass], settings, workers=1) for mass in bent(masses, gamma)]
         )
+    return found
+
+
+def noisy(cut, noise):
+    """Regions with even noise."""
+    usual = cut()
+    added = np.random.default_rng(0).standard_normal(usual.shape, dtype=np.float32)
+    return np.clip(usual + np.float32(noise) * added, 0, 1)
 
 
 def told(values):
@@ -70,6 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--only", help="changes, separated by commas; all if not given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
     keep_freed_memory()
@@ -83,8 +109,11 @@ def main():
     counts = draw_patients(int(patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
     weights = np.concatenate([np.ones((1, counts.shape[1])), counts])[:, patients]
     areas = {}
-    for name, images in looks(masses, model.roi):
-        scores = scored(model, folds, images)
+    wanted = asked.only.split(",") if asked.only else None
+    for name, make in looks(masses, model.roi).items():
+        if wanted is not None and name not in (*wanted, "x 1.6"):
+            continue
+        scores = scored(model, folds, make())
         for source in np.unique(sources):
             here = sources == source
             areas[source, name] = weighted_auc(scores[here], labels[here], weights[:, here].astype(np.float64))

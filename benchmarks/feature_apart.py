@@ -23,49 +23,41 @@ stay out of the product.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from feature_graphs import Data, Part, spread_of
-from feature_space import FLIPS, N_COMPONENTS, N_FOLDS, RANGE, SHARE, components, features_of, made, told_areas
-from scipy.linalg import solve_triangular
-from sklearn.linear_model import LogisticRegression
+from feature_graphs import Data, Part, fit_linear, fit_quadratic, quadratic_of, spread_of
+from feature_space import (
+    FLIPS,
+    FOUR,
+    N_COMPONENTS,
+    N_FOLDS,
+    RANGE,
+    SHARE,
+    add_rows,
+    areas_of,
+    compared,
+    components,
+    features_of,
+    jobs_done,
+    made,
+    searched,
+)
 from sklearn.svm import SVC
 
 from diagnet.data.roi import RoiSettings
 from diagnet.data.sources import read_sources
-from diagnet.graph import GraphSettings, signed_graph
+from diagnet.graph import signed_graph
 from diagnet.memory import keep_freed_memory
-from diagnet.neighbors import NeighborSettings, find_neighbors
 from diagnet.study.jobs import folds_of
 
-RIDGE, STRENGTH, N_DRAWS = 1000.0, 0.01, 4
-GRAPH = GraphSettings(n_attracting=4, n_repelling=4, skip_same_patient=True, skip_own_neighbors=True)
-ARMS = ("lr", "copies", "noise", "mixup", "smote", "seeds", "fresh", "hard", "search-20", "search-200", "negatives")
-ARMS = (*ARMS, "eq3", "search-200+eq3", "search-2000")
-
-
-def searched(scaled, labels, budget, rng, sign="positive"):
-    """Vectors in [0, 1] and their parents, by the product's own search."""
-    shares = {"positive_ratio": 0.0, "negative_ratio": 0.0, f"{sign}_ratio": SHARE}
-    settings = NeighborSettings(smallest_closest_pair=1e-6, budget=budget, **shares)
-    found = find_neighbors(scaled[:, None], labels, settings, rng=rng, workers=1)
-    return found.images[:, 0], found.parents
-
-
-def fit(rows, labels, weights, spread=None):
-    """Weights and intercepts of a logistic regression of originals, neighbors and, where asked for, edges."""
-    quadratic = RIDGE * len(FLIPS) * np.eye(N_COMPONENTS)
-    if spread is not None:
-        quadratic += 2 * STRENGTH * weights.sum() * spread
-    root = np.linalg.cholesky(quadratic)
-    turned = solve_triangular(root, rows.T.astype(np.float64), lower=True).T
-    solver = "newton-cholesky" if len(np.unique(labels)) == 2 else "lbfgs"
-    model = LogisticRegression(C=1.0, solver=solver, max_iter=1000).fit(turned, labels, sample_weight=weights)
-    return solve_triangular(root.T, model.coef_.T, lower=False), model.intercept_
+STRENGTH, N_DRAWS = 0.01, 4
+ARMS = (
+    "lr", "copies", "noise", "mixup", "smote", "seeds", "fresh", "hard", "search-20", "search-200", "negatives",
+    "eq3", "search-200+eq3", "search-2000",
+)  # fmt: skip
 
 
 def scores_of(arm, part, vectors, seed, cache):
@@ -85,8 +77,8 @@ def scores_of(arm, part, vectors, seed, cache):
         more, parents, _ = made(kind, scaled, part.labels, rng)
     elif kind in ("seeds", "fresh", "hard"):
         if "draws" not in cache:
-            draws = [searched(scaled, part.labels, 1, np.random.default_rng([seed, n])) for n in range(N_DRAWS)]
-            cache["draws"] = tuple(np.concatenate(each) for each in zip(*draws, strict=True))
+            draws = [searched(scaled, part.labels, 1, rng=np.random.default_rng([seed, n])) for n in range(N_DRAWS)]
+            cache["draws"] = tuple(np.concatenate(each) for each in zip(*draws, strict=True))[:2]
         more, parents = cache["draws"]
         if kind == "seeds":
             more, parents = more[: len(more) // N_DRAWS], parents[: len(parents) // N_DRAWS]
@@ -97,7 +89,7 @@ def scores_of(arm, part, vectors, seed, cache):
     elif kind.startswith("search") or kind == "negatives":
         if kind not in cache:
             budget, sign = (200, "negative") if kind == "negatives" else (int(kind.split("-")[1]), "positive")
-            cache[kind] = searched(scaled, part.labels, budget, rng, sign)
+            cache[kind] = searched(scaled, part.labels, budget, sign, rng=rng)[:2]
         more, parents = cache[kind]
     added = ((more - 0.5) * 2 * RANGE).astype(np.float64)
     rows = np.concatenate([part.vectors.reshape(-1, N_COMPONENTS), added])
@@ -111,23 +103,22 @@ def scores_of(arm, part, vectors, seed, cache):
             points,
             np.concatenate([part.labels, part.labels[parents]]),
             np.repeat(np.array([0, 1], np.int8), [part.n, len(parents)]),
-            GRAPH,
+            FOUR,
             relatives=np.concatenate([part.patients, part.patients[parents]]),
             origins=np.concatenate([np.arange(part.n), parents]),
         ).signs.tocoo()
         spread = spread_of(points[None], np.stack(found.coords, axis=1), found.data.astype(float))
-    weight_, bias = fit(rows, labels, weights, spread)
-    logits = (vectors @ weight_ + bias).mean(axis=0)
+    fitted, bias = fit_quadratic(rows, labels, quadratic_of(1.0, STRENGTH * weights.sum(), spread), weights)
+    logits = (vectors @ fitted + bias).mean(axis=0)
     return logits[:, 1] - logits[:, 0] if kind == "negatives" else logits[:, 0]
 
 
 def hardest(more, parents, part):
     """Of each class's draws the quarter that the regression gets most wrong, among those that a machine accepts."""
-    rows, labels = part.vectors.reshape(-1, N_COMPONENTS), np.tile(part.labels, len(FLIPS))
-    weight, bias = fit(rows, labels, np.ones(len(rows)))
+    weight, bias = fit_linear(part, 1.0)
     vectors, sign = (more - 0.5) * 2 * RANGE, 2 * part.labels[parents] - 1
     accepted = SVC(C=0.5, gamma="scale").fit(part.vectors[0], part.labels).decision_function(vectors) * sign > 0
-    ease = np.where(accepted, (vectors @ weight[:, 0] + bias[0]) * sign, np.inf)
+    ease = np.where(accepted, (vectors @ weight + bias) * sign, np.inf)
     chosen = [
         np.flatnonzero(sign == each)[np.argsort(ease[sign == each])[: int((sign == each).sum()) // N_DRAWS]]
         for each in (-1, 1)
@@ -139,40 +130,29 @@ def hardest(more, parents, part):
 
 def run(asked):
     """Add the rows that are not there yet: arm, fold, seed, mass, score."""
-    done = set()
-    if asked.out.exists():
-        with asked.out.open(newline="") as file:
-            done = {(row["arm"], row["fold"], row["seed"]) for row in csv.DictReader(file)}
+    done = jobs_done(asked.out)
     mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
     data = Data(mass_set)
     features = features_of(mass_set.masses, asked.features)
     arms = asked.arms.split(",") if asked.arms else ARMS
     for seed in range(asked.seeds):
         for fold, test in enumerate(folds_of(mass_set, N_FOLDS)):
-            if fold % asked.shards != asked.shard or all((arm, str(fold), str(seed)) in done for arm in arms):
+            if fold % asked.shards != asked.shard or all((arm, fold, seed) in done for arm in arms):
                 continue
             own = np.setdiff1d(np.arange(len(data.labels)), test)
             vectors, cache = components(features, own), {}
             part = Part(vectors, own, data)
             for arm in arms:
-                if (arm, str(fold), str(seed)) in done:
+                if (arm, fold, seed) in done:
                     continue
                 scores = scores_of(arm, part, vectors[:, test], seed, cache)
-                is_new = not asked.out.exists()
-                with asked.out.open("a", newline="") as file:
-                    writer = csv.writer(file)
-                    if is_new:
-                        writer.writerow(("arm", "fold", "seed", "mass", "score"))
-                    writer.writerows(
-                        (arm, fold, seed, mass, f"{score:.5f}") for mass, score in zip(test, scores, strict=True)
-                    )
-                print(seed, fold, arm, flush=True)
+                add_rows(asked.out, arm, fold, seed, test, scores)
 
 
 def table(asked):
     """AUC of each arm on each source, and its differences to `copies` and `fresh`."""
-    found = told_areas(asked.data, asked.out, lambda _: "copies")
-    against_fresh = told_areas(asked.data, asked.out, lambda _: "fresh")
+    areas = areas_of(asked.data, asked.out)
+    found, against_fresh = (compared(areas, lambda _, rival=rival: rival) for rival in ("copies", "fresh"))
     for name, row in found.items():
         row["minus_fresh"] = against_fresh[name].get("minus_rival")
     return found

@@ -15,12 +15,11 @@ The script was written after the first partition had been looked at. No default 
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
-from feature_space import FLIPS, N_COMPONENTS, features_of, told_areas
+from feature_space import FLIPS, N_COMPONENTS, add_rows, areas_of, compared, features_of, jobs_done
 from sklearn.linear_model import LogisticRegression
 
 from diagnet.data.roi import RoiSettings
@@ -55,24 +54,20 @@ def arms_of(features, labels, own, test):
 
 
 def run(asked):
-    """Write the rows: arm, fold, partition, mass, score."""
+    """Add the rows that are not there yet: arm, fold, partition, mass, score."""
     mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
     labels = mass_set.labels
     asked.features.mkdir(parents=True, exist_ok=True)
     features = {factor: features_of(mass_set.masses, asked.features / f"x{factor:g}.npy", factor) for factor in FACTORS}
-    with asked.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("arm", "fold", "seed", "mass", "score"))
-        for seed in range(N_PARTITIONS):
-            rng = np.random.default_rng(seed)
-            folds = make_folds(mass_set.patients, mass_set.image_names, labels, N_FOLDS, rng=rng)
-            for fold, split in enumerate(folds):
-                own = np.setdiff1d(np.arange(len(labels)), split.test)
-                for arm, scores in arms_of(features, labels, own, split.test):
-                    writer.writerows(
-                        (arm, fold, seed, mass, f"{score:.5f}") for mass, score in zip(split.test, scores, strict=True)
-                    )
-                print(seed, fold, flush=True)
+    done = jobs_done(asked.out)
+    for seed in range(N_PARTITIONS):
+        rng = np.random.default_rng(seed)
+        folds = make_folds(mass_set.patients, mass_set.image_names, labels, N_FOLDS, rng=rng)
+        for fold, split in enumerate(folds):
+            own = np.setdiff1d(np.arange(len(labels)), split.test)
+            for arm, scores in arms_of(features, labels, own, split.test):
+                if (arm, fold, seed) not in done:
+                    add_rows(asked.out, arm, fold, seed, split.test, scores)
 
 
 def main():
@@ -83,7 +78,11 @@ def main():
     asked = parser.parse_args()
     keep_freed_memory()
     run(asked)
-    print(json.dumps(told_areas(asked.data, asked.out, lambda arm: arm.replace(arm.split(",")[0], "one")), indent=1))
+    print(
+        json.dumps(
+            compared(areas_of(asked.data, asked.out), lambda arm: arm.replace(arm.split(",")[0], "one")), indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ masses, the paper's number. These helped on both sources, and two more runs ask 
 """
 
 import argparse
-import csv
 import json
 from collections.abc import Callable
 from itertools import combinations
@@ -57,8 +56,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from feature_space import FLIPS, N_COMPONENTS, components, features_of, told_areas
+from feature_space import FLIPS, FOUR, N_COMPONENTS, add_rows, areas_of, compared, components, features_of, jobs_done
 from scipy.linalg import solve_triangular
+from scipy.sparse import coo_array
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -69,7 +69,8 @@ from diagnet.data.roi import RoiSettings
 from diagnet.data.sources import read_sources
 from diagnet.data.splits import make_folds
 from diagnet.evaluation.lesions import lesion_groups, sightings_of
-from diagnet.graph import GraphSettings, signed_graph
+from diagnet.graph import signed_graph
+from diagnet.laplacian import edge_spread
 from diagnet.memory import keep_freed_memory
 
 N_FOLDS, N_PARTITIONS, N_INNER = 5, 3, 3
@@ -79,7 +80,6 @@ N_NEAR = 8
 EPOCHS, BATCH, DROPOUT, HIDDEN, MARGIN, TEMPERATURE = 20, 128, 0.2, 128, 1.0, 0.1
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 UNIT = 20.0  # of the components, so that a layer's inputs are near 1
-GRAPH = GraphSettings(n_attracting=4, n_repelling=4, skip_same_patient=True, skip_own_neighbors=True)
 
 LINEAR = ("lr", "eq3", "views", "sources", "lesions", "teacher", "soft", "vote", "residuals", "spread", "svm")
 HEADS = ("head", "head+eq4", "head+far", "head+hard", "head+supcon", "head+views")
@@ -114,7 +114,7 @@ class Part:
 
     def eq3(self):
         """Edges and signs of Eq. 3."""
-        found = signed_graph(self.vectors[0], self.labels, settings=GRAPH, relatives=self.patients).signs.tocoo()
+        found = signed_graph(self.vectors[0], self.labels, settings=FOUR, relatives=self.patients).signs.tocoo()
         return np.stack(found.coords, axis=1), found.data.astype(float)
 
 
@@ -144,13 +144,11 @@ def similarity(left, right):
 
 
 def spread_of(vectors, pairs, signs=1.0, weights=1.0):
-    """Mean of (x_i - s x_j)(x_i - s x_j)' over edges and flips: w' of it w is the mean of (f_i - s f_j)^2."""
-    signs, root = (np.broadcast_to(each, len(pairs))[:, None] for each in (signs, np.sqrt(weights)))
-    total = np.zeros((N_COMPONENTS, N_COMPONENTS))
-    for each in vectors.astype(np.float64):
-        moved = root * (each[pairs[:, 0]] - signs * each[pairs[:, 1]])
-        total += moved.T @ moved
-    return total / (len(vectors) * len(pairs))
+    """Mean of |w| (x_i - s x_j)(x_i - s x_j)' over edges and flips: w' of it w is the mean of |w| (f_i - s f_j)^2."""
+    edges = np.broadcast_to(np.asarray(signs) * weights, len(pairs))
+    matrix = coo_array((edges, tuple(pairs.T)), shape=(vectors.shape[1],) * 2)
+    size = np.abs(edges).sum() / len(pairs)
+    return size * np.mean([edge_spread(each.astype(np.float64), matrix) for each in vectors], axis=0)
 
 
 def flips_spread(vectors):
@@ -163,18 +161,29 @@ def fit_linear(part, ridge, strength=0.0, spread=None, *, targets=None, counted=
     """Weights and intercept of a logistic regression with a quadratic term of the graph."""
     counted = np.arange(part.n) if counted is None else counted
     rows = part.vectors[:, counted].reshape(-1, N_COMPONENTS).astype(np.float64)
-    quadratic = RIDGE * ridge * len(FLIPS) * np.eye(N_COMPONENTS)
-    if spread is not None:
-        quadratic += 2 * strength * len(rows) * spread
-    root = np.linalg.cholesky(quadratic)  # w = root'^-1 v, so that w' Q w = v' v
-    turned = solve_triangular(root, rows.T, lower=True).T
     labels, weights = np.tile(part.labels[counted], len(FLIPS)), None
+    quadratic = quadratic_of(ridge, strength * len(rows), spread)
     if targets is not None:  # a soft target is both labels, each with its weight
         soft = np.tile(targets[counted], len(FLIPS))
-        turned, labels = np.concatenate([turned, turned]), np.repeat([0, 1], len(soft))
+        rows, labels = np.concatenate([rows, rows]), np.repeat([0, 1], len(soft))
         weights = np.concatenate([1 - soft, soft])
-    model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(turned, labels, sample_weight=weights)
-    return solve_triangular(root.T, model.coef_[0], lower=False), float(model.intercept_[0])
+    weight, bias = fit_quadratic(rows, labels, quadratic, weights)
+    return weight[:, 0], float(bias[0])
+
+
+def quadratic_of(ridge, strength, spread=None):
+    """Q of w'Qw / 2: the ridge of four flips, and edges that count so much against the sum of the losses."""
+    quadratic = RIDGE * ridge * len(FLIPS) * np.eye(N_COMPONENTS)
+    return quadratic if spread is None else quadratic + 2 * strength * spread
+
+
+def fit_quadratic(rows, labels, quadratic, weights=None):
+    """Weights (component, output) and intercepts of a logistic regression with w'Qw / 2 as its penalty."""
+    root = np.linalg.cholesky(quadratic)  # w = root'^-1 v, so that w' Q w = v' v
+    turned = solve_triangular(root, rows.T, lower=True).T
+    solver = "newton-cholesky" if len(np.unique(labels)) == 2 else "lbfgs"
+    model = LogisticRegression(C=1.0, solver=solver, max_iter=1000).fit(turned, labels, sample_weight=weights)
+    return solve_triangular(root.T, model.coef_.T, lower=False), model.intercept_
 
 
 def linear_scores(fitted, vectors):
@@ -451,10 +460,7 @@ def scores_of(arm, vectors, data, own, test, seed, kept):
 
 def run(asked):
     """Add the rows that are not there yet: arm, fold, partition, mass, score."""
-    done = set()
-    if asked.out.exists():
-        with asked.out.open(newline="") as file:
-            done = {(row["arm"], row["fold"], row["seed"]) for row in csv.DictReader(file)}
+    done = jobs_done(asked.out)
     mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
     data = Data(mass_set)
     features = features_of(mass_set.masses, asked.features, asked.factor)
@@ -464,24 +470,15 @@ def run(asked):
             mass_set.patients, mass_set.image_names, mass_set.labels, N_FOLDS, rng=np.random.default_rng(seed)
         )
         for fold, split in enumerate(folds):
-            if fold % asked.shards != asked.shard or all((arm, str(fold), str(seed)) in done for arm in arms):
+            if fold % asked.shards != asked.shard or all((arm, fold, seed) in done for arm in arms):
                 continue
             own = np.setdiff1d(np.arange(len(data.labels)), split.test)
             vectors, kept = components(features, own), {}
             for arm in arms:
-                if (arm, str(fold), str(seed)) in done:
+                if (arm, fold, seed) in done:
                     continue
                 scores, chosen = scores_of(arm, vectors, data, own, split.test, seed, kept)
-                is_new = not asked.out.exists()
-                with asked.out.open("a", newline="") as file:
-                    writer = csv.writer(file)
-                    if is_new:
-                        writer.writerow(("arm", "fold", "seed", "mass", "score", "chosen"))
-                    writer.writerows(
-                        (arm, fold, seed, mass, f"{score:.5f}", chosen)
-                        for mass, score in zip(split.test, scores, strict=True)
-                    )
-                print(seed, fold, arm, chosen, flush=True)
+                add_rows(asked.out, arm, fold, seed, split.test, scores, chosen=chosen)
 
 
 def rival_of(arm):
@@ -507,7 +504,7 @@ def main():
     torch.set_num_threads(1)
     if not asked.table:
         run(asked)
-    print(json.dumps(told_areas(asked.data, asked.out, rival_of), indent=1))
+    print(json.dumps(compared(areas_of(asked.data, asked.out), rival_of), indent=1))
 
 
 if __name__ == "__main__":

@@ -127,11 +127,16 @@ def made(arm, vectors, labels, rng):
             if arm != "noise":
                 found[row] += rng.uniform() * (vectors[rng.choice(own)] - vectors[parent])
         return np.clip(found, 0, 1), parents, np.ones(len(parents), np.int8)
-    sign = "negative" if arm == "negatives" else "positive"
+    classes_of_search = np.zeros_like(labels) if arm == "common" else labels
+    budget, sign = 1 if arm in ("seeds", "common") else 200, "negative" if arm == "negatives" else "positive"
+    return searched(vectors, classes_of_search, budget, sign, rng=rng)
+
+
+def searched(vectors, labels, budget, sign="positive", *, rng):
+    """Neighbors of vectors in [0, 1] by the product's own search, their parents and kinds."""
     shares = {"positive_ratio": 0.0, "negative_ratio": 0.0, f"{sign}_ratio": SHARE}
-    settings = NeighborSettings(smallest_closest_pair=1e-6, budget=1 if arm in ("seeds", "common") else 200, **shares)
-    searched = np.zeros_like(labels) if arm == "common" else labels
-    found = find_neighbors(vectors[:, None], searched, settings, rng=rng, workers=1)
+    settings = NeighborSettings(smallest_closest_pair=1e-6, budget=budget, **shares)
+    found = find_neighbors(vectors[:, None], labels, settings, rng=rng, workers=1)
     return found.images[:, 0], found.parents, found.kinds
 
 
@@ -174,12 +179,29 @@ def scores_of(arm, vectors, labels, patients, own, seed, cache):
     return logits[:, 1] - logits[:, 0]
 
 
+def jobs_done(path):
+    """Arm, fold and seed of the rows there are."""
+    if not path.exists():
+        return set()
+    with path.open(newline="") as file:
+        return {(row["arm"], int(row["fold"]), int(row["seed"])) for row in csv.DictReader(file)}
+
+
+def add_rows(path, arm, fold, seed, masses, scores, **more):
+    """Write the scores of masses behind the rows there are, and say so; `more` are columns with one value for all."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(("arm", "fold", "seed", "mass", "score", *more))
+        for mass, score in zip(masses, scores, strict=True):
+            writer.writerow((arm, fold, seed, mass, f"{score:.5f}", *more.values()))
+    print(seed, fold, arm, *more.values(), flush=True)
+
+
 def run(asked):
     """Add the rows that are not there yet: arm, fold, seed, mass, score."""
-    done = set()
-    if asked.out.exists():
-        with asked.out.open(newline="") as file:
-            done = {(row["arm"], row["fold"], row["seed"]) for row in csv.DictReader(file)}
+    done = jobs_done(asked.out)
     mass_set = read_sources(asked.data, ("benign", "malignant"), RoiSettings())
     labels, patients = mass_set.labels, mass_set.patient_numbers
     features = features_of(mass_set.masses, asked.features)
@@ -188,25 +210,18 @@ def run(asked):
             own = np.setdiff1d(np.arange(len(labels)), test)
             vectors, cache = components(features, own), {}
             for arm in ARMS:
-                if (arm, str(fold), str(seed)) in done:
+                if (arm, fold, seed) in done:
                     continue
                 scores = scores_of(arm, vectors, labels, patients, own, seed, cache)
-                is_new = not asked.out.exists()
-                with asked.out.open("a", newline="") as file:
-                    writer = csv.writer(file)
-                    if is_new:
-                        writer.writerow(("arm", "fold", "seed", "mass", "score"))
-                    writer.writerows((arm, fold, seed, mass, f"{scores[mass]:.5f}") for mass in test)
-                print(seed, fold, arm, flush=True)
+                add_rows(asked.out, arm, fold, seed, test, scores[test])
 
 
-def told_areas(data, rows_file, rival_of):
-    """AUC of each arm on each source, and its difference to its rival with p before and after Holm's correction.
+def areas_of(data, rows_file):
+    """AUC of each source and arm, by seed and fold: of the rows first, then of each resample of patients.
 
     Args:
         data: manifests.
         rows_file: with a row for each arm, fold, seed and mass.
-        rival_of: name of an arm -> name of its rival.
     """
     mass_set = read_sources(data, ("benign", "malignant"), RoiSettings())
     labels, patients = mass_set.labels == 1, mass_set.patient_numbers
@@ -226,6 +241,16 @@ def told_areas(data, rows_file, rival_of):
             own = index[here]
             area = weighted_auc(scores[here], labels[own], weights[:, patients[own]])
             areas.setdefault((str(source), arm), {})[tuple(place)] = area
+    return areas
+
+
+def compared(areas, rival_of):
+    """AUC of each arm on each source, and its difference to its rival with p before and after Holm's correction.
+
+    Args:
+        areas: from `areas_of`.
+        rival_of: name of an arm -> name of its rival.
+    """
 
     def told(values):
         low, high = np.quantile(values[1:], [0.025, 0.975])
@@ -241,7 +266,7 @@ def told_areas(data, rows_file, rival_of):
             below = float(np.mean(minus[1:] <= 0))
             row |= {"rival": rival_of(arm), "minus_rival": told(minus), "p": min(1.0, 2 * min(below, 1 - below))}
         found[f"{arm} on {source}"] = row
-    for source in np.unique(sources):  # all arms that are compared on a source are one family
+    for source in sorted({source for source, _ in areas}):  # all arms that are compared on a source are one family
         rows = [row for name, row in found.items() if name.endswith(f" on {source}") and "p" in row]
         for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = p if p is None else round(p, 4)
@@ -260,7 +285,7 @@ def main():
     torch.set_num_threads(1)
     if not asked.table:
         run(asked)
-    print(json.dumps(told_areas(asked.data, asked.out, lambda _: "plain"), indent=1))
+    print(json.dumps(compared(areas_of(asked.data, asked.out), lambda _: "plain"), indent=1))
 
 
 if __name__ == "__main__":

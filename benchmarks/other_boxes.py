@@ -11,7 +11,7 @@ Intervals are 95 % by patient.
 import argparse
 import json
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +65,14 @@ def bent(masses, gamma):
 def looks(masses, settings):
     """Name of a change, and a function that makes its regions."""
 
-    def cut(margin=settings.padding_factor):
+    @cache
+    def cut(margin):
         return read_rois(masses, settings.model_copy(update={"padding_factor": margin}))
 
     found = {f"x {margin:g}": partial(cut, margin) for margin in MARGINS}
-    found[TWO] = lambda: (cut(), cut(1.1))
+    found[TWO] = lambda: (cut(settings.padding_factor), cut(1.1))
     for noise in NOISES:
-        found[f"noise {noise:g}"] = partial(noisy, cut, noise)
+        found[f"noise {noise:g}"] = lambda noise=noise: noisy(cut(settings.padding_factor), noise)
     for gamma in GAMMAS:
         found[f"gamma {gamma:g}"] = lambda gamma=gamma: np.concatenate(
             [read_rois([mass], settings, workers=1) for mass in bent(masses, gamma)]
@@ -79,9 +80,8 @@ def looks(masses, settings):
     return found
 
 
-def noisy(cut, noise):
+def noisy(usual, noise):
     """Regions with even noise."""
-    usual = cut()
     added = np.random.default_rng(0).standard_normal(usual.shape, dtype=np.float32)
     return np.clip(usual + np.float32(noise) * added, 0, 1)
 

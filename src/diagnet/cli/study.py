@@ -26,6 +26,9 @@ Repeats = Annotated[int, typer.Option(help="Seeds of each arm on each fold.", mi
 Sources = Annotated[
     list[Path], typer.Option(help="The study's data; once for each source, in the study's order.", show_default=False)
 ]
+Arms = Annotated[
+    Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
+]
 Tests = Annotated[list[str] | None, typer.Option(help="NAME=TABLE: a manifest every run scores; may be given again.")]
 SeedSd = Annotated[
     float | None,
@@ -97,9 +100,7 @@ def designs(
     *,
     data: Data,
     asked: StudyOptions,
-    arms: Annotated[
-        Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
-    ],
+    arms: Arms,
     repeats: Repeats = 3,
     how: RunOptions,
 ) -> None:
@@ -115,6 +116,7 @@ def transfer(
     *,
     data: Annotated[list[Path], typer.Argument(help="Manifests (.csv), one a source.")],
     asked: StudyOptions,
+    arms: Arms | None = None,
     test: Tests = None,
     distinct_patients: Annotated[
         bool, typer.Option("--distinct-patients", help="Patients of one name in two tables are two patients.")
@@ -124,9 +126,9 @@ def transfer(
 ) -> None:
     """Train on each source and on all, and test on each.
 
-    Boxes are tight and loose.
+    Boxes are tight and loose. With --arms, arms of your own, which name their sources and margins.
     """
-    _run("transfer", _OnData(data, test or (), distinct_patients), asked, repeats, how)
+    _run("transfer", _OnData(data, test or (), distinct_patients), asked, repeats, how, arms)
 
 
 @app.command(epilog="Example: diagnet study search data/inbreast --trials 30 --out studies/search")
@@ -278,11 +280,12 @@ def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOpti
     base = _settings(how, asked.out, resume=asked.resume)
     names = source_names(on.data)
     if name == "transfer":
-        known = transfer_arms(names)
         for path in on.data:
             manifest_of(path, base.classes, "DATA")
+    if arms is not None:
+        known = read_arms(arms, base)
     else:
-        known = STUDIES[name] if arms is None else read_arms(arms, base)
+        known = transfer_arms(names) if name == "transfer" else STUDIES[name]
     study = Study(
         name,
         chosen_arms(known, asked.only),

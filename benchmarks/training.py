@@ -122,16 +122,18 @@ def step_figures(quick):
 
 
 def format_figures(quick):
-    """The measured default of precision and memory format: ms per image of each, preset small."""
-    config, figures = Config.from_preset("small"), {}
-    jobs = {}
-    for precision in ("float32", "bfloat16"):
-        for memory_format in ("contiguous", "channels_last"):
-            changed = config.training.model_copy(update={"precision": precision, "memory_format": memory_format})
-            jobs[f"{precision} {memory_format}"] = our_step(config.model_copy(update={"training": changed}), 32, 64)
-    for name, time_taken in in_turns(jobs, 2 if quick else 7).items():
-        figures[name] = 1000 * time_taken / 32
-    return {"small_step_ms_by_format": figures}
+    """The measured defaults of precision and memory format: ms per image of each, presets small and lite0."""
+    figures = {}
+    for preset, size in (("small", 64), ("lite0", 128)):
+        config, jobs = Config.from_preset(preset), {}
+        for precision in ("float32", "bfloat16"):
+            for memory_format in ("contiguous", "channels_last"):
+                changed = config.training.model_copy(update={"precision": precision, "memory_format": memory_format})
+                step = our_step(config.model_copy(update={"training": changed}), 32, size)
+                jobs[f"{precision} {memory_format}"] = step
+        times = in_turns(jobs, 2 if quick else 7)
+        figures[f"{preset}_step_ms_by_format"] = {name: 1000 * taken / 32 for name, taken in times.items()}
+    return figures
 
 
 def overhead_figures(quick):

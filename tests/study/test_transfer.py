@@ -237,6 +237,38 @@ def test_each_arm_is_compared_with_plain_of_its_own_sources():
     assert arms[0].config(Config()).training.graph_weight == PLAIN["training"]["graph_weight"]
 
 
+def test_arms_of_ones_own_name_their_sources_and_margins(tables, tmp_path):
+    text = """
+        [narrow]
+        sources = ["crops"]
+        margins = [1.0, 1.3]
+        {plain}
+        [narrow-wider-net]
+        sources = ["crops"]
+        margins = [1.3]
+        network = {{ widths = [4, 12] }}
+        {plain}
+        [narrow-few]
+        sources = ["crops"]
+        margins = [1.3]
+        n_train = 8
+        {plain}
+    """
+    plain = "neighbors = { positive_ratio = 0.0 }\ntraining = { graph_weight = 0.0 }"
+    (tmp_path / "arms.toml").write_text(text.format(plain=plain))
+    command = ["study", "transfer", *map(str, tables[:2]), "--arms", str(tmp_path / "arms.toml")]
+    command += ["--out", str(tmp_path / "study"), "--folds", "2", "--workers", "1", "--json", "--quiet", *SETTINGS]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert {(row["arm"], row["tested_on"], row["margin"]) for row in found["transfer"] if row["jobs"] == 2} == {
+        *(("narrow", source, margin) for source in ("crops", "mammograms") for margin in (1.0, 1.3)),
+        *((arm, source, 1.3) for source in ("crops", "mammograms") for arm in ("narrow-wider-net", "narrow-few")),
+    }
+    # An arm on fewer masses is another question: it is not compared with plain on all.
+    assert {(row["arm"], row["against"]) for row in found["transfer_differences"]} == {("narrow-wider-net", "narrow")}
+
+
 def test_arms_of_lite0_are_the_preset_whatever_the_base_is():
     base, expected = Config.from_preset("small"), Config.from_preset("lite0")
     found = {arm.name: arm.config(base) for arm in transfer_arms(["a", "b"])}

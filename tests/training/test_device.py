@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from diagnet.network import NetworkSettings
 from diagnet.training.device import resolve_compute
 
 
@@ -11,9 +12,24 @@ def test_auto_is_what_the_machine_has():
     assert compute.memory_format == "channels_last"
 
 
-def test_a_narrow_network_is_trained_in_float32():
-    assert resolve_compute("cpu", n_narrowest=8).precision == "float32"
-    assert resolve_compute("cpu", precision="bfloat16", n_narrowest=8).precision == "bfloat16"
+def test_what_is_slow_in_bfloat16_is_trained_in_float32():
+    assert resolve_compute("cpu", fast_in_bfloat16=False).precision == "float32"
+    assert resolve_compute("cpu", precision="bfloat16", fast_in_bfloat16=False).precision == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_fast"),
+    [
+        ({}, True),
+        ({"widths": (8, 32)}, False),
+        ({"stem_widths": (8, 32)}, False),
+        ({"preset": "lite0", "trainable": "all"}, False),
+        ({"preset": "lite0", "trainable": "last"}, False),
+        ({"preset": "lite0", "trainable": "head"}, True),
+    ],
+)
+def test_narrow_layers_and_pretrained_blocks_are_slow_in_bfloat16(settings, is_fast):
+    assert NetworkSettings(**settings).fast_in_bfloat16 == is_fast
 
 
 def test_what_is_asked_for_is_taken():

@@ -26,9 +26,7 @@ Repeats = Annotated[int, typer.Option(help="Seeds of each arm on each fold.", mi
 Sources = Annotated[
     list[Path], typer.Option(help="The study's data; once for each source, in the study's order.", show_default=False)
 ]
-Arms = Annotated[
-    Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
-]
+Arms = Annotated[Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)]
 Tests = Annotated[list[str] | None, typer.Option(help="NAME=TABLE: a manifest every run scores; may be given again.")]
 SeedSd = Annotated[
     float | None,

@@ -205,13 +205,14 @@ def write_transfer(
 
 
 def pairs_on_sources(names: Sequence[str], record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each arm with plain cross-entropy on the same sources and range, and each of range `region` with its `image`."""
+    """Each arm with plain cross-entropy on the same masses and range, and each of range `region` with its `image`."""
     described = {name: record["arms"][name] for name in names}
     settings = {name: merged(record["settings"], arm["changes"]) for name, arm in described.items()}
-    plain: dict[tuple[str, str], str] = {}
+    plain: dict[tuple[Any, ...], str] = {}
 
-    def place(name: str) -> tuple[str, str]:
-        return str(described[name].get("sources")), settings[name]["roi"]["grey_range"]
+    def place(name: str) -> tuple[Any, ...]:
+        arm = described[name]
+        return str(arm.get("sources")), arm.get("n_train"), settings[name]["roi"]["grey_range"]
 
     def trained(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key not in ("graph", "roi")}

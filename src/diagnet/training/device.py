@@ -18,8 +18,6 @@ _DEFAULTS: dict[str, tuple[Literal["float32", "bfloat16"], Literal["channels_las
     "mps": ("float32", "contiguous"),
 }
 
-_NARROW = 16  # channels
-
 
 @dataclass(frozen=True, slots=True)
 class Compute:
@@ -44,7 +42,7 @@ def resolve_compute(
     precision: Precision = "auto",
     memory_format: MemoryFormat = "auto",
     *,
-    n_narrowest: int = _NARROW,
+    fast_in_bfloat16: bool = True,
 ) -> Compute:
     """Turn `auto` into what this machine is fast at.
 
@@ -52,8 +50,8 @@ def resolve_compute(
         device: "auto" takes CUDA where there is a card, else the processor; "mps" only when asked for.
         precision: "auto" takes bfloat16 where the device multiplies it natively.
         memory_format: "auto" takes channels last but on MPS.
-        n_narrowest: channels of the network's narrowest layer; below 16 a processor's bfloat16 is many times slower
-            than its float32 (PyTorch 2.13), and "auto" takes float32.
+        fast_in_bfloat16: of the network (`NetworkSettings.fast_in_bfloat16`); where it is not, "auto" takes float32 on
+            a processor.
 
     Raises:
         ValueError: the device is not there.
@@ -62,7 +60,7 @@ def resolve_compute(
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         raise ValueError(f"`device` must be one that this machine has, got {name!r}")
     kind = f"{name} with bfloat16" if _multiplies_bfloat16(name) else name
-    if name == "cpu" and n_narrowest < _NARROW:
+    if name == "cpu" and not fast_in_bfloat16:
         kind = name
     default_precision, default_format = _DEFAULTS[kind]
     return Compute(

@@ -86,7 +86,9 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
 
     def compute(self, network: NetworkSettings) -> Compute:
         """Device, precision and memory format, resolved on this machine for a network."""
-        return resolve_compute(self.device, self.precision, self.memory_format, n_narrowest=network.n_narrowest)
+        return resolve_compute(
+            self.device, self.precision, self.memory_format, fast_in_bfloat16=network.fast_in_bfloat16
+        )
 
 
 @dataclass(slots=True)

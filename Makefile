@@ -56,5 +56,5 @@ $(USE): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(USE)
-	$(PIP) install --quiet --constraint constraints.txt --group dev --group docs --editable ".[onnx,tensorboard,mlflow,study,dask,hpo,pacs,serve]"
+	$(PIP) install --quiet --constraint constraints.txt --group dev --group docs --editable ".[onnx,openvino,tensorboard,mlflow,study,dask,hpo,pacs,serve]"
 	@touch $@

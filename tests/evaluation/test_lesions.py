@@ -5,7 +5,14 @@ import pytest
 
 from diagnet.data.mass import Mass
 from diagnet.evaluation.figures import EvaluationSettings, auc_of
-from diagnet.evaluation.lesions import Sighting, figures_by_lesion, lesion_groups, lesion_scores, sightings_of
+from diagnet.evaluation.lesions import (
+    Sighting,
+    figures_by_lesion,
+    known_lesions,
+    lesion_groups,
+    lesion_scores,
+    sightings_of,
+)
 from diagnet.evaluation.predictions import Predictions
 
 QUICK = EvaluationSettings(n_resamples=100)
@@ -62,3 +69,22 @@ def test_figures_are_of_lesions_seen_more_than_once():
     assert found["auc_of_masses"] == auc_of(predictions.part(np.arange(118)), QUICK, seed=[1])
     assert found["auc"]["low"] < found["auc"]["value"] < found["auc"]["high"]
     assert figures_by_lesion(predictions, np.arange(120), QUICK, seed=[1]) is None
+
+
+def test_known_lesions_are_one_over_views_and_sources():
+    def mass(patient, view, source, side="L"):
+        return Mass(np.zeros((4, 4), np.float32), None, None, patient, side, view, source=source)
+
+    masses = [
+        *(mass("p", view, source) for source in ("crops", "mammograms") for view in ("CC", "MLO")),
+        mass("p", "CC", "crops", "R"),  # another side
+        *(mass("q", "CC", "crops") for _ in range(2)),  # which of the two is the mammogram's?
+        mass("q", "CC", "mammograms"),
+        mass("r", "", "crops"),
+        mass("r", "", "mammograms"),  # no view: not known to be one
+        mass("s", "ML", "crops"),
+        mass("s", "ML", "mammograms"),
+    ]
+    found = known_lesions(masses, [each.patient_id for each in masses]).tolist()
+    assert found == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 7]
+    assert known_lesions([], []).tolist() == []

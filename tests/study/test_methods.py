@@ -42,7 +42,7 @@ def test_each_method_scores_masses_it_has_not_seen(method, cases):
         pytest.importorskip("skimage", reason="the extra study is not installed")
     config = Config.from_preset("small", merged(PLAIN, TINY))
     train, test = cases.part(np.arange(60)), cases.part(np.arange(60, 80))
-    train = replace(train, unlabelled=train.images)
+    train = replace(train, patches=train.images)
     scores = METHODS[method](train, config, 0, 0)(test)
     assert scores.shape == (20,)
     assert np.isfinite(scores).all()

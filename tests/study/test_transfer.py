@@ -91,6 +91,23 @@ def test_an_arm_of_one_source_never_sees_the_others(tables, monkeypatch):
         run_job(Job(Arm("a", "", sources=("none",)), 0, 0), tables[:2], tiny_base(), 2)
 
 
+def test_hidden_labels_are_of_training_patients_and_stay_hidden(tables, monkeypatch):
+    seen, masses = [], on(tables)
+    monkeypatch.setitem(METHODS, "network", fit_nothing(seen))
+    arms = [Arm("a", "", n_train=12), Arm("b", "", n_train=12, hide_labels=True)]
+    for arm in arms:
+        run_job(Job(arm, 0, 1), tables[:2], tiny_base(), 2)
+    few, hidden = seen
+    assert few.unlabelled is None
+    assert few.masses == hidden.masses  # the same ones have labels
+    assert {mass.label for mass in hidden.unlabelled.masses} == {None}
+    assert set(hidden.unlabelled.labels) == {-1}
+    test = parts(masses, Job(arms[0], 0, 1), 2)[2]
+    others = {mass.patient_id for mass in hidden.unlabelled.masses}
+    assert not others & {masses.masses[k].patient_id for k in test}
+    assert len(hidden.masses) + len(hidden.unlabelled.masses) + len(test) == len(masses.masses)
+
+
 def tiny_base():
     return Config.from_preset("small", TINY)
 

@@ -1,12 +1,15 @@
 """How lite0 begins: a logistic regression on its features."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from diagnet.graph import GraphSettings
-from diagnet.network import NetworkSettings, PretrainedNetwork
+from diagnet.laplacian import SignedLaplacianClassifier, joined
+from diagnet.network import Network, NetworkSettings, PretrainedNetwork
 from diagnet.training.head import PENALTY
 from diagnet.training.loop import train
 from diagnet.training.points import Points
@@ -74,3 +77,55 @@ def test_the_head_is_fitted_to_originals_alone():
     one, _ = begun("head", with_neighbors, head_views=0)
     other, _ = begun("head", originals, head_views=0)
     assert torch.equal(one.network.classifier.weight, other.network.classifier.weight)
+
+
+def lesions_apart(n: int = 24, n_labelled: int = 8) -> tuple[Points, Points]:
+    """Masses with and without a label; the second image of each lesion is lighter."""
+    rng, lesions = np.random.default_rng(3), np.arange(n) // 2
+    grey = 0.1 * (lesions % 2) + 0.3 * (np.arange(n) % 2)
+    images = (rng.random((n, 32, 32)) * 0.3 + grey[:, None, None]).astype(np.float32)
+
+    def part(rows: slice, labels: np.ndarray) -> Points:
+        kinds = np.zeros(len(labels), np.int8)
+        return Points(images[rows], labels, kinds, lesions[rows], lesions=lesions[rows])
+
+    first, rest = slice(n_labelled), slice(n_labelled, None)
+    return part(first, lesions[first] % 2), part(rest, np.full(n - n_labelled, -1))
+
+
+def log_odds_of(network: Network, points: Points) -> np.ndarray:
+    logits = embeddings_and_logits(network, points.images)[1]
+    return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def test_masses_without_a_label_draw_the_images_of_a_lesion_together():
+    points, hidden = lesions_apart()
+    settings = TrainingSettings(graph_weight=0.0, head_views=1, known_weight=30.0, device="cpu", precision="float32")
+    network = NetworkSettings.model_validate({"preset": "lite0", "trainable": "none"})
+    apart = []
+    for unlabelled in (None, hidden):
+        state = start(points, network, GraphSettings(), settings, seed=1, unlabelled=unlabelled)
+        scores = log_odds_of(state.network, hidden).reshape(-1, 2)
+        apart.append(np.abs(np.diff(scores)).mean() / scores.std())
+    assert apart[1] < 0.5 * apart[0]
+
+
+def test_the_head_with_masses_without_a_label_is_the_classifier_of_the_signed_laplacian():
+    points, hidden = lesions_apart()
+    settings = TrainingSettings(graph_weight=0.0, head_views=0, known_weight=0.3, device="cpu", precision="float32")
+    network = NetworkSettings.model_validate({"preset": "lite0", "trainable": "none"})
+    state = start(points, network, GraphSettings(), settings, seed=1, unlabelled=hidden)
+    rows = embeddings_and_logits(state.network, np.concatenate([points.images, hidden.images]))[0].astype(np.float64)
+    labels = np.concatenate([points.labels, hidden.labels])
+    slow = SignedLaplacianClassifier(0.3, 1 / PENALTY, unlabelled=-1)
+    slow.fit(rows, labels, joined(np.concatenate([points.lesions, hidden.lesions])))  # type: ignore[list-item]
+    found = log_odds_of(state.network, hidden)
+    assert np.allclose(found, slow.decision_function(rows[len(points) :]), atol=0.01)
+
+
+def test_masses_without_a_label_must_say_which_lesion_they_show():
+    points, hidden = lesions_apart()
+    settings = TrainingSettings(graph_weight=0.0, head_views=0, device="cpu", precision="float32")
+    network = NetworkSettings.model_validate({"preset": "lite0", "trainable": "none"})
+    with pytest.raises(ValueError, match="`lesions` must be given"):
+        start(points, network, GraphSettings(), settings, seed=1, unlabelled=replace(hidden, lesions=None))

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, logit
 
 from diagnet.data.mass import Mass
@@ -51,7 +53,7 @@ class LesionFigures(TypedDict):
     auc_of_masses: Interval
 
 
-def sightings_of(masses: Sequence[Mass], patients: Sequence[str]) -> list[Sighting]:
+def sightings_of(masses: Sequence[Mass], patients: Sequence[Hashable]) -> list[Sighting]:
     """Say where masses of a table were seen; a lesion of two sources is two.
 
     Args:
@@ -86,6 +88,27 @@ def lesion_groups(sightings: Sequence[Sighting]) -> Groups:
             cc, mlo = (next(index for index in found if sightings[index].view == view) for view in ("CC", "MLO"))
             keys[mlo] = keys[cc]
     return numbered(keys)
+
+
+def known_lesions(masses: Sequence[Mass], patients: Sequence[Hashable]) -> Groups:
+    """Number the lesions; the CC and MLO view are one, and so is a mass that several sources have.
+
+    A mass of several sources is the only one of its patient, side and view in each; side and view must be known.
+
+    Args:
+        masses: with a label or without.
+        patients: of each.
+    """
+    groups = lesion_groups(sightings_of(masses, patients))
+    seen: dict[Hashable, dict[str, list[int]]] = {}
+    for index, (mass, patient) in enumerate(zip(masses, patients, strict=True)):
+        if mass.laterality and mass.view:
+            seen.setdefault((patient, mass.laterality, mass.view), {}).setdefault(mass.source, []).append(index)
+    once = [[found[0] for found in each.values()] for each in seen.values() if all(len(f) == 1 for f in each.values())]
+    pairs = np.array([(groups[found[0]], groups[k]) for found in once for k in found], dtype=np.int64).reshape(-1, 2)
+    n = int(groups.max(initial=-1)) + 1
+    same = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return numbered(connected_components(same, directed=False)[1][groups].tolist())
 
 
 def lesion_scores(malignancy: PointScores, groups: Groups) -> Float[np.ndarray, "lesion"]:

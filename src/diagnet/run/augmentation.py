@@ -1,8 +1,8 @@
 """Step 1 of Fig. 1a on a set of masses: originals and their adversarial neighbors, in memory and on disk."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 from diagnet.arrays import Images, Labels
 from diagnet.atomic import atomic_path, write_text
 from diagnet.config import Config
-from diagnet.data.mass import MassSet
+from diagnet.data.mass import Mass, MassSet
 from diagnet.data.prepared import Prepared, mass_set_of
 from diagnet.data.regions import read_regions
 from diagnet.data.roi import RoiSettings, flipped
 from diagnet.data.surroundings import Wide
 from diagnet.distance import Distance, angular_distance, cosine_distance
+from diagnet.evaluation.lesions import known_lesions
 from diagnet.neighbor_search import Found
 from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.progress import Progress, silent
@@ -58,6 +59,47 @@ class Augmented:
 def to_draw_from(wide: Wide | None, settings: RoiSettings) -> Surroundings | None:
     """What lies around masses, as training draws regions cut with `settings` from it; None where it is not known."""
     return None if wide is None else Surroundings(*wide, own_range=settings.grey_range == "region")
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """Masses without a label: what is known of them is which lesion they show.
+
+    Attributes:
+        images: their regions, in [0, 1].
+        masses: what else is known of them.
+        patients: of each, named as those of the training masses.
+        surroundings: of the images, where regions are drawn while training.
+    """
+
+    images: Images
+    masses: Sequence[Mass]
+    patients: Sequence[Hashable]
+    surroundings: Surroundings | None = None
+
+
+def with_lesions(
+    points: Points, masses: Sequence[Mass], patients: Sequence[Hashable], unlabelled: Unlabelled
+) -> tuple[Points, Points]:
+    """Return points and masses without a label, both with the lesion that each shows.
+
+    Args:
+        points: of `augment`.
+        masses: the training masses that they were made of.
+        patients: of each.
+        unlabelled: beside them.
+    """
+    lesions = known_lesions([*masses, *unlabelled.masses], [*patients, *unlabelled.patients])
+    n, origins = len(masses), np.arange(len(points)) if points.origins is None else points.origins
+    others = Points(
+        unlabelled.images,
+        np.full(len(lesions) - n, -1),
+        np.zeros(len(lesions) - n, np.int8),
+        np.arange(n, len(lesions)),
+        surroundings=unlabelled.surroundings,
+        lesions=lesions[n:],
+    )
+    return replace(points, lesions=lesions[origins]), others
 
 
 def augment(

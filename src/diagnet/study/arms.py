@@ -37,6 +37,7 @@ class Arm:
         changes: settings that differ from the study's own, `{"training": {"epochs": 3}}`.
         method: what is trained.
         n_train: training masses, drawn by patient; None: all there are.
+        hide_labels: masses that are not drawn stay, without their labels.
         as_many_images: train on fewer masses for so many more epochs that as many images are seen as with all.
         holdout: keep an inner fold of the training patients out of training and score it too, so that a choice, a
             temperature or a threshold can be made on it.
@@ -52,6 +53,7 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     method: Method = "network"
     n_train: int | None = None
+    hide_labels: bool = False
     as_many_images: bool = False
     holdout: bool = False
     perturbed: bool = False
@@ -82,7 +84,12 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
             arm = TypeAdapter(Arm).validate_python({"what": name, **own, "name": name, "changes": table})
         except ValidationError as error:
             raise SettingsError(f"{one_line(error)} in {path}, arm `{name}`") from error
-        arm.config(base)  # says what is wrong with it
+        config = arm.config(base)  # says what is wrong with it
+        is_pretrained = arm.method == "network" and config.network.preset == "lite0"
+        if arm.hide_labels and not (is_pretrained and arm.n_train):
+            raise SettingsError(
+                f"`hide_labels` must go with `n_train` and a pretrained network in {path}, arm `{name}`"
+            )
         if (arm.method == "warm-start") != (arm.unlabelled is not None):
             raise SettingsError(
                 f"`unlabelled` must be given for a warm start and for nothing else in {path}, arm `{name}`"

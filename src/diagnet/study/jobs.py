@@ -103,7 +103,12 @@ def run_job(
         unseen = [mass_set.masses[k].patient_id for k in np.concatenate([test, held_out])]
         rng = np.random.default_rng([job.repeat, job.fold, 4])
         manifest = data[0].parent / job.arm.unlabelled
-        seen = replace(seen, unlabelled=read_patches(manifest, unseen, mass_set.patients, config, rng=rng))
+        seen = replace(seen, patches=read_patches(manifest, unseen, mass_set.patients, config, rng=rng))
+    if job.arm.hide_labels:
+        whole = parts(mass_set, replace(job, arm=replace(job.arm, n_train=None)), n_folds)[0]
+        hidden = cases.part(np.setdiff1d(whole, own))
+        nameless = tuple(replace(mass, label=None) for mass in hidden.masses)
+        seen = replace(seen, unlabelled=replace(hidden, masses=nameless, labels=np.full_like(hidden.labels, -1)))
     score = METHODS[job.arm.method](seen, config, job.fold, job.repeat)
     index = np.concatenate([test, held_out])
     scores = score(cases.part(index))

@@ -15,7 +15,7 @@ from diagnet.data.mass import Mass, malignant_class
 from diagnet.errors import MissingExtraError, SettingsError
 from diagnet.neighbors import NeighborSettings
 from diagnet.network import Network, create_network
-from diagnet.run.augmentation import augment
+from diagnet.run.augmentation import Unlabelled, augment, with_lesions
 from diagnet.run.checkpoint import array_hash
 from diagnet.study.common_networks import ConvNext, ResNet
 from diagnet.study.dhungel import FeatureForest, train_described
@@ -66,15 +66,17 @@ class Cases:
         labels: 1 where malignant, class index in general.
         patients: as numbers.
         surroundings: what lies around their regions, where an arm draws regions while training.
-        unlabelled: patches of mammograms of patients who are neither tested nor held out, for a warm start.
+        patches: of mammograms of patients who are neither tested nor held out, for a warm start.
+        unlabelled: masses of such patients whose labels are hidden.
     """
 
     images: Images
     masses: tuple[Mass, ...]
     labels: Labels
     patients: Int64[np.ndarray, "case"]
-    unlabelled: Float32[np.ndarray, "patch height width"] | None = None
+    patches: Float32[np.ndarray, "patch height width"] | None = None
     surroundings: Surroundings | None = None
+    unlabelled: "Cases | None" = None
 
     def part(self, rows: Int[np.ndarray, "row"]) -> "Cases":
         """Return the cases in the given rows, in their order."""
@@ -103,7 +105,20 @@ def fit_network(
     """Neighbors, graph and network as the settings say; `points`, where given, are trained on instead."""
     if points is None:
         points = _make_points(cases, config, fold, repeat)
-    state = start(points, config.network, config.graph, config.training, seed=repeat, make_network=make_network)
+    others = None
+    if cases.unlabelled is not None:
+        hidden = cases.unlabelled
+        beside = Unlabelled(hidden.images, hidden.masses, hidden.patients.tolist(), hidden.surroundings)
+        points, others = with_lesions(points, cases.masses, cases.patients.tolist(), beside)
+    state = start(
+        points,
+        config.network,
+        config.graph,
+        config.training,
+        seed=repeat,
+        make_network=make_network,
+        unlabelled=others,
+    )
     train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss, on_epoch=on_epoch)
     return _score_of(state.network, config)
 
@@ -326,9 +341,9 @@ def _border(images: Images, config: Config) -> Images:
 
 def fit_warm(cases: Cases, config: Config, fold: int, repeat: int) -> Score:
     """The network whose blocks have first learned from patches without labels."""
-    if cases.unlabelled is None:
+    if cases.patches is None:
         raise SettingsError("`unlabelled` must be given for a warm start: a manifest of mammograms beside DATA")
-    weights = warm_weights(cases.unlabelled, config, seed=_seed(repeat, fold, 4))
+    weights = warm_weights(cases.patches, config, seed=_seed(repeat, fold, 4))
     return fit_network(
         cases, config, fold, repeat, make_network=lambda settings: warm_network(create_network(settings), weights)
     )

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float32, Int64
 from sklearn.linear_model import LogisticRegression
 
+from diagnet.laplacian import SignedLaplacianClassifier, joined
 from diagnet.network import PretrainedNetwork
 from diagnet.progress import Progress, silent
 from diagnet.training.device import Compute
@@ -24,9 +25,14 @@ def begin_head(
     *,
     n_views: int,
     seed: int,
+    unlabelled: Points | None = None,
+    known_weight: float = 0.0,
     progress: Progress = silent,
 ) -> None:
     """Fit features' mean and spread, and the classifier, to the originals as they are and as they are drawn.
+
+    Masses without a label count through edges that are known to be right: all images of a lesion attract each other,
+    its views, its sources and what is drawn of them.
 
     Args:
         network: whose `standard` and `classifier` are set.
@@ -35,27 +41,41 @@ def begin_head(
         compute: where the network is.
         n_views: how often each is drawn, besides being taken as it is.
         seed: of the draws.
+        unlabelled: masses without a label; they, and the points, must say which lesion each is.
+        known_weight: of the mean of (f_i - f_j)^2 over known edges, f the log-odds, beside the mean cross-entropy; it
+            counts where there are masses without a label.
         progress: called after each batch.
 
     Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (linear probing first).
     """
     originals = np.flatnonzero(points.kinds == 0)
-    rng = np.random.default_rng(seed)
-    n_images, views = (1 + n_views) * len(originals), []
+    parts = [(points, originals, np.random.default_rng(seed))]
+    if unlabelled is not None:
+        parts.append((unlabelled, np.arange(len(unlabelled)), np.random.default_rng([seed, 1])))
+    n_masses, done, views = sum(len(rows) for _, rows, _ in parts), 0, []
     for view in range(1 + n_views):
         found = []
-        for left in range(0, len(originals), _BATCH):
-            progress("features", view * len(originals) + left, n_images)
-            batch = originals[left : left + _BATCH]
-            found.append(_compute_features(network, points, batch, draws if view else None, compute, rng))
+        for source, rows, rng in parts:
+            for left in range(0, len(rows), _BATCH):
+                progress("features", done, (1 + n_views) * n_masses)
+                batch = rows[left : left + _BATCH]
+                found.append(_compute_features(network, source, batch, draws if view else None, compute, rng))
+                done += len(batch)
         views.append(np.concatenate(found))
-    progress("features", n_images, n_images)
+    progress("features", done, done)
     rows = np.concatenate(views).astype(np.float64)
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
-    labels = np.tile(points.labels[originals], len(views))
+    rows = (rows - mean) / spread
     # The strength is of one view: more views of the same masses are no more masses.
-    model = LogisticRegression(C=1 / (PENALTY * len(views)), max_iter=_MOST_ITERATIONS)
-    model.fit((rows - mean) / spread, labels)
+    inverse = 1 / (PENALTY * len(views))
+    if unlabelled is None:
+        labels = np.tile(points.labels[originals], len(views))
+        model = LogisticRegression(C=inverse, max_iter=_MOST_ITERATIONS).fit(rows, labels)
+    else:
+        labels = np.tile(np.concatenate([points.labels[originals], np.full(len(unlabelled), -1)]), len(views))
+        edges = joined(np.tile(np.concatenate([_lesions(points)[originals], _lesions(unlabelled)]), len(views)))
+        model = SignedLaplacianClassifier(known_weight, inverse, unlabelled=-1, max_iter=_MOST_ITERATIONS)
+        model.fit(rows, labels, edges)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes have one row of log-odds
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -64,6 +84,12 @@ def begin_head(
         network.standard.copy_(torch.from_numpy(np.stack([mean, spread])).to(device))
         network.classifier.weight[model.classes_] = torch.from_numpy(weight).float().to(device)
         network.classifier.bias[model.classes_] = torch.from_numpy(bias).float().to(device)
+
+
+def _lesions(points: Points) -> Int64[np.ndarray, "point"]:
+    if points.lesions is None:
+        raise ValueError("`lesions` must be given with masses without a label, got None")
+    return np.asarray(points.lesions, dtype=np.int64)
 
 
 def _compute_features(

@@ -44,6 +44,7 @@ class Points:
         surroundings: of each of `images`, where regions are drawn while training; their sides are a multiple of the
             images'.
         origins: the mass each point comes from, for `graph.skip_own_neighbors`; None: each patient has one.
+        lesions: which lesion each point shows, for edges that are known to be right; None: not known.
     """
 
     images: Float32[np.ndarray, "source height width"]
@@ -54,6 +55,7 @@ class Points:
     neighbors: Float32[np.ndarray, "neighbor height width"] | None = None
     surroundings: Surroundings | None = None
     origins: Int[np.ndarray, "point"] | None = None
+    lesions: Int[np.ndarray, "point"] | None = None
 
     def __len__(self) -> int:
         """Return how many points there are: originals and their neighbors."""

@@ -56,6 +56,11 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     head_views: int = Field(
         4, ge=0, description="how often each image is drawn for the logistic regression that lite0's head begins as"
     )
+    known_weight: float = Field(
+        0.3,
+        ge=0,
+        description="of edges between the images of a lesion in that regression, beside masses without a label",
+    )
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")
     weight_averaging: float = Field(
@@ -136,11 +141,13 @@ def start(
     *,
     seed: int,
     make_network: Callable[[NetworkSettings], Network] = create_network,
+    unlabelled: Points | None = None,
     progress: Progress = silent,
 ) -> TrainingState:
     """Make a fresh network, its optimizer and, in image space, the signed graph (Eq. 3).
 
-    A pretrained network's head is fitted at once, which takes minutes; `progress` is called meanwhile.
+    A pretrained network's head is fitted at once, which takes minutes; `progress` is called meanwhile. Masses without a
+    label count there, by `settings.known_weight`, and nowhere else.
     """
     compute = settings.compute(network_settings)
     with random_state(seed, 0):
@@ -164,6 +171,8 @@ def start(
             compute,
             n_views=settings.head_views,
             seed=seed,
+            unlabelled=unlabelled,
+            known_weight=settings.known_weight,
             progress=progress,
         )
     optimizer = make_optimizer(

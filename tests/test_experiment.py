@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.sparse import load_npz
 
 from diagnet.config import Config, read_config
@@ -25,6 +26,7 @@ from diagnet.inference.model import load_model
 from diagnet.run.folder import read_json
 from diagnet.run.report.files import read_run_files
 from diagnet.run.tables import read_split
+from diagnet.training.state import start
 
 TINY = {
     "roi": {"size": 32},
@@ -331,6 +333,68 @@ def test_a_run_is_not_resumed_with_other_patients(tmp_path):
         run_experiment(tiny(**PLAIN), two_sources(), tmp_path / "run", with_report=False, progress=stop)
     with pytest.raises(RunFolderError, match=r"must keep the patients the run in .* began with"):
         run_experiment(tiny(**PLAIN), two_sources(True), tmp_path / "run", with_report=False, resume=True)
+
+
+def half_labelled():
+    """Phantoms of 30 patients, and of 24 whose masses have no label; six of these have others with one."""
+    whole = phantoms(60)
+    others = phantoms(48, seed=1, patient="U").masses
+    hidden = [
+        replace(mass, label=None, patient_id=f"P{k // 2}" if k < 12 else mass.patient_id, view=("MLO", "CC")[k % 2])
+        for k, mass in enumerate(others)
+    ]
+    return replace(whole, unlabelled=hidden)
+
+
+def begun_with(masses, out, monkeypatch, **training):
+    """Weights of a run that trains no more than the head, and the masses without a label that this head saw."""
+    seen, training = [], {"epochs": 1, "batch_size": 16, "head_views": 1, "known_weight": 0.3, **training}
+
+    def noted(points, *given, unlabelled, **named):
+        seen.append(unlabelled)
+        return start(points, *given, unlabelled=unlabelled, **named)
+
+    monkeypatch.setattr("diagnet.run.fold.start", noted)
+    config = Config.from_preset("lite0", {**TINY, "network": {"trainable": "none"}, "training": training})
+    run = run_experiment(config, masses, out, with_report=False)
+    return load_file(run.folder / "model" / "fold-0.safetensors")["classifier.weight"], seen[0], run
+
+
+def test_masses_without_a_label_count_in_training_alone(tmp_path, monkeypatch):
+    masses = half_labelled()
+    weights, seen, run = begun_with(masses, tmp_path / "with", monkeypatch)
+    split = rows(run.folder / "split.csv")
+    elsewhere = {row["patient_id"] for row in split if row["part"] != "train"}
+    kept = [mass for mass in masses.unlabelled if mass.patient_id not in elsewhere]
+    assert 0 < len(kept) < len(masses.unlabelled)  # whoever is tested on is not learned from
+    assert len(seen) == len(kept)
+    assert np.array_equal(seen.images, read_rois(kept, Config.from_preset("lite0", {"roi": TINY["roi"]}).roi))
+    assert set(seen.labels) == {-1}
+    assert run.metrics["test"]["units"]["mass"]["n"] == sum(row["part"] == "test" for row in split)
+    assert read_json(run.folder / "run.json")["data"]["unlabelled"] == len(masses.unlabelled)
+    assert "in training alone: 48 masses" in (run.folder / "model_card.md").read_text()
+    without, none, _ = begun_with(masses, tmp_path / "without", monkeypatch, known_weight=0.0)
+    assert none is None
+    assert not np.allclose(weights, without)
+    labelled, none, _ = begun_with(phantoms(60), tmp_path / "labelled", monkeypatch)
+    assert none is None
+    assert np.array_equal(without, labelled)
+
+
+def test_a_run_is_not_resumed_with_other_masses_without_a_label(tmp_path):
+    masses = half_labelled()
+    changes = {**TINY, "network": {"trainable": "none"}, "training": {"head_views": 0, "known_weight": 0.3}}
+    config = Config.from_preset("lite0", changes)
+
+    def stop(stage, *_):
+        if stage == "features":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, masses, tmp_path / "run", with_report=False, progress=stop)
+    fewer = replace(masses, unlabelled=masses.unlabelled[2:])
+    with pytest.raises(RunFolderError, match=r"must keep the unlabelled the run in .* began with"):
+        run_experiment(config, fewer, tmp_path / "run", with_report=False, resume=True)
 
 
 def test_evaluating_on_other_masses(run, tmp_path):

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from diagnet.evaluation.lesions import figures_by_lesion, lesion_groups, sightin
 from diagnet.evaluation.predictions import Predictions
 from diagnet.memory import keep_freed_memory
 from diagnet.progress import Progress, silent
-from diagnet.run.augmentation import to_draw_from
+from diagnet.run.augmentation import Unlabelled, to_draw_from
 from diagnet.run.checkpoint import array_hash
 from diagnet.run.fold import Data, Fold, FoldScores, predictions_of, run_fold
 from diagnet.run.folder import claim, git_revision, held, now, require_text, versions, write_metrics, write_record
@@ -130,7 +130,8 @@ def _run(
         data_hash = array_hash(images)
     surroundings = to_draw_from(wide, config.roi) if config.training.needs_surroundings else None
     names, patients = mass_set.image_names, mass_set.patients
-    data = Data(images, mass_set, mass_set.labels, names, patients, facts, surroundings)
+    unlabelled = _unlabelled(config, mass_set, workers, progress)
+    data = Data(images, mass_set, mass_set.labels, names, patients, facts, surroundings, unlabelled)
     splits, split_notes = _splits(config, data)
     notes += split_notes
     for note in notes:
@@ -138,6 +139,8 @@ def _run(
     binding: dict[str, Any] = {"settings": config.to_toml(), "data": data_hash}
     if mass_set.sources:  # the hash is of the images; who is one patient decides the split
         binding |= {"sources": list(mass_set.sources), "patients": "distinct" if mass_set.distinct_patients else "one"}
+    if unlabelled is not None:
+        binding["unlabelled"] = array_hash(unlabelled.images)
     if processes.is_first:
         claim(out, binding, resume=resume)
     compute = config.training.compute(config.network)
@@ -161,6 +164,7 @@ def _run(
             "classes": list(data.classes),
             "left_out": dict(mass_set.left_out),
             "notes": dict(mass_set.notes),
+            "unlabelled": 0 if unlabelled is None else len(unlabelled.masses),
             "synthetic": mass_set.is_synthetic,
             **_sources(mass_set),
         },
@@ -199,6 +203,22 @@ def _run(
     seal(out, seal_key())
     write_record(out, record | {"sealed": True})
     return Run(out, metrics, predictions)
+
+
+def _unlabelled(config: Config, mass_set: MassSet, workers: int | None, progress: Progress) -> Unlabelled | None:
+    """Read the masses without a label, where there are any and a pretrained head is to learn from them."""
+    counts = config.network.preset == "lite0" and config.training.known_weight > 0
+    if not (counts and mass_set.unlabelled):
+        return None
+    regions = read_regions(
+        replace(mass_set, masses=mass_set.unlabelled),
+        config.roi,
+        surroundings=config.training.needs_surroundings,
+        workers=workers,
+        progress=progress,
+    )
+    around = to_draw_from(regions.wide, config.roi) if config.training.needs_surroundings else None
+    return Unlabelled(regions.images, regions.mass_set.masses, regions.mass_set.patients, around)
 
 
 def _splits(config: Config, data: Data) -> tuple[list[Split], list[str]]:

@@ -203,7 +203,7 @@ def test_the_studies_of_the_issue_are_there():
         ("[a]\nmethod = 'magic'", "`method` must be valid: .* arm `a`"),
         ("[a]\nmethod = 'warm-start'", "`unlabelled` must be given for a warm start"),
         ("[a]\nunlabelled = 'more.csv'", "and for nothing else"),
-        ("[a]\nhide_labels = true\nn_train = 20", "`hide_labels` must go with `n_train` and a pretrained network"),
+        ("[a]\nhide_labels = true\nn_train = 20", "`hide_labels` must go with `n_train`, `known_weight`"),
         ("a = 1", "`a` must be a table"),
         ("", "must hold at least one arm"),
         ("[a", "must be a readable TOML file"),

@@ -26,8 +26,8 @@ def read_manifest(path: Path | str, *, classes: tuple[str, ...] = CLASSES, check
 
     Columns `image` (a path relative to the table's folder, or absolute), `patient_id` and `label` are required;
     `laterality, view, label_source, x0, y0, x1, y1, row_spacing_mm, column_spacing_mm, original_width,
-    original_height` are understood; all others are kept in `Mass.extra`. Rows without a label are left out and
-    counted; a spacing that cannot be used is unknown, and counted. White space around a cell is none of its text.
+    original_height` are understood; all others are kept in `Mass.extra`. Rows without a label are counted and kept
+    apart; a spacing that cannot be used is unknown, and counted. White space around a cell is none of its text.
 
     Args:
         path: the table: UTF-8, comma or semicolon.
@@ -41,6 +41,7 @@ def read_manifest(path: Path | str, *, classes: tuple[str, ...] = CLASSES, check
     sizes: dict[Path, tuple[int, int]] = {}
     seen: dict[tuple[Path, Box | None], int] = {}
     masses: list[Mass] = []
+    unlabelled: list[Mass] = []
     left_out: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     path = Path(path)
@@ -58,9 +59,17 @@ def read_manifest(path: Path | str, *, classes: tuple[str, ...] = CLASSES, check
         mass = _mass(row, image, box, classes, notes)
         if mass.label is None:
             left_out["no label"] += 1
+            unlabelled.append(mass)
         else:
             masses.append(mass)
-    return MassSet(masses, classes=classes, source=str(path), left_out=dict(left_out), notes=dict(notes))
+    return MassSet(
+        masses,
+        classes=classes,
+        source=str(path),
+        left_out=dict(left_out),
+        notes=dict(notes),
+        unlabelled=unlabelled,
+    )
 
 
 def write_manifest(path: Path, mass_set: MassSet) -> None:

@@ -63,6 +63,7 @@ class MassSet:
         notes: observation -> how often; nothing was left out for these.
         sources: where there are several, the name of each (`Mass.source`) -> what was read.
         distinct_patients: whether patients of the same name in different sources are different patients.
+        unlabelled: masses of the source without a label, counted in `left_out` too.
     """
 
     masses: Sequence[Mass]
@@ -72,6 +73,7 @@ class MassSet:
     notes: Mapping[str, int] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     distinct_patients: bool = False
+    unlabelled: Sequence[Mass] = ()
 
     @property
     def labels(self) -> Labels:

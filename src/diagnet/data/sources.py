@@ -127,8 +127,9 @@ def merged(sources: Mapping[str, MassSet], *, distinct_patients: bool = False) -
         notes=_prefixed({name: each.notes for name, each in sources.items()}),
         sources={name: each.source for name, each in sources.items()},
         distinct_patients=distinct_patients,
+        unlabelled=[replace(mass, source=name) for name, each in sources.items() for mass in each.unlabelled],
     )
-    _check_each_once(whole)
+    _check_each_once(replace(whole, masses=[*whole.masses, *whole.unlabelled]))
     return whole
 
 

@@ -1,7 +1,7 @@
 """Step 1 of Fig. 1a on a set of masses: originals and their adversarial neighbors, in memory and on disk."""
 
 import shutil
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,15 @@ class Unlabelled:
     masses: Sequence[Mass]
     patients: Sequence[Hashable]
     surroundings: Surroundings | None = None
+
+    def without(self, patients: Container[Hashable]) -> "Unlabelled":
+        """Return the masses of other patients, who are neither validated nor tested on, say."""
+        rows = np.array([k for k, patient in enumerate(self.patients) if patient not in patients], dtype=np.int64)
+        around = self.surroundings
+        if around is not None:
+            around = replace(around, images=around.images[rows], boxes=around.boxes[rows])
+        masses, whose = [self.masses[k] for k in rows], [self.patients[k] for k in rows]
+        return Unlabelled(self.images[rows], masses, whose, around)
 
 
 def with_lesions(

@@ -22,7 +22,7 @@ from diagnet.evaluation.predictions import Predictions
 from diagnet.network import Network
 from diagnet.progress import Progress
 from diagnet.run.array_files import Embeddings, write_embeddings, write_neighbors, write_signs
-from diagnet.run.augmentation import augment
+from diagnet.run.augmentation import Unlabelled, augment, with_lesions
 from diagnet.run.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from diagnet.run.folder import fold_folder, write_history
 from diagnet.run.schema import NetworkFacts, checked
@@ -50,6 +50,7 @@ class Data:
         patients: patient of each, the same text for the same patient (`MassSet.patients`).
         facts: what each region looked like (`RegionFacts`), None where that is not known.
         surroundings: what lies around their regions, where training draws regions.
+        unlabelled: masses without a label that count through known edges, patients named as in `patients`.
     """
 
     images: Images
@@ -59,6 +60,7 @@ class Data:
     patients: list[str]
     facts: Float64[np.ndarray, "mass fact"] | None = None
     surroundings: Surroundings | None = None
+    unlabelled: Unlabelled | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -195,8 +197,22 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
     if processes.is_first:
         parents = split.train[augmented.parents]
         write_neighbors(fold.folder, augmented.neighbors, parents, data.mass_set, config.neighbors)
+    unlabelled = None
+    if data.unlabelled is not None:
+        whose = [data.patients[k] for k in split.train]
+        masses = [data.mass_set.masses[k] for k in split.train]
+        unseen = {data.patients[k] for k in (*split.validation, *split.test)}
+        points, unlabelled = with_lesions(points, masses, whose, data.unlabelled.without(unseen))
     seed = int(np.random.SeedSequence([config.seed, _TRAINING, fold.number]).generate_state(1)[0])
-    state = start(points, config.network, config.graph, config.training, seed=seed, progress=fold.progress)
+    state = start(
+        points,
+        config.network,
+        config.graph,
+        config.training,
+        seed=seed,
+        unlabelled=unlabelled,
+        progress=fold.progress,
+    )
     points_hash = points.sha256()
     binding = {"seed": seed, "settings": config.to_toml(), "points": points_hash}
     if not processes.all_equal(points_hash):

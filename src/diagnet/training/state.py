@@ -57,9 +57,9 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
         4, ge=0, description="how often each image is drawn for the logistic regression that lite0's head begins as"
     )
     known_weight: float = Field(
-        0.3,
+        0.0,
         ge=0,
-        description="of edges between the images of a lesion in that regression, beside masses without a label",
+        description="of edges between the images of a lesion in that regression; above 0, masses without a label count",
     )
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")

@@ -24,6 +24,7 @@ def data(run: RunFiles) -> Html:
         for part, each in run.record["counts"].items()
         if any(each.values())
     ]
+    n_unlabelled = found.get("unlabelled", 0)
     left_out, notes = ([[*item] for item in found[name].items()] for name in ("left_out", "notes"))
     return section(
         "Data and split",
@@ -35,6 +36,12 @@ def data(run: RunFiles) -> Html:
             " makes scores probabilities, on validation masses. Test masses are only scored.",
             class_="soft",
         ),
+        tag(
+            "p",
+            f"{n_unlabelled} masses without a label count by edges between the images of a lesion, in training alone.",
+        )
+        if n_unlabelled
+        else None,
         tag("h3", "Left out"),
         table(["reason", "how many"], left_out, class_="reasons") if left_out else tag("p", "Nothing."),
         *((tag("h3", "Noticed, and kept"), table(["what", "how many"], notes, class_="reasons")) if notes else ()),

@@ -42,6 +42,7 @@ def test_masses_of_one_source_follow_those_of_the_other(two):
     assert found.sources == {"n": str(two[0]), "s": str(two[1])}
     assert found.source == f"{two[0]}, {two[1]}"
     assert found.left_out == {"n: no label": 1, "s: no label": 1}
+    assert [(mass.label, mass.source) for mass in found.unlabelled] == [(None, "n"), (None, "s")]
     assert found.labels.tolist() == [0, 1] * 4
 
 

@@ -129,7 +129,7 @@ def merged(sources: Mapping[str, MassSet], *, distinct_patients: bool = False) -
         distinct_patients=distinct_patients,
         unlabelled=[replace(mass, source=name) for name, each in sources.items() for mass in each.unlabelled],
     )
-    _check_each_once(replace(whole, masses=[*whole.masses, *whole.unlabelled]))
+    _check_each_once(whole)
     return whole
 
 

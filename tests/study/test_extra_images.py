@@ -12,7 +12,7 @@ from diagnet.distance import cosine_distance
 from diagnet.errors import SettingsError
 from diagnet.neighbor_search import Judge
 from diagnet.neighbors import NeighborSettings
-from diagnet.study import methods
+from diagnet.study import extra_fits, network_fit
 from diagnet.study.arms import read_arms
 from diagnet.study.extra_images import (
     CHANGES,
@@ -26,7 +26,8 @@ from diagnet.study.extra_images import (
     smote,
     usual_seeds,
 )
-from diagnet.study.methods import METHODS, Cases
+from diagnet.study.methods import METHODS
+from diagnet.study.network_fit import Cases
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, start
 
@@ -69,7 +70,7 @@ def trained(monkeypatch):
         seen.append((points, config, on_epoch))
         return lambda others: np.full(len(others.labels), float(sum(place)))
 
-    monkeypatch.setattr(methods, "fit_network", fit_network)
+    monkeypatch.setattr(extra_fits, "fit_network", fit_network)
     return seen
 
 
@@ -119,7 +120,7 @@ def test_methods_train_for_as_many_steps(method, cases, trained):
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_changes_move_an_image_as_far_as_its_seed(kind, cases, trained):
-    METHODS["neighbors"](cases, methods._with_neighbors(CONFIG, positive_ratio=1.0, budget=1), 0, 0)
+    METHODS["neighbors"](cases, extra_fits._with_neighbors(CONFIG, positive_ratio=1.0, budget=1), 0, 0)
     METHODS[kind](cases, CONFIG, 0, 0)
     seeds, changed = trained[0][0], trained[1][0]
     np.testing.assert_array_equal(changed.origins, seeds.origins)
@@ -192,7 +193,7 @@ def test_fresh_seeds_are_drawn_anew_for_each_epoch(cases, trained):
 
 def test_what_is_drawn_anew_reaches_the_network(cases, monkeypatch):
     scores = METHODS["fresh-seeds"](cases, CONFIG, 0, 0)(cases)
-    monkeypatch.setattr(methods, "fresh_draws", lambda *given, **more: lambda _: fresh_draws(*given, **more)(rng()))
+    monkeypatch.setattr(extra_fits, "fresh_draws", lambda *given, **more: lambda _: fresh_draws(*given, **more)(rng()))
     stored = METHODS["fresh-seeds"](cases, CONFIG, 0, 0)(cases)
     assert not np.array_equal(scores, stored)
 
@@ -273,8 +274,8 @@ def test_changes_of_stored_flips_are_refused(cases):
 
 def test_the_output_for_negative_neighbors_is_not_scored(cases, monkeypatch):
     logits = np.tile(np.array([1.0, 3.0, 90.0], np.float32), (42, 1))
-    monkeypatch.setattr(methods, "embeddings_and_logits", lambda *_: (logits, logits))
-    monkeypatch.setattr(methods, "train", lambda *_, **__: None)
+    monkeypatch.setattr(network_fit, "embeddings_and_logits", lambda *_: (logits, logits))
+    monkeypatch.setattr(network_fit, "train", lambda *_, **__: None)
     np.testing.assert_allclose(METHODS["negatives-as-class"](cases, CONFIG, 0, 0)(cases), 2)
 
 

@@ -11,11 +11,12 @@ from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.errors import DataError
 from diagnet.network import NetworkSettings
 from diagnet.run.augmentation import augment
-from diagnet.study import methods
+from diagnet.study import network_fit
 from diagnet.study.arms import PLAIN
 from diagnet.study.features import hand_crafted, sizes
-from diagnet.study.methods import METHODS, RIVALS, Cases
+from diagnet.study.methods import METHODS, RIVALS
 from diagnet.study.multi_instance import MultiInstanceNetwork
+from diagnet.study.network_fit import Cases
 
 TINY = {
     "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 0, "n_hidden": 8},
@@ -53,7 +54,7 @@ def test_each_method_scores_masses_it_has_not_seen(method, cases):
 
 def test_arms_on_the_same_masses_share_the_search_for_neighbors(cases, monkeypatch):
     searches = []
-    monkeypatch.setattr(methods, "augment", lambda *given, **more: searches.append(1) or augment(*given, **more))
+    monkeypatch.setattr(network_fit, "augment", lambda *given, **more: searches.append(1) or augment(*given, **more))
     train, test = cases.part(np.arange(60)), cases.part(np.arange(60, 80))
     for changes, seed, n_searches in (({}, 0, 1), ({"training": {"graph_weight": 0.3}}, 0, 1), ({}, 1, 2), ({}, 0, 3)):
         scores = METHODS["network"](train, Config.from_preset("small", merged(TINY, changes)), 0, seed)(test)

@@ -15,8 +15,9 @@ from diagnet.study.arms import PLAIN, STUDIES
 from diagnet.study.common_networks import ConvNext, ResNet
 from diagnet.study.dhungel import FeatureForest, train_described
 from diagnet.study.li import TwoPathNetwork, mask_loss, masks_of, train_two_paths, wide_masks_of
-from diagnet.study.methods import METHODS, Cases
+from diagnet.study.methods import METHODS
 from diagnet.study.multi_instance import SparseInstanceNetwork
+from diagnet.study.network_fit import Cases
 from diagnet.study.published import PUBLISHED
 from diagnet.study.rival_steps import RivalTraining
 from diagnet.study.shams import AdversarialNetwork, Generator, train_adversarially

@@ -24,7 +24,7 @@ from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms
 from diagnet.study.calibration_tables import abstention, calibration, calibration_error
 from diagnet.study.choice import choice
 from diagnet.study.jobs import Job, Rows, run_job
-from diagnet.study.methods import Cases
+from diagnet.study.network_fit import Cases
 from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.pictures import write_pictures
 from diagnet.study.published import PUBLISHED

@@ -10,7 +10,8 @@ from diagnet.network import create_network
 from diagnet.study import warm_start
 from diagnet.study.arms import PLAIN, Arm
 from diagnet.study.jobs import Job, run_job
-from diagnet.study.methods import METHODS, Cases
+from diagnet.study.methods import METHODS
+from diagnet.study.network_fit import Cases
 from diagnet.study.warm_start import _contrast, read_patches, warm_network, warm_weights
 
 CONFIG = Config.from_preset("small", merged(merged(TINY, PLAIN), {"roi": {"grey_range": "image"}}))

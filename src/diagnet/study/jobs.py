@@ -24,7 +24,8 @@ from diagnet.errors import SettingsError
 from diagnet.memory import keep_freed_memory
 from diagnet.run.augmentation import to_draw_from
 from diagnet.study.arms import Arm
-from diagnet.study.methods import METHODS, Cases
+from diagnet.study.methods import METHODS
+from diagnet.study.network_fit import Cases
 from diagnet.study.perturbations import PERTURBATIONS
 from diagnet.study.warm_start import read_patches
 from diagnet.training.points import Surroundings

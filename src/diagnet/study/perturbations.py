@@ -13,7 +13,7 @@ from diagnet.data.mass import Mass
 from diagnet.data.regions import read_rois
 from diagnet.data.roi import RoiSettings, flipped
 from diagnet.errors import DataError
-from diagnet.study.methods import Cases
+from diagnet.study.network_fit import Cases
 
 # From masses to their regions; several of them: the scores are averaged.
 Perturbation = Callable[[Cases, RoiSettings, np.random.Generator], list[Images]]

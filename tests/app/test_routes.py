@@ -64,6 +64,18 @@ def test_an_image_comes_and_goes(client, dicom):
     problem(client.delete(f"/v1/images/{told['id']}"), 404)
 
 
+@pytest.mark.parametrize("name", ["allow_missing_preamble", "force"])  # the second is the old name
+def test_a_file_without_preamble_is_read_where_it_is_asked_for(client, dicom, name):
+    file = {"file": ("bare.dcm", dicom[128 + 4 :])}
+    problem(client.post("/v1/predict", files=file, data={"boxes": json.dumps([BOX])}), 415)
+    answer = client.post("/v1/predict", files=file, data={"boxes": json.dumps([BOX]), name: "true"})
+    assert answer.status_code == 200, answer.text
+    assert "the file has no DICOM preamble" in answer.json()["assessments"][0]["flags"]
+    problem(client.post("/v1/images", files=file), 415)
+    added = client.post("/v1/images", files=file, data={name: "true"})
+    assert added.status_code == 201, added.text
+
+
 def test_pixels_are_the_displayed_ones(client, image, served):
     answer = client.get(f"/v1/images/{image}/pixels")
     found = np.frombuffer(answer.content, "<u2").reshape(160, 128)

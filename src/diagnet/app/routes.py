@@ -32,7 +32,7 @@ _PREDICT_BODY: dict[str, Any] = {
                 "properties": {
                     "file": {"type": "string", "format": "binary", "description": "DICOM, PNG, JPEG, TIFF or PGM."},
                     "boxes": {"type": "string", "description": "JSON: [[x0, y0, x1, y1], ...]"},
-                    "force": {"type": "string", "enum": ["true", "false"]},
+                    "allow_missing_preamble": {"type": "string", "enum": ["true", "false"]},
                     "allow_for_processing": {"type": "string", "enum": ["true", "false"]},
                 },
                 "required": ["file", "boxes"],
@@ -54,11 +54,16 @@ def score_routes(answers: Answers, images: ImageStore, workers: Workers, setting
     @router.post("/images", status_code=201)
     async def add_image(
         file: Annotated[UploadFile, File(description="DICOM, PNG, JPEG, TIFF or PGM.")],
-        force: Annotated[bool, Form(description="Read DICOM files that lack the preamble of PS3.10.")] = False,
+        allow_missing_preamble: Annotated[
+            bool, Form(description="Read DICOM files that lack the preamble of PS3.10.")
+        ] = False,
+        force: Annotated[bool, Form(description="The old name of it.", deprecated=True)] = False,
         allow_for_processing: Annotated[bool, Form(description="Read raw detector data too.")] = False,
     ) -> dict[str, Any]:
         """Take in an image; it is held until it is deleted, the server stops or nobody asks for it any more."""
-        policy = Policy(allow_missing_preamble=force, allow_for_processing=allow_for_processing)
+        policy = Policy(
+            allow_missing_preamble=allow_missing_preamble or force, allow_for_processing=allow_for_processing
+        )
         return _image_json(await workers.files.run(images.add, file.file, policy, file.filename or ""))
 
     @router.get("/images")
@@ -100,7 +105,7 @@ def score_routes(answers: Answers, images: ImageStore, workers: Workers, setting
                 boxes = _parsed_boxes(text)
                 _check_number(len(boxes), settings)
                 policy = Policy(
-                    allow_missing_preamble=form.get("force") == "true",
+                    allow_missing_preamble="true" in (form.get("allow_missing_preamble"), form.get("force")),
                     allow_for_processing=form.get("allow_for_processing") == "true",
                 )
                 shown, picture = await workers.files.run(answers.read_file, file.file, policy)

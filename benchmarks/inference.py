@@ -2,12 +2,14 @@
 
     python benchmarks/inference.py --json                    # on an idle machine: other work changes the ratios
     python benchmarks/inference.py --json --quick            # seven minutes on two busy cores: for a look only
+    python benchmarks/inference.py --json --only shipped     # the model that comes with diagnet, four flips
 
 `default` is `load_model`'s own choice, from images in memory to calibrated probabilities. Its peers: the networks as
 they are in PyTorch (`eager`), and the file of `diagnet export` in ONNX Runtime and in OpenVINO, in float32. OpenVINO
 left to itself computes in bfloat16 where the processor can; it is `openvino_own_precision`, and counted apart, beside
 our own engines that do so, which are optional.
-All take turns in one process with two threads; figures are medians and ratios of medians.
+All take turns in one process with two threads; figures are medians and ratios of medians. `shipped_one_core_ms` is the
+shipped model as `predict` runs it (PyTorch), with one thread and one region.
 """
 
 import argparse
@@ -26,18 +28,28 @@ from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.preprocessing import Preprocessing
 from diagnet.inference.engines import make_engine, onnx_model, resolve_engine
 from diagnet.inference.export import CalibratedScores
-from diagnet.inference.model import Model
+from diagnet.inference.model import Model, load_model
+from diagnet.inference.predictor import shipped_run
 from diagnet.network import create_network
 
 N_THREADS = 2
 PEERS = ("eager", "onnxruntime", "openvino")
 OWN_PRECISION = "openvino_own_precision"
 BFLOAT16 = ("torch-bfloat16", "openvino-bfloat16")
-ROUNDS = {("small", 1): 200, ("small", 32): 40, ("paper", 1): 12, ("paper", 32): 3}
+ROUNDS = {
+    ("small", 1): 200,
+    ("small", 32): 40,
+    ("paper", 1): 12,
+    ("paper", 32): 3,
+    ("shipped", 1): 100,
+    ("shipped", 32): 15,
+}
 
 
 def make_model(preset):
-    """A model of one network as after training: norms have statistics of their own."""
+    """A model of one network as after training, norms with statistics of their own; or the shipped one."""
+    if preset == "shipped":
+        return load_model(shipped_run())
     config = Config.from_preset(preset)
     torch.manual_seed(0)
     network = create_network(config.network).eval()
@@ -101,13 +113,27 @@ def rounds_of(engines, images, n_rounds):
     return times[1:] / len(images) * 1e3
 
 
-def figures(quick: bool) -> dict:
+def one_core_ms(n_rounds):
+    """Milliseconds for one region of the shipped model, as `predict` scores it, on one thread."""
+    torch.set_num_threads(1)
+    model = load_model(shipped_run(), engine="torch")
+    image = make_masses(1, rng=np.random.default_rng(1), settings=PhantomSettings(size=model.roi.size))[0]
+    median = float(np.median(rounds_of({"torch": model.probabilities}, image, n_rounds)))
+    torch.set_num_threads(N_THREADS)
+    return median
+
+
+def figures(quick: bool, presets) -> dict:
     """Every figure by preset and batch: inference_ms by engine, and `default` over the best of its peers."""
     torch.set_num_threads(N_THREADS)
     result = {"inference_engine": {}, "inference_bfloat16_difference": {}}
     for name in ("ms", "of_best", "of_best_quiet", "of_best_own_precision"):
-        result[f"inference_{name}"] = {"small": {}, "paper": {}}
+        result[f"inference_{name}"] = {preset: {} for preset in presets}
+    if "shipped" in presets:
+        result["shipped_one_core_ms"] = one_core_ms(10 if quick else 100)
     for (preset, batch), n_rounds in ROUNDS.items():
+        if preset not in presets:
+            continue
         model = make_model(preset)
         engines = make_engines(model)
         size = model.roi.size
@@ -136,8 +162,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--only", default="small,paper,shipped", help="what is measured, separated by commas")
     arguments = parser.parse_args()
-    found = {"quick": arguments.quick, **figures(arguments.quick)}
+    found = {"quick": arguments.quick, **figures(arguments.quick, arguments.only.split(","))}
     if arguments.json:
         print(json.dumps(found, indent=1))
     else:

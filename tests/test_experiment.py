@@ -376,9 +376,11 @@ def test_masses_without_a_label_count_in_training_alone(tmp_path, monkeypatch):
     without, none, _ = begun_with(masses, tmp_path / "without", monkeypatch, known_weight=0.0)
     assert none is None
     assert not np.allclose(weights, without)
-    labelled, none, _ = begun_with(phantoms(60), tmp_path / "labelled", monkeypatch)
-    assert none is None
+    labelled, none, _ = begun_with(phantoms(60), tmp_path / "labelled", monkeypatch, known_weight=0.0)
     assert np.array_equal(without, labelled)
+    edges, none, _ = begun_with(phantoms(60), tmp_path / "edges", monkeypatch)  # of the masses with a label
+    assert len(none) == 0
+    assert not np.allclose(edges, labelled)
 
 
 def test_a_run_is_not_resumed_with_other_masses_without_a_label(tmp_path):

@@ -206,10 +206,11 @@ def _run(
 
 
 def _unlabelled(config: Config, mass_set: MassSet, workers: int | None, progress: Progress) -> Unlabelled | None:
-    """Read the masses without a label, where there are any and a pretrained head is to learn from them."""
-    counts = config.network.preset == "lite0" and config.training.known_weight > 0
-    if not (counts and mass_set.unlabelled):
+    """Read the masses without a label, where a pretrained network is to learn from known edges; there may be none."""
+    if config.network.preset != "lite0" or config.training.known_weight == 0:
         return None
+    if not mass_set.unlabelled:
+        return Unlabelled(np.empty((0, config.roi.size, config.roi.size), np.float32), (), ())
     regions = read_regions(
         replace(mass_set, masses=mass_set.unlabelled),
         config.roi,

@@ -263,6 +263,7 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
             progress=fold.progress,
             stage=fold.stage,
             processes=processes,
+            unlabelled=unlabelled,
         )
     except TrainingError as error:
         masses = sorted(set(split.train[augmented.origin[list(error.points)]].tolist()))

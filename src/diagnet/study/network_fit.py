@@ -71,8 +71,8 @@ def fit_network(
     if points is None:
         points = make_points(cases, config, fold, repeat)
     others = None
-    if cases.unlabelled is not None:
-        hidden = cases.unlabelled
+    if config.network.preset == "lite0" and config.training.known_weight > 0:
+        hidden = cases.part(np.arange(0)) if cases.unlabelled is None else cases.unlabelled
         beside = Unlabelled(hidden.images, hidden.masses, hidden.patients.tolist(), hidden.surroundings)
         points, others = with_lesions(points, cases.masses, cases.patients.tolist(), beside)
     state = start(
@@ -84,7 +84,16 @@ def fit_network(
         make_network=make_network,
         unlabelled=others,
     )
-    train(state, points, config.graph, config.training, seed=repeat, extra_loss=extra_loss, on_epoch=on_epoch)
+    train(
+        state,
+        points,
+        config.graph,
+        config.training,
+        seed=repeat,
+        extra_loss=extra_loss,
+        on_epoch=on_epoch,
+        unlabelled=others,
+    )
     return score_of(state.network, config)
 
 

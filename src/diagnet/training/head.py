@@ -9,6 +9,7 @@ from diagnet.laplacian import SignedLaplacianClassifier, joined
 from diagnet.network import PretrainedNetwork
 from diagnet.progress import Progress, silent
 from diagnet.training.device import Compute
+from diagnet.training.known_edges import lesions_of
 from diagnet.training.points import Points
 from diagnet.training.transforms import DrawSettings, draw_images
 
@@ -73,7 +74,7 @@ def begin_head(
         model = LogisticRegression(C=inverse, max_iter=_MOST_ITERATIONS).fit(rows, labels)
     else:
         labels = np.tile(np.concatenate([points.labels[originals], np.full(len(unlabelled), -1)]), len(views))
-        edges = joined(np.tile(np.concatenate([_lesions(points)[originals], _lesions(unlabelled)]), len(views)))
+        edges = joined(np.tile(np.concatenate([lesions_of(points)[originals], lesions_of(unlabelled)]), len(views)))
         model = SignedLaplacianClassifier(known_weight, inverse, unlabelled=-1, max_iter=_MOST_ITERATIONS)
         model.fit(rows, labels, edges)
     weight, bias = model.coef_, model.intercept_
@@ -84,12 +85,6 @@ def begin_head(
         network.standard.copy_(torch.from_numpy(np.stack([mean, spread])).to(device))
         network.classifier.weight[model.classes_] = torch.from_numpy(weight).float().to(device)
         network.classifier.bias[model.classes_] = torch.from_numpy(bias).float().to(device)
-
-
-def _lesions(points: Points) -> Int64[np.ndarray, "point"]:
-    if points.lesions is None:
-        raise ValueError("`lesions` must be given with masses without a label, got None")
-    return np.asarray(points.lesions, dtype=np.int64)
 
 
 def _compute_features(

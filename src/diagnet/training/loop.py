@@ -18,6 +18,7 @@ from diagnet.network import Network
 from diagnet.progress import Progress, silent
 from diagnet.training.distributed import Processes, with_shared_batch_norm
 from diagnet.training.graph_term import whole_graph_term
+from diagnet.training.known_edges import KnownEdges, known_edge_loss
 from diagnet.training.optimization import rate_factor
 from diagnet.training.points import Points
 from diagnet.training.state import TrainingSettings, TrainingState, copied_weights, random_state
@@ -26,6 +27,7 @@ from diagnet.training.weight_average import recalibrate_batchnorm, update_averag
 
 ExtraLoss = Callable[[Float[Tensor, "point feature"], Int[Tensor, "point"]], Float[Tensor, ""]]
 
+_KNOWN = 7  # stream of the draws of known edges
 _DIVERGED = 50.0  # nats a point in J_l: nothing comes back from there
 
 
@@ -43,6 +45,7 @@ def train(
     stage: str = "train",
     processes: Processes = Processes(),  # noqa: B008 -- frozen, so sharing it is safe
     extra_loss: ExtraLoss | None = None,
+    unlabelled: Points | None = None,
 ) -> TrainingState:
     """Train from where `state` is to `settings.epochs` by Eq. 6.
 
@@ -62,6 +65,9 @@ def train(
         stage: what `progress` calls this.
         processes: those that share each step's points; losses and weights are those of one process.
         extra_loss: of a step's embeddings and targets, added to J; a rival of the signed graph, say.
+        unlabelled: masses without a label, each with its lesion, as the points then have too; `settings.known_weight`
+            times the mean of (f_i - f_j)^2 over known edges is added to J, f the log-odds. A step draws as many images
+            for that as it has points.
 
     Returns:
         The same state, at its last epoch; its network has the weights to score with (the average, or those of the
@@ -72,7 +78,7 @@ def train(
         ValueError: early stopping without a `validation_loss` from `validate`, or more processes than a batch has
             points.
     """
-    run = _Run(state, points, graph_settings, settings, seed, processes, extra_loss)
+    run = _Run(state, points, graph_settings, settings, seed, processes, extra_loss, unlabelled)
     first, began, told = state.epoch * run.n_batches + state.step, time.perf_counter(), 0
     progress(stage, first, run.n_steps)
     wanted = settings.epochs if run.learns else 0
@@ -115,8 +121,12 @@ class _Run:
         seed: int,
         processes: Processes,
         extra_loss: ExtraLoss | None,
+        unlabelled: Points | None,
     ) -> None:
         self.extra_loss = extra_loss
+        self.known = None
+        if unlabelled is not None and settings.known_weight > 0:
+            self.known = KnownEdges.among(points, unlabelled)
         self.state, self.points, self.settings, self.processes = state, points, settings, processes
         self.graph_settings, self.seed = graph_settings, seed
         self.compute = settings.compute(state.network.settings)
@@ -180,11 +190,13 @@ class _Run:
             share = float(rng.beta(settings.mixup, settings.mixup))
             partners = np.concatenate([part[::-1] for part in np.array_split(partners, processes.size)])
             images = share * images + (1 - share) * images.flip(0)
+        known_images, known_share = self._draw_known(len(batch))
+        n_own, images = len(images), torch.cat([images, known_images])
         images = images.contiguous(memory_format=self.compute.layout)
         with random_state(self.seed, state.epoch + 1, state.step, processes.rank), self.compute.autocast():
             own_embeddings, own_logits = self.model(images)
-        embeddings = processes.all_gather(own_embeddings.float(), len(seen))
-        logits = processes.all_gather(own_logits.float(), len(seen))
+        embeddings = processes.all_gather(own_embeddings[:n_own].float(), len(seen))
+        logits = processes.all_gather(own_logits[:n_own].float(), len(seen))
         classification = classification_loss(logits[: len(batch)], self.targets[batch])  # Eq. 5
         if settings.mixup > 0:
             mixed = classification_loss(logits, self.targets[batch[partners]])
@@ -202,6 +214,8 @@ class _Run:
                 reduction=settings.reduction,
             )
         loss = classification + settings.graph_weight * graph  # Eq. 6
+        if known_share:
+            loss = loss + settings.known_weight * known_share * known_edge_loss(own_logits[n_own:].float())
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(embeddings[: len(batch)], self.targets[batch])
         parts = float(classification.item()), float(graph.item())
@@ -215,6 +229,20 @@ class _Run:
         if len(state.bank):
             state.bank[torch.from_numpy(seen).to(self.compute.device)] = embeddings.detach()
         return parts
+
+    def _draw_known(self, n_points: int) -> tuple[Float[Tensor, "end 1 h w"], float]:
+        """Images of both ends of this process's known edges, and its share of the step's edges; 0 where none count.
+
+        A step has about as many such images as points.
+        """
+        n_edges = 0 if self.known is None else -(-n_points // 2)
+        own = self.processes.local_shard(np.arange(n_edges))
+        if self.known is None or len(own) == 0:
+            return torch.empty((0, 1, *self.points.image_shape), device=self.compute.device), 0.0
+        rng = np.random.default_rng([self.seed, self.state.epoch + 1, self.state.step, _KNOWN])
+        ends = self.known.draw(n_edges, rng).reshape(2, n_edges)[:, own].ravel()
+        images = self.known.images(ends, self.settings, device=self.compute.device, rng=rng)
+        return images, len(own) / n_edges
 
     def end_epoch(self, seconds: float) -> None:
         """Add the epoch's row to the history."""

@@ -59,7 +59,7 @@ class TrainingSettings(DrawSettings, frozen=True, extra="forbid"):
     known_weight: float = Field(
         0.0,
         ge=0,
-        description="of edges between the images of a lesion in that regression; above 0, masses without a label count",
+        description="of edges between the images of a lesion, in lite0's first head and in J; rows without label count",
     )
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")

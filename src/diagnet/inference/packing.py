@@ -81,7 +81,7 @@ def pack(
     else:
         looks = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
         images = read_rois(mass_set.masses, model.roi, workers=workers, progress=progress, facts=looks)
-    merged = _merged(model.networks)
+    merged = mean_network(model.networks)
     halved = _halved(merged)
     progress("pack", 0, 1)
     embedded, logits = embeddings_and_logits(halved, images)
@@ -124,7 +124,7 @@ def pack(
     return agreement
 
 
-def _merged(networks: Sequence[Network]) -> Network:
+def mean_network(networks: Sequence[Network]) -> Network:
     """One network of the mean of the weights."""
     states = [network.state_dict() for network in networks]
     mean: Mapping[str, Tensor] = {

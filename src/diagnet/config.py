@@ -31,18 +31,13 @@ from diagnet.training.tracking import TrackingSettings
 # `small` is what works on a laptop: each file's defaults, the graph where it costs least (reading 4) and the neighbors
 # that help most (reading 13). `paper` is as in the paper, where the paper speaks.
 # `lite0` begins with what ImageNet has taught, so it is trained for few epochs; `best` is five of them, on patient
-# folds.
+# folds, all blocks of which are trained (docs/evidence/shipped-model.md).
+_BACKBONE = {"preset": "lite0", "average_flips": True, "embedding": "pooled", "dropout": 0.2}
 LITE0: dict[str, dict[str, Any]] = {
     "roi": {"size": 128},
     "neighbors": {"positive_ratio": 0.0, "negative_ratio": 0.0},
     "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
-    "network": {
-        "preset": "lite0",
-        "trainable": "last",
-        "average_flips": True,
-        "embedding": "pooled",
-        "dropout": 0.2,
-    },
+    "network": {**_BACKBONE, "trainable": "last"},
     "training": {
         "epochs": 10,
         "batch_size": 32,
@@ -61,7 +56,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
     },
     "lite0": LITE0,
-    "best": {**LITE0, "evaluation": {"folds": 5}},
+    "best": {**LITE0, "network": {**_BACKBONE, "trainable": "all"}, "evaluation": {"folds": 5}},
     "paper": {
         "roi": {"size": 224, "grey_range": "image"},
         "neighbors": {"search_space": "pixel", "enforce_rules": False, "no_copies": False, "start_originals": 10},

@@ -39,9 +39,11 @@ def test_the_packed_run_is_the_networks_mean_in_half_precision(best_run: Path, t
     assert len(packed.networks) == 1
     assert len(whole.networks) == 2
     stored = load_file(tmp_path / "packed" / "model" / "fold-0.safetensors")
-    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    is_large = {name: tensor.numel() > 1 << 16 for name, tensor in stored.items()}
+    assert all((tensor.dtype == torch.float16) == is_large[name] for name, tensor in stored.items())
+    assert set(is_large.values()) == {True, False}
     means = [each.state_dict()["classifier.weight"] for each in whole.networks]
-    assert torch.equal(stored["classifier.weight"], torch.stack(means).double().mean(dim=0).float().half())
+    assert torch.equal(stored["classifier.weight"], torch.stack(means).double().mean(dim=0).float())
     assert packed.threshold == pytest.approx(whole.threshold)
     assert agreement["largest_difference_of_halving"] <= 1e-3
     images = np.random.default_rng(0).random((3, 32, 32)).astype(np.float32)

@@ -1,5 +1,6 @@
-"""A run made small enough to ship: its networks merged into one, in half precision, with its test figures."""
+"""A run made small enough to ship: its networks merged into one, large weights halved, with its test figures."""
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from diagnet.run.seal import seal, seal_key
 from diagnet.run.tables import PREDICTIONS, ScoredMass, read_predictions
 from diagnet.training.scoring import embeddings_and_logits
 
+_SMALL = 1 << 16  # values; a larger tensor of weights is stored in half precision
 _TOLERANCE = 1e-3  # of a probability, between half and full precision
 _MOST_COMPARED = 256  # masses
 _SENSITIVITIES = (0.9, 0.95)  # of the operating points that are noted
@@ -45,7 +47,7 @@ def pack(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Merge a run's networks into one of mean weights, halve its precision, and write it as a finished run.
+    """Merge a run's networks into one of mean weights, halve the large ones' precision, and write a finished run.
 
     Networks that began with the same pretrained weights lie in one valley of the loss: the mean of their weights scores
     about as the mean of their scores does, in the time of one. Figures stay those of the run's own networks, each on
@@ -82,7 +84,9 @@ def pack(
         looks = np.empty((len(mass_set.masses), len(RegionFacts._fields)))
         images = read_rois(mass_set.masses, model.roi, workers=workers, progress=progress, facts=looks)
     merged = mean_network(model.networks)
-    halved = _halved(merged)
+    halved = copy.deepcopy(merged)
+    _halve(halved)
+    halved.float()
     progress("pack", 0, 1)
     embedded, logits = embeddings_and_logits(halved, images)
     compared = np.unique(np.linspace(0, len(images) - 1, _MOST_COMPARED).round().astype(np.int64))
@@ -102,7 +106,8 @@ def pack(
     if looks is not None:  # the networks together were trained on all of them
         domain = fit_domain(looks, mass_set.patients, [mass.source for mass in mass_set.masses])
         facts["domain"] = domain and domain.model_dump(mode="json")
-    write_weights(out / "model" / "fold-0.safetensors", halved.half(), facts)
+    _halve(halved)
+    write_weights(out / "model" / "fold-0.safetensors", halved, facts)
     known = read_embeddings(run)
     rounded = embedded[known.index].astype(np.float16).astype(np.float32)
     write_embeddings(out, Embeddings(rounded, known.index, known.part, known.labels))
@@ -136,11 +141,11 @@ def mean_network(networks: Sequence[Network]) -> Network:
     return network.eval()
 
 
-def _halved(network: Network) -> Network:
-    """A copy in single precision whose weights are those of half precision."""
-    found = create_network(network.settings, pretrained=False)
-    found.load_state_dict({name: value.half().to(value.dtype) for name, value in network.state_dict().items()})
-    return found.eval()
+def _halve(network: Network) -> None:
+    """Halve the precision of what is large; norms, and filters of one channel, are small, and scores hang on them."""
+    for value in (*network.parameters(), *network.buffers()):
+        if value.numel() > _SMALL:
+            value.data = value.data.half()
 
 
 def _operating_points(masses: Sequence[ScoredMass]) -> list[dict[str, float]]:

@@ -56,8 +56,17 @@ def test_kill_9_loses_nothing_and_sends_nothing_twice(finished_run, tmp_path, ar
     node = Listening(finished_run, tmp_path / "listen", archive.address)
     kill_at = iter((1, 5, 9, 10_000))  # within a report's sending, between two results, late
     killed, due = threading.Event(), [next(kill_at)]
+    free = threading.Event()  # while objects come, the archive keeps the listener waiting: it is killed after that
+
+    def deliver(seed):
+        free.clear()
+        try:
+            assert send(node.port, pair(tmp_path, seed)) == [0, 0]
+        finally:
+            free.set()
 
     def on_store(number):
+        free.wait(60)
         if number == due[0]:
             node.kill()  # the archive has the object; the listener never hears of it
             due[0] = next(kill_at)
@@ -68,7 +77,7 @@ def test_kill_9_loses_nothing_and_sends_nothing_twice(finished_run, tmp_path, ar
     try:
         node.start()
         for seed in range(3):
-            assert send(node.port, pair(tmp_path, seed)) == [0, 0]
+            deliver(seed)
             if seed == 0:
                 assert killed.wait(60)
                 node.start()
@@ -76,7 +85,7 @@ def test_kill_9_loses_nothing_and_sends_nothing_twice(finished_run, tmp_path, ar
         assert killed.wait(60)
         node.start()
         killed.clear()
-        assert send(node.port, pair(tmp_path, 3)) == [0, 0]
+        deliver(3)
         node.kill()  # right after its promise
         wait_until(lambda: node.process.poll() is not None)
         node.start()

@@ -68,7 +68,7 @@ def read_manifest(path: Path | str, *, classes: tuple[str, ...] = CLASSES, check
         source=str(path),
         left_out=dict(left_out),
         notes=dict(notes),
-        unlabelled=unlabelled,
+        unlabelled=tuple(unlabelled),
     )
 
 

@@ -73,7 +73,10 @@ export function listenToKeys(reader) {
   });
   // A button that a mouse has pressed gives up the focus, so that Enter asks the model; one reached by keys keeps it.
   document.addEventListener("click", ({ detail }) => {
-    if (detail > 0) requestAnimationFrame(() => document.activeElement.closest(":is(button, summary):not(dialog *)")?.blur()); // drawn anew by then
+    if (detail === 0) return;
+    const leave = () => document.activeElement.closest(":is(button, summary):not(dialog *)")?.blur();
+    leave();
+    requestAnimationFrame(leave); // drawn anew by then, it may have the focus again
   });
 }
 

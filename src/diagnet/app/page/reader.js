@@ -153,7 +153,9 @@ export class Reader {
     try {
       if (!shown.image.width) await this.cases.askFacts(shown);
       if (shown.state === "refused") throw new Problem(422, shown.image.reason || "The server refuses this image.");
+      const isKept = this.decoded.has(shown.image.id + shown.turn);
       const mammogram = await this.#decode(shown);
+      if (!isKept) shown.gone = false; // the server has just sent it
       if (view.case !== shown) return; // another one was chosen meanwhile
       view.show(shown, mammogram);
       view.saying("");

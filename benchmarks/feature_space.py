@@ -28,13 +28,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from resampled import told, weights_of
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from diagnet.data.regions import read_rois
 from diagnet.data.roi import RoiSettings, flipped
 from diagnet.data.sources import read_sources
-from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
+from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.evaluation.delong import holm
 from diagnet.graph import GraphSettings
 from diagnet.memory import keep_freed_memory
@@ -46,7 +47,7 @@ from diagnet.training.points import Points
 from diagnet.training.scoring import embeddings_and_logits
 from diagnet.training.state import TrainingSettings, start
 
-N_COMPONENTS, N_FOLDS, EPOCHS, SHARE, N_NEAREST, N_RESAMPLES = 200, 5, 30, 0.25, 15, 2000
+N_COMPONENTS, N_FOLDS, EPOCHS, SHARE, N_NEAREST = 200, 5, 30, 0.25, 15
 RANGE = 60.0  # values of a component on either side of its mean that [0, 1] stands for
 FLIPS = ((False, False), (True, False), (False, True), (True, True))
 FOUR = GraphSettings(n_attracting=4, n_repelling=4, skip_same_patient=True, skip_own_neighbors=True)
@@ -226,8 +227,7 @@ def areas_of(data, rows_file):
     mass_set = read_sources(data, ("benign", "malignant"), RoiSettings())
     labels, patients = mass_set.labels == 1, mass_set.patient_numbers
     sources = np.array([mass.source for mass in mass_set.masses])
-    counts = draw_patients(int(patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
-    weights = np.concatenate([np.ones((1, counts.shape[1])), counts]).astype(np.float64)
+    weights = weights_of(patients)
     jobs = {}
     with rows_file.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -239,7 +239,7 @@ def areas_of(data, rows_file):
         for source in np.unique(sources):
             here = sources[index] == source
             own = index[here]
-            area = weighted_auc(scores[here], labels[own], weights[:, patients[own]])
+            area = weighted_auc(scores[here], labels[own], weights[:, own].astype(np.float64))
             areas.setdefault((str(source), arm), {})[tuple(place)] = area
     return areas
 
@@ -251,11 +251,6 @@ def compared(areas, rival_of):
         areas: from `areas_of`.
         rival_of: name of an arm -> name of its rival.
     """
-
-    def told(values):
-        low, high = np.quantile(values[1:], [0.025, 0.975])
-        return {"value": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-
     found = {}
     for (source, arm), own in areas.items():
         rival = areas.get((source, rival_of(arm)), {}) if rival_of(arm) != arm else {}

@@ -14,22 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from resampled import told, weights_of
 
 from diagnet.data.regions import read_rois
 from diagnet.data.sources import read_sources
-from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
+from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.inference.model import load_model
 from diagnet.inference.packing import mean_network
 from diagnet.memory import keep_freed_memory
 from diagnet.run.tables import read_split
 from diagnet.training.scoring import embeddings_and_logits
-
-N_RESAMPLES = 2000
-
-
-def told(values):
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return {"value": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 def main():
@@ -43,10 +37,7 @@ def main():
     mass_set = read_sources(asked.data, model.classes, model.roi)
     images = read_rois(mass_set.masses, model.roi)
     malignant, sources = mass_set.labels == 1, np.array([mass.source for mass in mass_set.masses])
-    patients = mass_set.patient_numbers
-    n_patients = int(patients.max()) + 1
-    drawn = draw_patients(n_patients, N_RESAMPLES, rng=np.random.default_rng(0))
-    weights = np.concatenate([np.ones((1, n_patients), np.int64), drawn])
+    weights = weights_of(mass_set.patient_numbers)
     unseen = [set() for _ in model.networks]
     for placed in read_split(asked.run):
         if placed.part != "train":
@@ -66,7 +57,7 @@ def main():
         for source in sorted(set(sources)):
             here = sources[rows] == source
             if len(set(malignant[rows[here]])) == 2:
-                of = weights[:, patients[rows[here]]]
+                of = weights[:, rows[here]]
                 for name, each in scores.items():
                     areas.setdefault((source, name), []).append(weighted_auc(each[here], malignant[rows[here]], of))
     found = {}

@@ -15,12 +15,13 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+from resampled import told, weights_of
 
 from diagnet.data.image import read_image
 from diagnet.data.regions import read_rois
 from diagnet.data.roi import flipped
 from diagnet.data.sources import read_sources
-from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
+from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.inference.model import load_model
 from diagnet.memory import keep_freed_memory
 from diagnet.network import create_network
@@ -28,7 +29,6 @@ from diagnet.run.tables import read_split
 from diagnet.training.scoring import embeddings_and_logits
 
 MARGINS, NOISES, GAMMAS = (1.0, 1.1, 1.6, 2.2), (0.02, 0.05), (0.4, 2.5)
-N_RESAMPLES = 2000
 TWO = "x 1.6 and x 1.1"
 
 
@@ -86,11 +86,6 @@ def noisy(usual, noise):
     return np.clip(usual + np.float32(noise) * added, 0, 1)
 
 
-def told(values):
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return {"value": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -106,8 +101,7 @@ def main():
     masses = [mass_set.masses[row] for row in rows]
     folds, labels = np.array([tested[row] for row in rows]), mass_set.labels[rows] == 1
     sources, patients = np.array([mass.source for mass in masses]), mass_set.patient_numbers[rows]
-    counts = draw_patients(int(patients.max()) + 1, N_RESAMPLES, rng=np.random.default_rng(0))
-    weights = np.concatenate([np.ones((1, counts.shape[1])), counts])[:, patients]
+    weights = weights_of(patients)
     areas = {}
     wanted = asked.only.split(",") if asked.only else None
     for name, make in looks(masses, model.roi).items():

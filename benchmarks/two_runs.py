@@ -12,11 +12,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from resampled import told, weights_of
 
-from diagnet.evaluation.bootstrap import draw_patients, weighted_auc
+from diagnet.evaluation.bootstrap import weighted_auc
 from diagnet.inference.predictor import shipped_run
-
-N_RESAMPLES = 2000
 
 
 def read(run):
@@ -24,11 +23,6 @@ def read(run):
     folder = shipped_run() if str(run) == "shipped" else run
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return {int(row["index"]): row for row in csv.DictReader(file)}
-
-
-def told(values):
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return {"value": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 def areas(scores, targets, weights, folds=None):
@@ -56,10 +50,7 @@ def main():
     found = {}
     for name in sorted(set(source)):
         here = source == name
-        numbers = np.unique(patients[here], return_inverse=True)[1]
-        n_patients = int(numbers.max()) + 1
-        drawn = draw_patients(n_patients, N_RESAMPLES, rng=np.random.default_rng(0))
-        weights = np.concatenate([np.ones((1, n_patients), np.int64), drawn])[:, numbers]
+        weights = weights_of(np.unique(patients[here], return_inverse=True)[1])
         of = [
             [areas(each[here], labels[here] == "malignant", weights, by) for by in (None, folds[here])]
             for each in scores

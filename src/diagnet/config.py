@@ -107,6 +107,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @property
+    def has_known_edges(self) -> bool:
+        """Whether the images of a lesion, with a label or without, are drawn to one score: lite0's alone."""
+        return self.network.preset == "lite0" and self.training.known_weight > 0
+
     @model_validator(mode="before")
     @classmethod
     def _as_the_preset(cls, values: Any) -> Any:

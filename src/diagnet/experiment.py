@@ -207,7 +207,7 @@ def _run(
 
 def _unlabelled(config: Config, mass_set: MassSet, workers: int | None, progress: Progress) -> Unlabelled | None:
     """Read the masses without a label, where a pretrained network is to learn from known edges; there may be none."""
-    if config.network.preset != "lite0" or config.training.known_weight == 0:
+    if not config.has_known_edges:
         return None
     if not mass_set.unlabelled:
         return Unlabelled(np.empty((0, config.roi.size, config.roi.size), np.float32), (), ())

@@ -85,8 +85,7 @@ def read_arms(path: Path, base: Config) -> tuple[Arm, ...]:
         except ValidationError as error:
             raise SettingsError(f"{one_line(error)} in {path}, arm `{name}`") from error
         config = arm.config(base)  # says what is wrong with it
-        counts = arm.method == "network" and config.network.preset == "lite0" and config.training.known_weight > 0
-        if arm.hide_labels and not (counts and arm.n_train):
+        if arm.hide_labels and not (arm.method == "network" and config.has_known_edges and arm.n_train):
             raise SettingsError(
                 f"`hide_labels` must go with `n_train`, `known_weight` and a pretrained network in {path}, arm `{name}`"
             )

@@ -71,7 +71,7 @@ def fit_network(
     if points is None:
         points = make_points(cases, config, fold, repeat)
     others = None
-    if config.network.preset == "lite0" and config.training.known_weight > 0:
+    if config.has_known_edges:
         hidden = cases.part(np.arange(0)) if cases.unlabelled is None else cases.unlabelled
         beside = Unlabelled(hidden.images, hidden.masses, hidden.patients.tolist(), hidden.surroundings)
         points, others = with_lesions(points, cases.masses, cases.patients.tolist(), beside)

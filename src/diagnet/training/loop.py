@@ -190,8 +190,10 @@ class _Run:
             share = float(rng.beta(settings.mixup, settings.mixup))
             partners = np.concatenate([part[::-1] for part in np.array_split(partners, processes.size)])
             images = share * images + (1 - share) * images.flip(0)
-        known_images, known_share = self._draw_known(len(batch))
-        n_own, images = len(images), torch.cat([images, known_images])
+        n_own, known_share = len(images), 0.0
+        if self.known is not None:
+            known_images, known_share = self._draw_known(self.known, len(batch))
+            images = torch.cat([images, known_images])
         images = images.contiguous(memory_format=self.compute.layout)
         with random_state(self.seed, state.epoch + 1, state.step, processes.rank), self.compute.autocast():
             own_embeddings, own_logits = self.model(images)
@@ -230,18 +232,16 @@ class _Run:
             state.bank[torch.from_numpy(seen).to(self.compute.device)] = embeddings.detach()
         return parts
 
-    def _draw_known(self, n_points: int) -> tuple[Float[Tensor, "end 1 h w"], float]:
-        """Images of both ends of this process's known edges, and its share of the step's edges; 0 where none count.
+    def _draw_known(self, known: KnownEdges, n_points: int) -> tuple[Float[Tensor, "end 1 h w"], float]:
+        """Images of both ends of this process's known edges, and its share of the step's edges.
 
         A step has about as many such images as points.
         """
-        n_edges = 0 if self.known is None else -(-n_points // 2)
+        n_edges = -(-n_points // 2)
         own = self.processes.local_shard(np.arange(n_edges))
-        if self.known is None or len(own) == 0:
-            return torch.empty((0, 1, *self.points.image_shape), device=self.compute.device), 0.0
         rng = np.random.default_rng([self.seed, self.state.epoch + 1, self.state.step, _KNOWN])
-        ends = self.known.draw(n_edges, rng).reshape(2, n_edges)[:, own].ravel()
-        images = self.known.images(ends, self.settings, device=self.compute.device, rng=rng)
+        ends = known.draw(n_edges, rng).reshape(2, n_edges)[:, own].ravel()
+        images = known.images(ends, self.settings, device=self.compute.device, rng=rng)
         return images, len(own) / n_edges
 
     def end_epoch(self, seconds: float) -> None:

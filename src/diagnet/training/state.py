@@ -147,7 +147,7 @@ def start(
     """Make a fresh network, its optimizer and, in image space, the signed graph (Eq. 3).
 
     A pretrained network's head is fitted at once, which takes minutes; `progress` is called meanwhile. Masses without a
-    label count there, by `settings.known_weight`, and nowhere else.
+    label count there by `settings.known_weight`, and once more in `train`.
     """
     compute = settings.compute(network_settings)
     with random_state(seed, 0):

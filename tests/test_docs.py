@@ -42,6 +42,17 @@ def test_commands_of_the_docs_exist(page, line):  # noqa: ARG001 -- the page nam
         assert not key or key in type(value).model_fields
 
 
+def verbs(command, name="diagnet"):
+    """Every verb there is, and the verbs of a verb."""
+    for each, below in command.commands.items():
+        yield from verbs(below, f"{name} {each}") if hasattr(below, "commands") else [(f"{name} {each}", below)]
+
+
+@pytest.mark.parametrize(("name", "verb"), list(verbs(get_command(app))))
+def test_help_says_what_each_option_is(name, verb):
+    assert [(name, parameter.name) for parameter in verb.params if not getattr(parameter, "help", None)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

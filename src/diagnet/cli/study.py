@@ -26,7 +26,9 @@ Repeats = Annotated[int, typer.Option(help="Seeds of each arm on each fold.", mi
 Sources = Annotated[
     list[Path], typer.Option(help="The study's data; once for each source, in the study's order.", show_default=False)
 ]
-Arms = Annotated[Path, typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)]
+_ARMS = typer.Option(help="TOML: a table for each arm, of settings that differ.", show_default=False)
+Arms = Annotated[Path, _ARMS]
+OwnArms = Annotated[Path | None, _ARMS]
 Tests = Annotated[list[str] | None, typer.Option(help="NAME=TABLE: a manifest every run scores; may be given again.")]
 SeedSd = Annotated[
     float | None,
@@ -114,7 +116,7 @@ def transfer(
     *,
     data: Annotated[list[Path], typer.Argument(help="Manifests (.csv), one a source.")],
     asked: StudyOptions,
-    arms: Arms | None = None,
+    arms: OwnArms = None,
     test: Tests = None,
     distinct_patients: Annotated[
         bool, typer.Option("--distinct-patients", help="Patients of one name in two tables are two patients.")

@@ -140,6 +140,16 @@ def test_an_image_of_two_patients_is_refused(two, change, distinct):
     assert "P0" not in str(e.value)
 
 
+@pytest.mark.parametrize("label", ["benign", ""])
+def test_an_image_of_two_patients_in_one_table_is_refused(two, label):
+    first = two[0].read_text().splitlines()[1].split(",")
+    header = two[0].read_text().splitlines()[0].split(",")
+    row = dict(zip(header, first, strict=True)) | {"patient_id": "Q9", "x0": "5", "label": label}
+    two[0].write_text(two[0].read_text().rstrip() + "\n" + ",".join(row.values()) + "\n")
+    with pytest.raises(DataError, match="`DATA` must give each image one patient, got 1 images of two"):
+        read_sources(two[:1], CLASSES, SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("paths", "names"),
     [

@@ -153,9 +153,7 @@ export class Reader {
     try {
       if (!shown.image.width) await this.cases.askFacts(shown);
       if (shown.state === "refused") throw new Problem(422, shown.image.reason || "The server refuses this image.");
-      const isKept = this.decoded.has(shown.image.id + shown.turn);
       const mammogram = await this.#decode(shown);
-      if (!isKept) shown.gone = false; // the server has just sent it
       if (view.case !== shown) return; // another one was chosen meanwhile
       view.show(shown, mammogram);
       view.saying("");
@@ -170,9 +168,14 @@ export class Reader {
     if (this.layout === 2 && view === this.views[0] && view.case === shown) await this.#showPartner();
   }
 
-  async #decode({ image: { id }, turn }) {
-    const key = id + turn;
-    const found = this.decoded.get(key) ?? (turn ? (await this.#decode({ image: { id }, turn: "" })).turned(turn) : new Mammogram(await this.server.pixels(id)));
+  async #decode(shown, turn = shown.turn) {
+    const key = shown.image.id + turn;
+    let found = this.decoded.get(key);
+    if (!found && turn) found = (await this.#decode(shown, "")).turned(turn);
+    if (!found) {
+      found = new Mammogram(await this.server.pixels(shown.image.id));
+      shown.gone = false;
+    }
     this.decoded.delete(key);
     this.decoded.set(key, found);
     for (const old of [...this.decoded.keys()].slice(0, -KEPT_IMAGES)) this.decoded.delete(old);

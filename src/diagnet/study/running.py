@@ -1,10 +1,9 @@
 """Runs the jobs of a study: in a plain folder, by any number of workers and machines, none of them twice."""
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
 from diagnet.study.row_files import LOCKS, held_study, is_done, lock_folder, pack_arm, write_rows
 from diagnet.study.scores import RECORD, identity, seconds_of
+from diagnet.study.worker_processes import worker_processes
 
 SCHEMA_VERSION = 1
 
@@ -249,7 +249,7 @@ def _executor(workers: int | None, scheduler: str | None) -> Iterator[tuple[Exec
             yield executor, max(1, sum(client.nthreads().values()))
         return
     n = workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn")) as executor:
+    with worker_processes(n) as executor:
         yield executor, n
 
 

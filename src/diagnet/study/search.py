@@ -1,8 +1,6 @@
 """Looks for good settings with Optuna: on inner folds alone, a search of its own for each outer fold."""
 
-import multiprocessing
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,6 +21,7 @@ from diagnet.study.jobs import Job, run_job
 from diagnet.study.row_files import write_rows
 from diagnet.study.running import Study, claim_study
 from diagnet.study.scores import truth_of
+from diagnet.study.worker_processes import worker_processes
 
 if TYPE_CHECKING:
     import optuna
@@ -122,8 +121,7 @@ def search(
     with ExitStack() as stack:
         runs: Iterator[str] = map(run, wanted)
         if workers != 1:
-            context = multiprocessing.get_context("spawn")
-            runs = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map(run, wanted)
+            runs = stack.enter_context(worker_processes(workers)).map(run, wanted)
         for n_done, told in enumerate(runs, 1):
             progress("trials", n_done, len(wanted), told)
 

@@ -60,6 +60,29 @@ def done(tables, tmp_path_factory):
     return out, json.loads(result.stdout.splitlines()[-1])
 
 
+def test_arms_are_compared_on_one_source_and_with_one_margin(done, tables):
+    out, found = done
+    arms = [str(out / name) for name in ("crops-plain-region", "crops-plain-image")]
+    command = ["study", "compare", *arms, "--data", str(tables[0]), "--data", str(tables[1]), "--json"]
+
+    def compared(*more):
+        result = CliRunner().invoke(app, [*command, *more])
+        return json.loads(result.stdout)["differences"] if result.exit_code == 0 else str(result.exception)
+
+    for source in ("crops", "mammograms"):
+        for margin in (1.1, 2.2):
+            (row,) = compared("--tested-on", source, "--margin", str(margin))
+            (same,) = [
+                each
+                for each in found["transfer_differences"]
+                if (each["tested_on"], each["margin"], each["arm"]) == (source, margin, "crops-plain-region")
+            ]
+            assert row["auc"]["value"] == pytest.approx(-same["auc"]["value"], abs=1e-9)
+    assert compared("--margin", "1.6") == compared()
+    assert "`--tested-on` must be one of crops, mammograms, got 'films'" in compared("--tested-on", "films")
+    assert "must have been scored with boxes x 3, got no such rows" in compared("--margin", "3")
+
+
 def fit_nothing(seen):
     def fit(cases, *_):
         seen.append(cases)

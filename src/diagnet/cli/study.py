@@ -200,6 +200,8 @@ def compare(
     arms: Annotated[list[Path], typer.Argument(help="Folders of arms; the others are compared with the first.")],
     data: Sources,
     out: Annotated[Path | None, typer.Option(help="CSV file to write the figures to.", show_default=False)] = None,
+    tested_on: Annotated[str | None, typer.Option(help="Source whose masses alone count. [default: all]")] = None,
+    margin: Annotated[float | None, typer.Option(help="Padding factor of the masses. [default: the study's]")] = None,
     seed_sd: SeedSd = None,
     as_json: Json = False,
 ) -> None:
@@ -217,7 +219,8 @@ def compare(
     if out is not None:
         require_file(out, "--out")
     distinct = read_json(arms[0].parent / RECORD).get("distinct_patients", False)
-    found = compare_arms(arms, _mass_set(data, read_config(), distinct_patients=distinct), seed_sd)
+    masses = _mass_set(data, read_config(), distinct_patients=distinct)
+    found = compare_arms(arms, masses, seed_sd, tested_on=tested_on, margin=margin)
     if out is not None:
         write_table(out, *as_table(found))
     if as_json:

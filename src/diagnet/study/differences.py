@@ -15,6 +15,7 @@ from diagnet.evaluation.bootstrap import Interval
 from diagnet.evaluation.delong import delong, holm, required_sample_size
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN
+from diagnet.study.jobs import margin_part
 from diagnet.study.scores import (
     N_RESAMPLES,
     RECORD,
@@ -26,6 +27,7 @@ from diagnet.study.scores import (
     read_scores,
     resampled,
     resampled_mean_score,
+    restricted_to,
     shares_of_seeds,
     truth_of,
 )
@@ -193,16 +195,25 @@ def pairs_of(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[tuple[Sc
     return pairs
 
 
-def compare_arms(folders: Sequence[Path], mass_set: MassSet, seed_sd: float | None = None) -> list[Difference]:
+def compare_arms(
+    folders: Sequence[Path],
+    mass_set: MassSet,
+    seed_sd: float | None = None,
+    *,
+    tested_on: str | None = None,
+    margin: float | None = None,
+) -> list[Difference]:
     """Compare arms, of one study or of several on the same masses and folds, with the first of them.
 
     Args:
         folders: of the arms.
         mass_set: the studies' data.
         seed_sd: standard deviation of a training's AUC by its seed, where no arm of the studies has repeats.
+        tested_on: name of a source whose masses alone count; None: all masses.
+        margin: padding factor of the masses, one of those the arms were scored with; None: that of the study.
 
     Raises:
-        DataError: fewer than two, an arm without rows, or studies with other masses or folds.
+        DataError: fewer than two, an arm without rows, studies with other masses or folds, or no such source.
     """
     if len(folders) < 2:
         raise DataError(f"`compare` must be given two arms or more, got {len(folders)}")
@@ -213,17 +224,28 @@ def compare_arms(folders: Sequence[Path], mass_set: MassSet, seed_sd: float | No
             raise DataError(f"the arms must have the same {key}, got studies with others")
     if first["data"] != identity(mass_set):
         raise DataError("`--data` must be the studies' data, got other masses")
-    truth = truth_of(mass_set, first["folds"])
+    here = np.ones(len(mass_set.masses), bool)
+    if tested_on is not None:
+        if tested_on not in mass_set.sources:
+            known = ", ".join(mass_set.sources) or "several sources"
+            raise DataError(f"`--tested-on` must be one of {known}, got {tested_on!r}")
+        here = np.array([mass.source == tested_on for mass in mass_set.masses])
+    truth, here = restricted_to(truth_of(mass_set, first["folds"]), here)
+    part = "test" if margin is None else margin_part("test", margin)
     repeats = max(record["repeats"] for record in records.values())
-    arms_of = {
-        out: {name: read_scores(out / name, len(truth.targets), repeats) for name in record["arms"]}
-        for out, record in records.items()
-    }
+
+    def read(folder: Path) -> Scores:
+        every = read_scores(folder, len(here), repeats, part)
+        return Scores(every.name, every.values[:, here], every.seconds)
+
+    arms_of = {out: {name: read(out / name) for name in record["arms"]} for out, record in records.items()}
     arms = []
     for folder in folders:
         arm = arms_of[folder.parent].get(folder.name)
         if arm is None or not len(arm.seconds):
             raise DataError(f"`{folder.name}` must have rows of finished runs, got none")
+        if margin is not None and np.isnan(arm.values).all():
+            raise DataError(f"`{folder.name}` must have been scored with boxes x {margin:g}, got no such rows")
         arms.append(arm)
     lending = [arm for out, record in records.items() for arm in lenders([*arms_of[out].values()], record)]
     luck = SeedLuck.of(arms, truth, lenders=lending, given=seed_sd)

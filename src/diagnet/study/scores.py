@@ -60,6 +60,20 @@ def truth_of(mass_set: MassSet, n_folds: int) -> Truth:
     return Truth(mass_set.labels == malignant_class(mass_set.classes), mass_set.patient_numbers, folds)
 
 
+def restricted_to(truth: Truth, rows: Bool[np.ndarray, "mass"]) -> tuple[Truth, Bool[np.ndarray, "mass"]]:
+    """Some of the masses, of the folds in which they have both classes: elsewhere an AUC is not defined.
+
+    Returns:
+        their truth, and which they are.
+    """
+    whole = [
+        fold for fold in np.unique(truth.folds) if len(np.unique(truth.targets[rows & (truth.folds == fold)])) == 2
+    ]
+    here = rows & np.isin(truth.folds, whole)
+    folds = np.searchsorted(whole, truth.folds[here])
+    return Truth(truth.targets[here], truth.patients[here], folds.astype(np.int64)), here
+
+
 def identity(mass_set: MassSet) -> str:
     """Hash of what masses a study is on: images' names, patients and labels."""
     parts = [mass_set.image_names, mass_set.patients, mass_set.labels.tolist()]

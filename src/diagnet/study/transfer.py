@@ -28,6 +28,7 @@ from diagnet.study.scores import (
     jobs_done,
     percentiles,
     resampled,
+    restricted_to,
     scores_of,
     truth_of,
 )
@@ -163,7 +164,7 @@ def write_transfer(
     arms = {name: read_jobs(out / name, repeats) for name, arm in record["arms"].items() if arm.get("margins")}
     truth = truth_of(mass_set, n_folds)
     source_of = np.array([mass.source or names[0] for mass in mass_set.masses])
-    kinds: dict[str, tuple[Truth, _Rows | None]] = {name: _restricted(truth, source_of == name) for name in names}
+    kinds: dict[str, tuple[Truth, _Rows | None]] = {name: restricted_to(truth, source_of == name) for name in names}
     kinds |= {name: (_as_one_fold(test), None) for name, test in tests.items()}
     rows: list[TransferRow] = []
     minus: list[dict[str, Any]] = []
@@ -235,16 +236,6 @@ def pairs_on_sources(names: Sequence[str], record: Mapping[str, Any]) -> list[tu
                 if (described[each]["method"], described[each].get("sources"), settings[each]) == same
             ]
     return pairs
-
-
-def _restricted(truth: Truth, source: Bool[np.ndarray, "mass"]) -> tuple[Truth, Bool[np.ndarray, "mass"]]:
-    """The masses of a source, of the folds in which it has both classes: elsewhere an AUC is not defined."""
-    whole = [
-        fold for fold in np.unique(truth.folds) if len(np.unique(truth.targets[source & (truth.folds == fold)])) == 2
-    ]
-    here = source & np.isin(truth.folds, whole)
-    folds = np.searchsorted(whole, truth.folds[here])
-    return Truth(truth.targets[here], truth.patients[here], folds.astype(np.int64)), here
 
 
 def _as_one_fold(test: MassSet) -> Truth:

@@ -228,7 +228,7 @@ def test_the_letter_runs_too(tmp_path):
         graph={"space": "image", "skip_same_patient": False, "skip_own_neighbors": False},
         neighbors={"budget": 10, "search_space": "pixel", "positive_ratio": 0.1, "negative_ratio": 0.1},
         training={"epochs": 1, "batch_size": 16, "flips": "stored", "reduction": "sum", "batching": "exact",
-                  "negative_label": "own", "graph_weight": 1.0},
+                  "negative_label": "own", "graph_weight": 1.0, "padding": (1.6, 1.6), "shift": 0.0},
     )  # fmt: skip
     run = run_experiment(config, phantoms(48), tmp_path / "run", with_report=False)
     n_train = sum(row["part"] == "train" for row in rows(run.folder / "split.csv"))

@@ -32,6 +32,7 @@ from diagnet.training.tracking import TrackingSettings
 # that help most (reading 13). `paper` is as in the paper, where the paper speaks.
 # `lite0` begins with what ImageNet has taught, so it is trained for few epochs; `best` is five of them, on patient
 # folds, all blocks of which are trained (docs/evidence/shipped-model.md).
+_DRAWN: dict[str, Any] = {"padding": (1.0, 2.0), "shift": 0.1, "gamma": 0.25, "zoom": 0.0}  # boxes of any reader
 _BACKBONE = {"preset": "lite0", "average_flips": True, "embedding": "pooled", "dropout": 0.2}
 LITE0: dict[str, dict[str, Any]] = {
     "roi": {"size": 128},
@@ -43,10 +44,7 @@ LITE0: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "graph_weight": 0.0,
         "weight_decay": 0.01,
-        "zoom": 0.0,
-        "padding": (1.0, 2.0),
-        "shift": 0.1,
-        "gamma": 0.25,
+        **_DRAWN,
         "noise": 0.03,
     },
 }
@@ -54,6 +52,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
         "neighbors": {"positive_ratio": 1.0, "negative_ratio": 0.0},
         "graph": {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True},
+        "network": {"average_flips": True},
+        "training": {**_DRAWN, "noise": 0.05},
     },
     "lite0": LITE0,
     "best": {**LITE0, "network": {**_BACKBONE, "trainable": "all"}, "evaluation": {"folds": 5}},

@@ -200,8 +200,8 @@ def test_settings_lists_every_setting_with_its_value_and_meaning(in_process):
     assert found["roi.size"]["value"] == 128
     assert "lambda of Eq. 6" in found["training.graph_weight"]["meaning"]
     lines = in_process("settings").stdout.splitlines()
-    assert "training.padding = [1.6, 1.6]" in lines
-    assert "training.padding = [1.0, 2.0]" in in_process("settings", "--preset", "lite0").stdout
+    assert "training.padding = [1.0, 2.0]" in lines
+    assert "training.padding = [1.6, 1.6]" in in_process("settings", "--preset", "paper").stdout
     for each in found:  # each is a line that --set takes
         (line,) = [line for line in lines if line.startswith(f"{each} = ")]
         read_config(None, None, [line.replace(" = ", "=", 1)] if not line.endswith("(not set)") else [])

@@ -112,7 +112,8 @@ def test_the_contact_sheet_names_class_kind_and_row_and_says_synthetic_above_eac
 @pytest.mark.parametrize("flips", ["random", "stored"])
 @pytest.mark.parametrize("share", [0, 0.3])
 def test_every_point_knows_the_mass_it_comes_from(masses, flips, share):
-    changes = {"training": {"flips": flips}, "neighbors": {"positive_ratio": share, "negative_ratio": share}}
+    training = {"flips": flips, "padding": (1.6, 1.6), "shift": 0.0}
+    changes = {"training": training, "neighbors": {"positive_ratio": share, "negative_ratio": share}}
     config = Config.from_preset("small", merged({"roi": {"size": 24}, "neighbors": {"budget": 2}}, changes))
     images = np.stack([mass.image for mass in masses.masses])
     rows, patients = np.arange(0, 60, 2), masses.patient_numbers
@@ -141,7 +142,8 @@ def test_each_point_is_its_masss_patients(flips):
     rows = rng.permutation(60)[:16]  # training masses are not the first, and patients' numbers not their masses'
     patients = 100 + rng.permutation(16) // 2
     search = {"budget": 10, "search_space": "pixel", "positive_ratio": 0.2, "negative_ratio": 0.2}
-    config = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": search, "training": {"flips": flips}})
+    training = {"flips": flips, "padding": (1.6, 1.6), "shift": 0.0}
+    config = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": search, "training": training})
     augmented = augment(config, images, rows, labels[rows], patients, rng=rng, workers=1)
     points, found, origin = augmented.points, augmented.neighbors, augmented.origin
 

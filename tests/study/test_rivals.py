@@ -96,6 +96,8 @@ def test_the_masks_loss_is_least_for_the_mask_itself():
 def test_two_paths_find_the_mask(points):
     masks = (points.images > points.images.mean()).astype(np.float32)
     settings = config(epochs=8, learning_rate=0.01)
+    one_pass = settings.network.model_copy(update={"average_flips": False})
+    settings = settings.model_copy(update={"network": one_pass})
     network = train_two_paths(points, replace(points, images=masks), settings, seed=0)
     images, wanted = torch.from_numpy(points.images)[:, None], torch.from_numpy(masks)[:, None]
     with torch.inference_mode():

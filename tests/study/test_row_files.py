@@ -176,7 +176,7 @@ def test_a_packed_study_goes_on_and_its_tables_are_the_same(manifest, tmp_path, 
         return Rows(["test"] * len(test), test, scores, 1.0)
 
     monkeypatch.setattr("diagnet.study.running.run_job", scored)
-    monkeypatch.setattr("diagnet.study.running.ProcessPoolExecutor", _Here)
+    monkeypatch.setattr("diagnet.study.running.worker_processes", _Here)
     claim_study(tiny(manifest), masses, out, joins=False)
     assert run_study(tiny(manifest), out, workers=1, shard=(0, 2)) == 2
     done = CliRunner().invoke(app, ["study", "pack", str(out)])
@@ -205,7 +205,7 @@ def test_a_job_that_was_packed_since_is_not_run(manifest, tmp_path, monkeypatch)
         return rows
 
     monkeypatch.setattr("diagnet.study.running.run_job", packed_meanwhile)
-    monkeypatch.setattr("diagnet.study.running.ProcessPoolExecutor", _Here)
+    monkeypatch.setattr("diagnet.study.running.worker_processes", _Here)
     assert run_study(one, out, workers=1) == 1
     assert read_jobs(out / ARMS[0].name, 1).keys() == {(0, 0), (1, 0)}
 

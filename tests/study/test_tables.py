@@ -274,10 +274,12 @@ def test_the_arms_of_the_evidence_can_be_run_again(study, designs):
         assert merged({}, {key: described[key] for key in kept}) == merged({}, kept)  # old names of settings are read
 
 
-def test_the_evidence_is_of_the_preset_as_it_ships_but_for_grey_range_and_search():
+def test_the_evidence_is_of_the_preset_as_it_ships_but_for_grey_range_search_and_draws():
     record = json.loads((Path(__file__).parents[2] / "evidence" / "studies" / "study.json").read_text())
     (ours,) = (arm for arm in STUDIES["ablation"] if arm.name == "diagnet")
-    base = Config.from_preset("small", {"roi": {"grey_range": "image"}, "neighbors": {"start_originals": 10}})
+    fixed = {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "noise": 0.0, "zoom": 0.15}
+    before = {"roi": {"grey_range": "image"}, "neighbors": {"start_originals": 10}, "training": fixed}
+    base = Config.from_preset("small", {**before, "network": {"average_flips": False}})
     assert Config.stored(record["settings"]) == base == ours.config(base)
 
 

@@ -210,8 +210,8 @@ _ABLATION = (
     ),
     Arm(
         "stored-flips",
-        "plain, all four flips stored, 15 epochs: as many steps (reading 13)",
-        merged(PLAIN, {"training": {"flips": "stored", "epochs": 15}}),
+        "plain, all four flips of fixed regions stored, 15 epochs: as many steps (reading 13)",
+        merged(PLAIN, {"training": {"padding": (1.6, 1.6), "shift": 0.0, "flips": "stored", "epochs": 15}}),
     ),
     Arm("square", "plain, square regions (reading 14)", merged(PLAIN, {"roi": {"square": True}})),
 )

@@ -29,7 +29,7 @@ from diagnet.training.state import TrainingSettings
 from diagnet.training.tracking import TrackingSettings
 
 # `small` is what works on a laptop: each file's defaults, the graph where it costs least (reading 4) and the neighbors
-# that help most (reading 13). `paper` is as in the paper, where the paper speaks.
+# that help most (reading 13), and regions drawn anew (reading 23). `paper` is as in the paper, where the paper speaks.
 # `lite0` begins with what ImageNet has taught, so it is trained for few epochs; `best` is five of them, on patient
 # folds, all blocks of which are trained (docs/evidence/shipped-model.md).
 _DRAWN: dict[str, Any] = {"padding": (1.0, 2.0), "shift": 0.1, "gamma": 0.25, "zoom": 0.0}  # boxes of any reader

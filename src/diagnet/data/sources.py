@@ -41,7 +41,7 @@ def read_sources(
     """
     if len(paths) == 1:
         alone = read_data(paths[0], classes)
-        _check_one_patient(mass_set_of(alone))
+        _check_each_once(mass_set_of(alone))
         return alone
     found = {name: read_data(path, classes) for name, path in zip(source_names(paths), paths, strict=True)}
     mass_set = merged({name: mass_set_of(data) for name, data in found.items()}, distinct_patients=distinct_patients)
@@ -132,7 +132,6 @@ def merged(sources: Mapping[str, MassSet], *, distinct_patients: bool = False) -
         unlabelled=[replace(mass, source=name) for name, each in sources.items() for mass in each.unlabelled],
     )
     _check_each_once(whole)
-    _check_one_patient(whole)
     return whole
 
 
@@ -146,29 +145,27 @@ def _prefixed(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
 
 
 def _check_each_once(whole: MassSet) -> None:
-    """Check that no mass is in two sources."""
+    """Check that no mass is in two sources, and no image belongs to two patients, who might be in two parts.
+
+    Masses without a label count as images, not as masses.
+    """
+    owner: dict[Path, str] = {}
     seen: dict[tuple[Path, object], str] = {}
-    twice = 0
-    for mass in whole.masses:
-        if isinstance(mass.image, Path):
-            twice += seen.setdefault(_key(mass.image.resolve(), mass), mass.source) != mass.source
+    twice, shared = 0, set()
+    every = replace(whole, masses=[*whole.masses, *whole.unlabelled])
+    for mass, patient in zip(every.masses, every.patients, strict=True):
+        if not isinstance(mass.image, Path):
+            continue
+        image = mass.image.resolve()  # another name of a file, such as `../a.png`, is the same file
+        if mass.label is not None:
+            twice += seen.setdefault(_key(image, mass), mass.source) != mass.source
+        if owner.setdefault(image, patient) != patient:
+            shared.add(image)
     if twice:
         raise DataError(
             f"`DATA` must hold each mass once, got {twice} with the image and box of another source's."
             " Fix: list each mass in one source."
         )
-
-
-def _check_one_patient(whole: MassSet) -> None:
-    """Check that no image belongs to two patients, who might be in two parts; masses without a label count too."""
-    owner: dict[Path, str] = {}
-    shared = set()
-    every = replace(whole, masses=[*whole.masses, *whole.unlabelled])
-    for mass, patient in zip(every.masses, every.patients, strict=True):
-        if isinstance(mass.image, Path):
-            image = mass.image.resolve()  # another name of a file, such as `../a.png`, is the same file
-            if owner.setdefault(image, patient) != patient:
-                shared.add(image)
     if shared:
         raise DataError(
             f"`DATA` must give each image one patient, got {len(shared)} images of two."

@@ -233,12 +233,10 @@ def compare_arms(
     truth, here = restricted_to(truth_of(mass_set, first["folds"]), here)
     part = "test" if margin is None else margin_part("test", margin)
     repeats = max(record["repeats"] for record in records.values())
-
-    def read(folder: Path) -> Scores:
-        every = read_scores(folder, len(here), repeats, part)
-        return Scores(every.name, every.values[:, here], every.seconds)
-
-    arms_of = {out: {name: read(out / name) for name in record["arms"]} for out, record in records.items()}
+    arms_of = {
+        out: {name: read_scores(out / name, len(here), repeats, part).of(here) for name in record["arms"]}
+        for out, record in records.items()
+    }
     arms = []
     for folder in folders:
         arm = arms_of[folder.parent].get(folder.name)

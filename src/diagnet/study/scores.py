@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class Scores:
     name: str
     values: Float[np.ndarray, "repeat mass"]
     seconds: Float[np.ndarray, "job"]
+
+    def of(self, rows: Bool[np.ndarray, "mass"]) -> "Scores":
+        """Return what it says of some of the masses."""
+        return replace(self, values=self.values[:, rows])
 
 
 @dataclass(frozen=True, slots=True)

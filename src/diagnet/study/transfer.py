@@ -22,7 +22,6 @@ from diagnet.study.pictures import write_transfer_picture
 from diagnet.study.row_files import read_jobs
 from diagnet.study.scores import (
     RECORD,
-    Scores,
     Truth,
     identity,
     jobs_done,
@@ -176,8 +175,7 @@ def write_transfer(
                 if here is None:
                     scores = scores_of(name, jobs, len(measured.targets), repeats, part, n_folds)
                 else:
-                    every = scores_of(name, jobs, len(here), repeats, part)
-                    scores = Scores(name, every.values[:, here], every.seconds)
+                    scores = scores_of(name, jobs, len(here), repeats, part).of(here)
                 done = jobs_done(scores, measured)
                 rows.append(
                     {

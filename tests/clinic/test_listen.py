@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -227,6 +229,35 @@ def test_a_taken_port_is_told(tmp_path):
         listener = Listener(queue, lambda: None, lambda *_: None, settings)
         with pytest.raises(NetworkError, match=r"`--port` must be free, got Address"), listener.running():
             pass
+
+
+ENDED_AT_ANY_MOMENT = """
+import faulthandler, os, signal, sys, threading
+from diagnet.cli.listen import _signals
+
+faulthandler.dump_traceback_later(60, exit=True)
+for line in range(20):  # the line of the wait, counted from its beginning, at which the signal comes
+    signals, left = _signals(), [line]
+
+    def count(*_):
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        left[0] -= 1
+        return count
+
+    late = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM))
+    late.start()
+    sys.settrace(count)
+    assert signals.get() == signal.SIGTERM
+    sys.settrace(None)
+    late.join()
+print("ended")
+"""
+
+
+def test_a_signal_ends_it_at_any_moment_of_its_wait():
+    done = subprocess.run([sys.executable, "-c", ENDED_AT_ANY_MOMENT], capture_output=True, text=True)
+    assert done.stdout == "ended\n", done.stderr
 
 
 def test_many_images_at_four_associations(finished_run, tmp_path, archive):

@@ -3,11 +3,11 @@
 import json
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -152,7 +152,7 @@ def listen(
     settings, tls = _listener_settings(place, limits), _server_tls(trust)
     model = _ready_model(run, results.engine)
     held_out = find_held_out(run or shipped_run()) if results.pdf else None
-    tell, stop = _teller(quiet=quiet, as_json=as_json), _stopped_by_signals()
+    tell, signals = _teller(quiet=quiet, as_json=as_json), _signals()
     room = Queue(
         place.queue,
         max_bytes=int(1e9 * limits.max_queue_gb),
@@ -187,7 +187,7 @@ def listen(
             for notice in _exposure(place.host, trust, tasks.worklist):
                 tell(notice, "")
             tell(f"listening on {place.host}:{listener.port} as {place.ae}. {model.notice}", "")
-            stop.wait()
+            signals.get()
         if performer is not None:
             performer.stop()
         worker.stop()
@@ -314,8 +314,9 @@ def _teller(*, quiet: bool, as_json: bool) -> Tell:
     return tell
 
 
-def _stopped_by_signals() -> threading.Event:
-    stop = threading.Event()
+def _signals() -> "SimpleQueue[int]":
+    """The signals that end us, as they come; no event, whose lock the thread that waits may hold when one comes."""
+    come: SimpleQueue[int] = SimpleQueue()
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
-    return stop
+        signal.signal(name, lambda number, _: come.put(number))
+    return come

@@ -14,7 +14,7 @@ from diagnet.config import Config
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.data.sources import read_sources
 from diagnet.errors import DataError, RunFolderError, SettingsError
-from diagnet.run.folder import read_json, read_records
+from diagnet.run.folder import read_json, read_records, write_table
 from diagnet.study.arms import PLAIN, STUDIES, Arm
 from diagnet.study.jobs import Job, parts, run_job
 from diagnet.study.methods import METHODS
@@ -307,6 +307,50 @@ def test_arms_of_ones_own_name_their_sources_and_margins(tables, tmp_path):
     }
     # An arm on fewer masses is another question: it is not compared with plain on all.
     assert {(row["arm"], row["against"]) for row in found["transfer_differences"]} == {("narrow-wider-net", "narrow")}
+
+
+def test_what_inner_folds_choose_is_an_arm_of_its_own(tables, tmp_path):
+    text = """
+        [one]
+        margins = [1.3]
+        holdout = true
+        neighbors = { positive_ratio = 0.0 }
+        training = { graph_weight = 0.0 }
+        [other]
+        margins = [1.3]
+        holdout = true
+        neighbors = { positive_ratio = 0.0 }
+        training = { graph_weight = 0.0, epochs = 3 }
+    """
+    (tmp_path / "arms.toml").write_text(text)
+    out = tmp_path / "study"
+    command = ["study", "transfer", *map(str, tables[:2]), "--arms", str(tmp_path / "arms.toml")]
+    command += ["--out", str(out), "--folds", "2", "--workers", "1", "--json", "--quiet", *SETTINGS]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    # Each fold chooses another arm: the scores of what an arm held out, and nothing else, are made right or wrong.
+    masses = on(tables)
+    for fold, best in enumerate(("one", "other")):
+        for arm in ("one", "other"):
+            path = out / arm / f"fold{fold}-repeat0.csv"
+            rows = read_records(path)
+            for row in rows:
+                if row["part"] == "validation":
+                    row["score"] = float(masses.labels[int(row["index"])] == (arm == best))
+            write_table(path, list(rows[0]), [list(row.values()) for row in rows])
+    rebuilt = CliRunner().invoke(app, ["study", "tables", str(out), "--data", str(tables[0]), "--data", str(tables[1])])
+    assert rebuilt.exit_code == 0, rebuilt.output
+    found = {(row["arm"], row["tested_on"]): row for row in read_records(out / "transfer.csv")}
+    for source in ("crops", "mammograms"):
+        areas = []
+        for fold, best in enumerate(("one", "other")):
+            own = [row for row in read_records(out / best / f"fold{fold}-repeat0.csv") if row["part"] == "test@x1.3"]
+            own = [row for row in own if masses.masses[int(row["index"])].source == source]
+            truth = masses.labels[[int(row["index"]) for row in own]]
+            areas.append(roc_auc_score(truth, [float(row["score"]) for row in own]))
+        assert float(found["(chosen)", source]["auc"]) == pytest.approx(np.mean(areas), abs=1e-4)
+    minus = {(row["arm"], row["against"]) for row in read_records(out / "transfer_differences.csv")}
+    assert {("(chosen)", "one"), ("(chosen)", "other")} <= minus
 
 
 def test_arms_of_lite0_are_the_preset_whatever_the_base_is():

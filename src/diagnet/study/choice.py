@@ -1,7 +1,7 @@
 """Which arm inner folds would choose, and what outer folds then say of it (Fig. 3)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,39 @@ from diagnet.study.scores import Scores, Truth, part_of, percentiles, resampled
 from diagnet.study.seed_luck import SeedLuck
 
 Jobs = Mapping[tuple[int, int], list[Row]]
+
+
+class Choice(NamedTuple):
+    """What the inner folds of an outer fold choose.
+
+    Attributes:
+        arm: its name.
+        merit: mean AUC of the masses that its jobs held out of training.
+        repeats: those that all arms have done.
+    """
+
+    arm: str
+    merit: float
+    repeats: list[int]
+
+
+def choose(arms: Mapping[str, Jobs], truth: Truth, repeats: int) -> dict[int, Choice]:
+    """Choose the arm with the greatest merit for each outer fold; see `choice`."""
+    found: dict[int, Choice] = {}
+    if len(arms) < 2:
+        return found
+    for fold in range(int(truth.folds.max()) + 1):
+        begun = {name: jobs for name, jobs in arms.items() if any(at == fold for at, _ in jobs)}
+        shared = [r for r in range(repeats) if all((fold, r) in jobs for jobs in begun.values())]
+        if not begun or not shared:
+            continue
+        merits = {
+            name: float(np.mean([_auc(jobs[fold, r], "validation", truth) for r in shared]))
+            for name, jobs in begun.items()
+        }
+        best = max(merits, key=lambda name: merits[name])
+        found[fold] = Choice(best, merits[best], shared)
+    return found
 
 
 def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int, luck: SeedLuck | None = None) -> list[dict[str, Any]]:
@@ -30,20 +63,9 @@ def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int, luck: SeedLuck 
         A line for each outer fold that all arms begun in it have done in at least one repeat; nothing for fewer than
         two arms.
     """
-    if len(arms) < 2:
-        return []
     lines: list[dict[str, Any]] = []
     values = np.full((repeats, len(truth.targets)), np.nan)
-    for fold in range(int(truth.folds.max()) + 1):
-        begun = {name: jobs for name, jobs in arms.items() if any(at == fold for at, _ in jobs)}
-        shared = [r for r in range(repeats) if all((fold, r) in jobs for jobs in begun.values())]
-        if not begun or not shared:
-            continue
-        merits = {
-            name: float(np.mean([_auc(jobs[fold, r], "validation", truth) for r in shared]))
-            for name, jobs in begun.items()
-        }
-        best = max(merits, key=lambda name: merits[name])
+    for fold, (best, merit, shared) in choose(arms, truth, repeats).items():
         for r in shared:
             index, scores = part_of(arms[best][fold, r], "test")
             values[r, index] = scores
@@ -52,7 +74,7 @@ def choice(arms: Mapping[str, Jobs], truth: Truth, repeats: int, luck: SeedLuck 
             {
                 "fold": str(fold),
                 "chosen": best,
-                "inner_auc": merits[best],
+                "inner_auc": merit,
                 "auc": {"value": tested, "low": None, "high": None},
             }
         )

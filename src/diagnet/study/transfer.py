@@ -16,6 +16,7 @@ from diagnet.errors import DataError, SettingsError
 from diagnet.evaluation.bootstrap import Interval
 from diagnet.run.folder import read_json, write_table
 from diagnet.study.arms import PLAIN, Arm
+from diagnet.study.choice import choose
 from diagnet.study.differences import differences
 from diagnet.study.jobs import margin_part
 from diagnet.study.pictures import write_transfer_picture
@@ -33,6 +34,7 @@ from diagnet.study.scores import (
 )
 from diagnet.study.tables import as_table
 
+CHOSEN = "(chosen)"  # no arm of a user has such a name
 MARGINS = (1.0, 1.1, 1.6, 2.2)  # padding factors: boxes drawn tight and loose
 _Rows = Bool[np.ndarray, "mass"]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}"
@@ -154,6 +156,8 @@ def write_transfer(
         names: of its sources.
         tests: further masses by name.
 
+    Of two or more arms that hold out an inner fold, what the inner folds choose is an arm too, `(chosen)`.
+
     Raises:
         DataError: masses are not those of the study, or rows cannot be read.
     """
@@ -162,13 +166,17 @@ def write_transfer(
     repeats, n_folds = record["repeats"], record["folds"]
     arms = {name: read_jobs(out / name, repeats) for name, arm in record["arms"].items() if arm.get("margins")}
     truth = truth_of(mass_set, n_folds)
+    margins = sorted({margin for name in arms for margin in record["arms"][name]["margins"]})
+    held_out = {name: jobs for name, jobs in arms.items() if record["arms"][name]["holdout"]}
+    if picked := choose(held_out, truth, repeats):
+        arms[CHOSEN] = {(fold, r): held_out[one.arm][fold, r] for fold, one in picked.items() for r in one.repeats}
     source_of = np.array([mass.source or names[0] for mass in mass_set.masses])
     kinds: dict[str, tuple[Truth, _Rows | None]] = {name: restricted_to(truth, source_of == name) for name in names}
     kinds |= {name: (_as_one_fold(test), None) for name, test in tests.items()}
     rows: list[TransferRow] = []
     minus: list[dict[str, Any]] = []
     for tested_on, (measured, here) in kinds.items():
-        for margin in sorted({margin for name in arms for margin in record["arms"][name]["margins"]}):
+        for margin in margins:
             part = margin_part("test" if here is not None else tested_on, margin)
             found = {}
             for name, jobs in arms.items():
@@ -190,11 +198,11 @@ def write_transfer(
                 )
                 if done.any():
                     found[name] = scores
+            pairs = pairs_on_sources([name for name in found if name != CHOSEN], record)
+            pairs += [(CHOSEN, name) for name in held_out if CHOSEN in found and name in found]
             minus += [
                 {"tested_on": tested_on, "margin": margin, **row}
-                for row in differences(
-                    [(found[a], found[b]) for a, b in pairs_on_sources(list(found), record)], measured
-                )
+                for row in differences([(found[a], found[b]) for a, b in pairs], measured)
             ]
     write_table(out / "transfer.csv", *as_table(rows))
     if minus:
@@ -211,7 +219,7 @@ def pairs_on_sources(names: Sequence[str], record: Mapping[str, Any]) -> list[tu
 
     def place(name: str) -> tuple[Any, ...]:
         arm = described[name]
-        return str(arm.get("sources")), arm.get("n_train"), settings[name]["roi"]["grey_range"]
+        return str(arm.get("sources")), arm.get("n_train"), arm.get("holdout"), settings[name]["roi"]["grey_range"]
 
     def trained(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key not in ("graph", "roi")}

@@ -138,6 +138,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"`roi.size` must be a multiple of {DIVISOR} for lite0, got {self.roi.size}")
         return self
 
+    @model_validator(mode="after")
+    def _searched_features(self) -> "Config":
+        if self.neighbors.search_space == "embedding":
+            if self.network.preset != "lite0":
+                raise ValueError("`neighbors.search_space` must be subspace or pixel without lite0's features")
+            if self.training.needs_graph and self.graph.space != "embedding":
+                raise ValueError("`graph.space` must be embedding where neighbors are feature vectors")
+        return self
+
     @classmethod
     def from_preset(cls, preset: str = "small", changes: Mapping[str, Any] | None = None) -> "Config":
         """Start from a preset and apply nested changes, `{"training": {"epochs": 3}}`.

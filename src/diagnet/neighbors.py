@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # n
 
 from diagnet.arrays import Images, Kinds, Labels
 from diagnet.distance import distance_of_vectors, dot_products
-from diagnet.errors import DataError
+from diagnet.errors import DataError, SettingsError
 from diagnet.neighbor_search import Found, NeighborSearch, SearchSettings, rules_for
 from diagnet.progress import Progress, silent
 from diagnet.search_space import SearchSpace, Sign, component_space, pixel_space
@@ -34,8 +34,10 @@ class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
         0.2, ge=0, le=10, description="positive neighbors over originals of a class; 0 turns them off (reading 13)"
     )
     negative_ratio: float = Field(0.2, ge=0, le=10, description="the same for negative neighbors")
-    search_space: Literal["subspace", "pixel"] = Field(
-        "subspace", description="principal components of the class, or all grey values [as in the paper]"
+    search_space: Literal["subspace", "pixel", "embedding"] = Field(
+        "subspace",
+        description="principal components of the class, all grey values [as in the paper], or lite0's features: a "
+        "neighbor is its original's features, moved",
     )
     n_components: int = Field(256, ge=1, le=1024, description="components searched at most, with the subspace")
     max_originals: int | None = Field(
@@ -127,11 +129,14 @@ def find_neighbors(
 
     Raises:
         DataError: no images, or outside [0, 1] or not finite, fewer than two of a class, or all of a class the same.
+        SettingsError: an embedding is asked for, which no images tell.
         ValueError: `images` and `labels` differ in length.
     """
     positive = settings.positive_ratio > 0 if n_positive is None else any(n_positive.values())
     if not (positive or settings.negative_ratio):
         return _none(images.shape[1:])
+    if settings.search_space == "embedding":
+        raise SettingsError("`search_space` must be subspace or pixel where there is no network, got embedding")
     _check(images, labels)
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
     root = np.random.SeedSequence(int(rng.integers(2**63)))

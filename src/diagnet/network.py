@@ -282,6 +282,12 @@ class PretrainedNetwork(Network):
         mean, spread = self.standard
         return (pooled - mean) / spread  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
+    def move_and_classify(
+        self, images: Float[Tensor, "b 1 h w"], moves: Float[Tensor, "b feature"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
+        """Return embeddings h(x) and logits of images whose features, before they are standardized, are moved."""
+        return self.head(self.features(images) + moves / self.standard[1])
+
     def head(self, features: Float[Tensor, "b feature"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b classes"]]:
         """Return embeddings h(x) and logits of features whose mean is 0 and spread is 1."""
         embedded = features + self.adapter(features)

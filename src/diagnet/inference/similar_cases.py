@@ -239,13 +239,15 @@ def read_case_base(run: Path, model: Model, data: MassSet | Prepared | None = No
 def _neighbors(
     run: Path, model: Model
 ) -> tuple[Images, Float32[np.ndarray, "neighbor feature"], Int[np.ndarray, "neighbor"], Int8[np.ndarray, "neighbor"]]:
-    """Images, embeddings, labels and kinds of the synthetic neighbors, none where the run made none."""
+    """Images, embeddings, labels and kinds of the synthetic neighbors, none where the run made no images."""
     folder = first_fold_with(run, NEIGHBORS)
     size = model.roi.size
     images, labels, kinds = np.zeros((0, size, size), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int8)
     if folder is not None:
         with _as_training_wrote(folder / NEIGHBORS):
             found = read_neighbors(folder)
+        if not found.images.size:  # feature vectors, which nobody can look at
+            return images, embeddings_and_logits(model.networks[0], images)[0], labels, kinds
         images, labels, kinds = found.images, found.labels, found.kinds
         if images.shape[1:] != (size, size) or labels.max(initial=0) >= len(model.classes):
             raise RunFolderError(

@@ -34,7 +34,7 @@ class SyntheticImages:
     """What neighbors.npz holds; the fields are its arrays.
 
     Attributes:
-        images: grey values in [0, 1].
+        images: grey values in [0, 1]; without pixels where neighbors are feature vectors.
         labels: the class each was made from.
         kinds: +1 positive, -1 negative.
         parents: index of the mass each came from, in the run's data.
@@ -86,6 +86,7 @@ def write_neighbors(
     parents: Int[np.ndarray, "neighbor"],
     mass_set: MassSet,
     settings: NeighborSettings,
+    moves: Float32[np.ndarray, "neighbor feature"] | None = None,
 ) -> None:
     """Write synthetic images and their provenance: neighbors.npz and, for people, neighbors.csv.
 
@@ -98,6 +99,7 @@ def write_neighbors(
         parents: the mass each came from.
         mass_set: the masses.
         settings: of the search; their hash is written.
+        moves: what each adds to its original's features, where neighbors are no images.
     """
     classes, patients = mass_set.classes, [mass.patient_id for mass in mass_set.masses]
     made = SyntheticImages(
@@ -111,7 +113,7 @@ def write_neighbors(
         closest_pair=np.array([neighbors.closest_pair.get(label, np.nan) for label in range(len(classes))]),
         settings_sha256=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
     )
-    _write(folder / NEIGHBORS, made)
+    _write(folder / NEIGHBORS, made, **({} if moves is None else {"moves": moves}))
     columns = {
         "label": [classes[label] for label in made.labels],
         "kind": ["positive" if kind > 0 else "negative" for kind in made.kinds],

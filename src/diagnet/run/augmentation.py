@@ -21,12 +21,14 @@ from diagnet.data.regions import read_regions
 from diagnet.data.roi import RoiSettings, flipped
 from diagnet.data.surroundings import Wide
 from diagnet.distance import Distance, angular_distance, cosine_distance
+from diagnet.errors import SettingsError
 from diagnet.evaluation.lesions import known_lesions
 from diagnet.neighbor_search import Found
 from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.progress import Progress, silent
 from diagnet.run.array_files import SYNTHETIC, write_neighbors
 from diagnet.run.checkpoint import array_hash
+from diagnet.run.feature_search import find_moves
 from diagnet.run.folder import claim, held, require_text, write_json, write_record
 from diagnet.training.points import Points, Surroundings, read_rows
 
@@ -146,16 +148,21 @@ def augment(
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
     wants_none = config.neighbors.positive_ratio == config.neighbors.negative_ratio == 0
-    found = find_neighbors(
-        images[:0] if wants_none else read_rows(images, rows),
-        labels[:0] if wants_none else labels,
-        config.neighbors,
-        rng=rng,
-        workers=workers,
-        progress=progress,
-        finished=finished,
-        on_batch=on_batch,
-    )
+    moves = None
+    if config.neighbors.search_space == "embedding" and not wants_none:
+        originals = read_rows(images, rows)
+        found, moves = find_moves(config, originals, labels, rng=rng, workers=workers, progress=progress)
+    else:
+        found = find_neighbors(
+            images[:0] if wants_none else read_rows(images, rows),
+            labels[:0] if wants_none else labels,
+            config.neighbors,
+            rng=rng,
+            workers=workers,
+            progress=progress,
+            finished=finished,
+            on_batch=on_batch,
+        )
     origin = np.concatenate([source, source[found.parents]])
     points = Points(
         images,
@@ -163,7 +170,8 @@ def augment(
         np.concatenate([np.zeros(len(labels), np.int8), found.kinds]),
         patients[origin],
         rows=rows,
-        neighbors=found.images,
+        neighbors=found.images if moves is None else None,
+        moves=moves,
         surroundings=surroundings,
         origins=origin,
     )
@@ -197,7 +205,10 @@ def write_augmentation(
         RunFolderError: `out` holds files, or was begun with other settings or data.
         RunInUseError: another process is writing it.
         DataError: a class has too few masses, or the name of one is no text.
+        SettingsError: the neighbors asked for are no images.
     """
+    if config.neighbors.search_space == "embedding":
+        raise SettingsError("`neighbors.search_space` must be subspace or pixel to make images, got embedding")
     with held(out):
         return _write_augmentation(config, masses, out, resume, workers, progress)
 

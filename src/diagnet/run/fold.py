@@ -196,7 +196,8 @@ def train_fold(fold: Fold, history: list[dict[str, Any]]) -> TrainingState:
     points = augmented.points
     if processes.is_first:
         parents = split.train[augmented.parents]
-        write_neighbors(fold.folder, augmented.neighbors, parents, data.mass_set, config.neighbors)
+        moves = None if points.moves is None else points.moves.features
+        write_neighbors(fold.folder, augmented.neighbors, parents, data.mass_set, config.neighbors, moves)
     unlabelled = None
     if data.unlabelled is not None:
         whose = [data.patients[k] for k in split.train]

@@ -117,6 +117,7 @@ def make_points(cases: Cases, config: Config, fold: int, repeat: int) -> Points:
         _searched.clear()
     known = _searched.setdefault(place, {})
     settings = f"{config.neighbors.model_dump_json()}{config.training.flips}{cases.surroundings is not None}"
+    settings += config.network.weights  # of the embedding that neighbors may be searched in
     if settings not in known:
         known[settings] = augment(
             config,

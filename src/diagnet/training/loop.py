@@ -14,7 +14,7 @@ from diagnet.batches import Edges, Neighborhoods, batch_loss, epoch_batches
 from diagnet.errors import TrainingError
 from diagnet.graph import GraphSettings, signed_graph
 from diagnet.losses import classification_loss
-from diagnet.network import Network
+from diagnet.network import Network, PretrainedNetwork
 from diagnet.progress import Progress, silent
 from diagnet.training.distributed import Processes, with_shared_batch_norm
 from diagnet.training.graph_term import whole_graph_term
@@ -185,18 +185,22 @@ class _Run:
         own = processes.local_shard(np.arange(len(seen)))
         part, device = slice(int(own[0]), int(own[-1]) + 1), self.compute.device
         images = draw_images(self.points, seen, settings, own=part, device=device, rng=rng)
+        moves = self.points.take_moves(seen[part])
+        moved = None if moves is None else torch.from_numpy(moves).to(device)
         share, partners = 1.0, np.arange(len(batch))
         if settings.mixup > 0:
             share = float(rng.beta(settings.mixup, settings.mixup))
             partners = np.concatenate([part[::-1] for part in np.array_split(partners, processes.size)])
             images = share * images + (1 - share) * images.flip(0)
+            moved = None if moved is None else share * moved + (1 - share) * moved.flip(0)
         n_own, known_share = len(images), 0.0
         if self.known is not None:
             known_images, known_share = self._draw_known(self.known, len(batch))
             images = torch.cat([images, known_images])
+            moved = None if moved is None else torch.cat([moved, moved.new_zeros(len(known_images), moved.shape[1])])
         images = images.contiguous(memory_format=self.compute.layout)
         with random_state(self.seed, state.epoch + 1, state.step, processes.rank), self.compute.autocast():
-            own_embeddings, own_logits = self.model(images)
+            own_embeddings, own_logits = self.model(images, moved)
         embeddings = processes.all_gather(own_embeddings[:n_own].float(), len(seen))
         logits = processes.all_gather(own_logits[:n_own].float(), len(seen))
         classification = classification_loss(logits[: len(batch)], self.targets[batch])  # Eq. 5
@@ -298,8 +302,12 @@ class _EmbedAndClassify(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Float[Tensor, "b 1 h w"]) -> tuple[Float[Tensor, "b feature"], Float[Tensor, "b class"]]:
-        """Return embeddings h(x) (Eq. 4) and logits (Eq. 5), a row for each image."""
+    def forward(
+        self, images: Float[Tensor, "b 1 h w"], moves: Float[Tensor, "b feature"] | None = None
+    ) -> tuple[Float[Tensor, "b feature"], Float[Tensor, "b class"]]:
+        """Return embeddings h(x) (Eq. 4) and logits (Eq. 5), a row for each image, its features moved."""
+        if moves is not None and isinstance(self.network, PretrainedNetwork):
+            return self.network.move_and_classify(images, moves)
         return self.network.embed_and_classify(images)
 
 

@@ -30,6 +30,19 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """Neighbors that are feature vectors: an original's features, whatever they are by now, and what is added to them.
+
+    Attributes:
+        parents: which of the originals each is a move of.
+        features: what is added.
+    """
+
+    parents: Int[np.ndarray, "neighbor"]
+    features: Float32[np.ndarray, "neighbor feature"]
+
+
+@dataclass(frozen=True, slots=True)
 class Points:
     """What is trained on: originals, then their adversarial neighbors.
 
@@ -41,6 +54,7 @@ class Points:
         relatives: patient of each point as a number, for `graph.skip_same_patient`.
         rows: where each original lies in `images`; None: `images` holds every point in order.
         neighbors: images of the points after the originals; read where `rows` is given.
+        moves: what the points after the originals are where they are no images; with `rows` alone.
         surroundings: of each of `images`, where regions are drawn while training; their sides are a multiple of the
             images'.
         origins: the mass each point comes from, for `graph.skip_own_neighbors`; None: each patient has one.
@@ -53,6 +67,7 @@ class Points:
     relatives: Int[np.ndarray, "point"]
     rows: Int[np.ndarray, "original"] | None = None
     neighbors: Float32[np.ndarray, "neighbor height width"] | None = None
+    moves: Moves | None = None
     surroundings: Surroundings | None = None
     origins: Int[np.ndarray, "point"] | None = None
     lesions: Int[np.ndarray, "point"] | None = None
@@ -67,9 +82,10 @@ class Points:
         return self.images.shape[1], self.images.shape[2]
 
     def take(self, points: Int[np.ndarray, "point"]) -> Float32[np.ndarray, "point h w"]:
-        """Images of some points, read now where they are on disk."""
+        """Images of some points, read now where they are on disk; of a move of features, its original's."""
         if self.rows is None:
             return np.asarray(self.images[points], dtype=np.float32)
+        points = self._shown(points)
         found = np.empty((len(points), *self.image_shape), dtype=np.float32)
         original = points < len(self.rows)
         found[original] = read_rows(self.images, self.rows[points[original]])
@@ -88,6 +104,7 @@ class Points:
         if self.surroundings is None:
             raise ValueError("`surroundings` must be given to draw regions from them, got None")
         rows = np.arange(len(self)) if self.rows is None else self.rows
+        points = self._shown(points)
         side = self.surroundings.images.shape[1]
         found = np.empty((len(points), side, side), dtype=np.float32)
         boxes = np.full((len(points), 4), np.nan, dtype=np.float32)
@@ -99,6 +116,15 @@ class Points:
             times = side // regions.shape[1]
             found[~original] = regions.repeat(times, axis=1).repeat(times, axis=2)
         return found, boxes
+
+    def take_moves(self, points: Int[np.ndarray, "point"]) -> Float32[np.ndarray, "point feature"] | None:
+        """What is added to the features of some points, 0 to originals'; None where no neighbor is a move."""
+        if self.moves is None or self.rows is None:
+            return None
+        found = np.zeros((len(points), self.moves.features.shape[1]), dtype=np.float32)
+        moved = points >= len(self.rows)
+        found[moved] = self.moves.features[points[moved] - len(self.rows)]
+        return found
 
     def targets(self, negative_label: str, n_classes: int) -> Labels:
         """Labels for Eq. 5: -1 for points that are left out of it, -2 for those of no class (reading 7)."""
@@ -127,12 +153,23 @@ class Points:
             digest.update(np.ascontiguousarray(part).data)
         for block in self._blocks(np.arange(len(self))):
             digest.update(block.data)
+        if self.moves is not None:
+            digest.update(np.ascontiguousarray(self.moves.features).data)
         if self.surroundings is not None:
             digest.update(np.ascontiguousarray(self.surroundings.boxes).data)
             n_originals = len(self) if self.rows is None else len(self.rows)
             for left in range(0, n_originals, _BLOCK):
                 digest.update(self.take_surroundings(np.arange(left, min(left + _BLOCK, n_originals)))[0].data)
         return digest.hexdigest()
+
+    def _shown(self, points: Int[np.ndarray, "point"]) -> Int[np.ndarray, "point"]:
+        """The points whose images some points have."""
+        if self.moves is None or self.rows is None:
+            return points
+        shown = points.copy()
+        moved = points >= len(self.rows)
+        shown[moved] = self.moves.parents[points[moved] - len(self.rows)]
+        return shown
 
     def _blocks(self, points: NDArray[np.int64]) -> Iterator[Float32[np.ndarray, "point h w"]]:
         for left in range(0, len(points), _BLOCK):

@@ -62,6 +62,17 @@ def neighbors(run: RunFiles, images: Images) -> Html:
         )
     if found is None:
         return section(title, tag("p", "This run made no adversarial neighbors."), graph)
+    if not found.images.size:
+        return section(
+            title,
+            tag(
+                "p",
+                "Synthetic feature vectors that help in training: the features of a training mass, moved. There is"
+                " nothing to look at. Test masses play no part in making them.",
+            ),
+            _moves(found, run.classes),
+            graph,
+        )
     return section(
         title,
         tag(

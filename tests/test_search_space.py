@@ -35,6 +35,17 @@ def test_more_images_than_pixels(images):
     assert space.lower.size <= 10
 
 
+def test_a_direction_in_which_images_hardly_differ_spoils_no_dot_product():
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 900)) * 0.02
+    slight = 1e-6 * rng.normal(size=(400, 1)) @ rng.normal(size=(1, 900))
+    images = (0.5 + few + slight).astype(np.float32)
+    space = space_of(images)
+    exact = images.astype(np.float64) @ images.T.astype(np.float64)
+    assert space.vectors.shape[1] > 4  # one for each direction, and the mean image's part outside them
+    assert space.vectors @ space.vectors.T == pytest.approx(exact, rel=1e-7)
+
+
 def test_an_image_and_its_vector_lead_to_each_other(images):
     space = space_of(images)
     assert space.image(3, space.vectors[3]) == pytest.approx(images[3], abs=1e-6)

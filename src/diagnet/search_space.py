@@ -181,6 +181,7 @@ def component_space(
     if kept.size == 0:
         raise DataError(f"`images` must differ within a class, got {n} copies of one image")
     extents, modes = np.sqrt(squares[kept]), modes[:, kept]  # images - mean = modes diag(extents) components
+    modes = modes - modes.mean(axis=0)  # those of tiny extents hold a little of the mean image, which is large
     mixing = (modes / extents).T
     mean = mixing @ gram.mean(1)
     beyond = np.sqrt(max(float(gram.mean() - mean @ mean), 0.0))  # the mean image's part outside all components

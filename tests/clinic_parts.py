@@ -241,6 +241,7 @@ class Listening:
                 assert self.process.wait(60) == 0
             finally:
                 self.process.kill()
+                self.process.wait()  # or another test is blamed for it
 
     def events(self):
         return [json.loads(line)["event"] for line in self.log.read_text().splitlines() if line.startswith("{")]

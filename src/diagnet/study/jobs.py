@@ -125,12 +125,13 @@ def run_job(
     for margin in job.arm.margins:
         roi = config.roi.model_copy(update={"padding_factor": margin})
         for name, paths in (("test", data), *((name, (path,)) for name, path in tests)):
-            is_own = (paths, roi) == (data, config.roi)  # read already, with what training draws from
-            draws = is_own and config.training.needs_surroundings
-            others, cut, _ = _data(paths, config.classes, roi, distinct_patients, surroundings=draws)
-            rows = test if name == "test" else np.arange(len(others.labels))
-            numbers = others.patient_numbers
-            scored = score(Cases(cut, tuple(others.masses), others.labels, numbers).part(rows))
+            if (name, roi) == ("test", config.roi):  # scored already
+                rows, scored = test, scores[: len(test)]
+            else:
+                others, cut, _ = _data(paths, config.classes, roi, distinct_patients)
+                rows = test if name == "test" else np.arange(len(others.labels))
+                there = Cases(cut, tuple(others.masses), others.labels, others.patient_numbers)
+                scored = score(there.part(rows))
             scores, index = np.concatenate([scores, scored]), np.concatenate([index, rows])
             names += [margin_part(name, margin)] * len(rows)
     return Rows(names, index, scores, seconds)

@@ -21,6 +21,7 @@ from diagnet.run import augmentation
 from diagnet.run.array_files import write_neighbors
 from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.folder import read_records
+from phantoms import masses_of
 
 CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_ratio": 0.6}})
 
@@ -45,11 +46,7 @@ def neighbors_of(images, *, labels, kinds, parents):
 
 @pytest.fixture(scope="module")
 def masses():
-    images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=24))
-    names = ("benign", "malignant")
-    return MassSet(
-        tuple(Mass(i, None, names[k], f"P{n // 2}") for n, (i, k) in enumerate(zip(images, labels, strict=True)))
-    )
+    return masses_of(*make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=24)))
 
 
 @pytest.fixture(scope="module")

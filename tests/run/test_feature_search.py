@@ -6,7 +6,6 @@ import torch
 from safetensors.numpy import load_file
 
 from diagnet.config import Config
-from diagnet.data.mass import Mass, MassSet
 from diagnet.data.phantom import PhantomSettings, make_masses
 from diagnet.distance import cosine_distance
 from diagnet.errors import SettingsError
@@ -18,6 +17,7 @@ from diagnet.network import create_network
 from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.feature_search import find_moves
 from diagnet.training.points import Moves, Points, Surroundings
+from phantoms import masses_of
 
 SEARCH = {"search_space": "embedding", "budget": 15, "positive_ratio": 0.5, "negative_ratio": 0.25}
 TRAINING = {
@@ -38,12 +38,8 @@ def config(**training):
 
 
 @pytest.fixture(scope="module")
-def masses():
-    images, labels = make_masses(60, rng=np.random.default_rng(0), settings=PhantomSettings(size=32))
-    names = ("benign", "malignant")
-    return MassSet(
-        tuple(Mass(i, None, names[k], f"P{n // 2}") for n, (i, k) in enumerate(zip(images, labels, strict=True)))
-    )
+def masses(regions):
+    return masses_of(*regions)
 
 
 @pytest.fixture(scope="module")

@@ -246,9 +246,8 @@ def _neighbors(
     if folder is not None:
         with _as_training_wrote(folder / NEIGHBORS):
             found = read_neighbors(folder)
-        if not found.images.size:  # feature vectors, which nobody can look at
-            return images, embeddings_and_logits(model.networks[0], images)[0], labels, kinds
-        images, labels, kinds = found.images, found.labels, found.kinds
+        if found.images.shape[1:] != (0, 0):  # without pixels they are feature vectors, which nobody can look at
+            images, labels, kinds = found.images, found.labels, found.kinds
         if images.shape[1:] != (size, size) or labels.max(initial=0) >= len(model.classes):
             raise RunFolderError(
                 f"`images` must be {size} x {size} pixels of the run's classes, got others in {folder}"

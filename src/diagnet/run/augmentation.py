@@ -148,14 +148,14 @@ def augment(
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
     wants_none = config.neighbors.positive_ratio == config.neighbors.negative_ratio == 0
+    originals, own = (images[:0], labels[:0]) if wants_none else (read_rows(images, rows), labels)
     moves = None
     if config.neighbors.search_space == "embedding" and not wants_none:
-        originals = read_rows(images, rows)
-        found, moves = find_moves(config, originals, labels, rng=rng, workers=workers, progress=progress)
+        found, moves = find_moves(config, originals, own, rng=rng, workers=workers, progress=progress)
     else:
         found = find_neighbors(
-            images[:0] if wants_none else read_rows(images, rows),
-            labels[:0] if wants_none else labels,
+            originals,
+            own,
             config.neighbors,
             rng=rng,
             workers=workers,

@@ -11,10 +11,10 @@ from diagnet.config import Config
 from diagnet.neighbors import Neighbors, find_neighbors
 from diagnet.network import PretrainedNetwork, create_network
 from diagnet.progress import Progress, silent
+from diagnet.training.head import FEATURE_BATCH, compute_features
 from diagnet.training.points import Moves
 from diagnet.training.state import random_state
 
-_BATCH = 32  # images in one pass
 _REACH = 8.0  # spreads of a feature on either side of its mean; what lies beyond counts as this
 
 
@@ -57,14 +57,13 @@ def _features(config: Config, images: Images, progress: Progress) -> Float32[np.
     """Features of images, not standardized, by the network before it is trained."""
     compute = config.training.compute(config.network)
     with random_state(config.seed):
-        network = create_network(config.network).eval().to(compute.device)
+        network = create_network(config.network).to(compute.device)
     if not isinstance(network, PretrainedNetwork):
         raise TypeError("a search among features is of a pretrained network")  # refused by `Config`
     found = []
-    with torch.inference_mode():
-        for left in range(0, len(images), _BATCH):
-            progress("features", left, len(images))
-            batch = torch.from_numpy(images[left : left + _BATCH])[:, None].to(compute.device)
-            found.append(network.features(batch).float().cpu().numpy())
+    for left in range(0, len(images), FEATURE_BATCH):
+        progress("features", left, len(images))
+        batch = torch.from_numpy(images[left : left + FEATURE_BATCH])[:, None].to(compute.device)
+        found.append(compute_features(network, batch))
     progress("features", len(images), len(images))
     return np.concatenate(found)

@@ -150,13 +150,13 @@ def write_transfer(
 ) -> tuple[list[TransferRow], list[dict[str, Any]]]:
     """Write what a study of transfer found, from its rows: `transfer.csv`, `transfer_differences.csv`, `transfer.svg`.
 
+    Of two or more arms that hold out an inner fold, what the inner folds choose is an arm too, `(chosen)`.
+
     Args:
         out: the study's folder.
         mass_set: its masses.
         names: of its sources.
         tests: further masses by name.
-
-    Of two or more arms that hold out an inner fold, what the inner folds choose is an arm too, `(chosen)`.
 
     Raises:
         DataError: masses are not those of the study, or rows cannot be read.

@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from diagnet.laplacian import SignedLaplacianClassifier, joined
 from diagnet.network import PretrainedNetwork
@@ -13,7 +14,7 @@ from diagnet.training.known_edges import lesions_of
 from diagnet.training.points import Points
 from diagnet.training.transforms import DrawSettings, draw_images
 
-_BATCH = 32  # images in one pass
+FEATURE_BATCH = 32  # images in one pass
 _MOST_ITERATIONS = 1_000
 PENALTY = 1e3  # of the classifier's squared weights, against the sum of the losses of one view
 
@@ -57,10 +58,10 @@ def begin_head(
     for view in range(1 + n_views):
         found = []
         for source, rows, rng in parts:
-            for left in range(0, len(rows), _BATCH):
+            for left in range(0, len(rows), FEATURE_BATCH):
                 progress("features", done, (1 + n_views) * n_masses)
-                batch = rows[left : left + _BATCH]
-                found.append(_compute_features(network, source, batch, draws if view else None, compute, rng))
+                batch = rows[left : left + FEATURE_BATCH]
+                found.append(_features_of(network, source, batch, draws if view else None, compute, rng))
                 done += len(batch)
         views.append(np.concatenate(found))
     progress("features", done, done)
@@ -87,7 +88,7 @@ def begin_head(
         network.classifier.bias[model.classes_] = torch.from_numpy(bias).float().to(device)
 
 
-def _compute_features(
+def _features_of(
     network: PretrainedNetwork,
     points: Points,
     rows: Int64[np.ndarray, "row"],
@@ -96,10 +97,17 @@ def _compute_features(
     rng: np.random.Generator,
 ) -> Float32[np.ndarray, "row feature"]:
     """Features of some points, as drawn, or as they are without `draws`; not standardized yet."""
+    if draws is None:
+        images = torch.from_numpy(points.take(rows))[:, None].to(compute.device)
+    else:
+        images = draw_images(points, rows, draws, device=compute.device, rng=rng)
+    return compute_features(network, images)
+
+
+def compute_features(
+    network: PretrainedNetwork, images: Float[Tensor, "image 1 h w"]
+) -> Float32[np.ndarray, "image feature"]:
+    """Features of images where the network is, which is left in its mode of evaluation."""
     network.eval()
     with torch.inference_mode():
-        if draws is None:
-            images = torch.from_numpy(points.take(rows))[:, None].to(compute.device)
-        else:
-            images = draw_images(points, rows, draws, device=compute.device, rng=rng)
         return network.features(images).float().cpu().numpy()

@@ -21,7 +21,7 @@ demo: $(USE)
 	@$(BIN)/diagnet demo --out demo
 
 test: $(DEV)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

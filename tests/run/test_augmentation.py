@@ -21,7 +21,7 @@ from diagnet.run import augmentation
 from diagnet.run.array_files import write_neighbors
 from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.folder import read_records
-from phantoms import masses_of
+from phantom_masses import masses_of
 
 CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_ratio": 0.6}})
 

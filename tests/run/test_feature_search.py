@@ -17,7 +17,7 @@ from diagnet.network import create_network
 from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.feature_search import find_moves
 from diagnet.training.points import Moves, Points, Surroundings
-from phantoms import masses_of
+from phantom_masses import masses_of
 
 SEARCH = {"search_space": "embedding", "budget": 15, "positive_ratio": 0.5, "negative_ratio": 0.25}
 TRAINING = {

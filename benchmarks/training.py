@@ -139,7 +139,7 @@ def format_figures(quick):
 def overhead_figures(quick):
     """An epoch with lambda = 1 over one with lambda = 0, same images seen, each batching; graph rebuilding included."""
     figures = {}
-    config = Config.from_preset("small")
+    config = Config.from_preset("diagnet")
     points = noise_points(320 if quick else 640, 64)
     for batching in BATCHINGS:
         runs = {}
@@ -216,7 +216,7 @@ def measured_memory(n, n_steps):
         points = Points(
             images, rng.integers(0, 2, n), np.zeros(n, np.int8), np.arange(n), rows=np.arange(n), neighbors=images[:0]
         )
-        config = Config.from_preset("small")
+        config = Config.from_preset("diagnet")
         network = NetworkSettings(stem_widths=(4, 8), widths=(8, 16, 32), n_middle=0, n_hidden=32)
         settings = config.training.model_copy(update={"epochs": round(n_steps * 256 / n), "batch_size": 256})
         if hasattr(os, "posix_fadvise"):
@@ -236,7 +236,7 @@ def auc_job(masses, images, fold, seed, epochs, out):
     points = Points(images[own], masses.labels[own], np.zeros(len(own), np.int8), patients[own])
     scores = {}
     for batching in ("bank", "packed"):  # at lambda = 0, exact is bank: shuffled batches and no graph
-        config = Config.from_preset("small", {"training": {"batching": batching, "graph_weight": 0, "epochs": epochs}})
+        config = Config.from_preset("diagnet", {"training": {"batching": batching, "graph_weight": 0, "epochs": epochs}})
         state = start(points, config.network, config.graph, config.training, seed=seed)
         train(state, points, config.graph, config.training, seed=seed)
         logits = embeddings_and_logits(state.network, images, rows=split.test)[1]

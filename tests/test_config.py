@@ -20,6 +20,17 @@ def test_presets():
     assert paper.neighbors.search_space == "pixel"
 
 
+def test_small_is_plain_and_diagnet_is_the_method_in_as_many_steps():
+    small, method = Config(), Config.from_preset("diagnet")
+    assert (small.neighbors.positive_ratio, small.neighbors.negative_ratio, small.training.graph_weight) == (0, 0, 0)
+    assert method.neighbors.positive_ratio > 0
+    assert method.training.graph_weight > 0
+    assert small.training.epochs == method.training.epochs * (1 + method.neighbors.positive_ratio)
+    changes = {"epochs": small.training.epochs, "graph_weight": 0.0}
+    assert method.training.model_copy(update=changes) == small.training
+    assert (method.network, method.roi, method.graph) == (small.network, small.roi, small.graph)
+
+
 def test_toml_round_trip(tmp_path):
     config = Config.from_preset("paper", {"seed": 3, "training": {"epochs": 7}, "network": {"widths": [8, 16]}})
     path = tmp_path / "config.toml"
@@ -94,7 +105,7 @@ def test_a_bad_file_is_told(tmp_path):
     (tmp_path / "bad.toml").write_text("[")
     with pytest.raises(SettingsError, match="must be a readable TOML file"):
         read_config(tmp_path / "bad.toml")
-    with pytest.raises(SettingsError, match="`preset` must be one of small, lite0, best, paper, got 'large'"):
+    with pytest.raises(SettingsError, match="`preset` must be one of small, diagnet, lite0, best, paper, got 'large'"):
         read_config(None, "large")
 
 

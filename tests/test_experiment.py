@@ -38,7 +38,7 @@ TINY = {
 
 
 def tiny(**changes):
-    return Config.from_preset("small", {**TINY, **changes})
+    return Config.from_preset("diagnet", {**TINY, **changes})
 
 
 def phantoms(n=80, seed=0, patient="P"):
@@ -312,7 +312,7 @@ def test_a_run_of_two_sources_says_so(run_of_two):
     assert "- patients of the same name in different sources are one patient" in card
     page = (run_of_two.folder / "report.html").read_text()
     assert "By source" in page
-    assert "north, south · preset small" in page
+    assert "north, south · preset diagnet" in page
 
 
 def test_one_source_is_not_talked_about(run):
@@ -492,7 +492,7 @@ def test_names_of_any_text_are_read_back(tmp_path):
     assert files.classes == list(NAMES)
     assert [row["epoch"] for row in files.history] == [1]
     assert load_model(out).classes == NAMES
-    assert "a? · preset small" in (out / "report.html").read_text(encoding="utf-8")
+    assert "a? · preset diagnet" in (out / "report.html").read_text(encoding="utf-8")
     assert "Source: a? (" in (out / "model_card.md").read_text(encoding="utf-8")
     metrics = evaluate_run(out, mass_set, tmp_path / "again", settings=config.evaluation)
     n_seen = sum(row.part != "test" for row in split)

@@ -23,7 +23,7 @@ from diagnet.run.augmentation import augment, write_augmentation
 from diagnet.run.folder import read_records
 from phantom_masses import masses_of
 
-CONFIG = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_ratio": 0.6}})
+CONFIG = Config.from_preset("diagnet", {"roi": {"size": 24}, "neighbors": {"budget": 15, "positive_ratio": 0.6}})
 
 
 def neighbors_of(images, *, labels, kinds, parents):
@@ -111,7 +111,7 @@ def test_the_contact_sheet_names_class_kind_and_row_and_says_synthetic_above_eac
 def test_every_point_knows_the_mass_it_comes_from(masses, flips, share):
     training = {"flips": flips, "padding": (1.6, 1.6), "shift": 0.0}
     changes = {"training": training, "neighbors": {"positive_ratio": share, "negative_ratio": share}}
-    config = Config.from_preset("small", merged({"roi": {"size": 24}, "neighbors": {"budget": 2}}, changes))
+    config = Config.from_preset("diagnet", merged({"roi": {"size": 24}, "neighbors": {"budget": 2}}, changes))
     images = np.stack([mass.image for mass in masses.masses])
     rows, patients = np.arange(0, 60, 2), masses.patient_numbers
     found = augment(config, images, rows, masses.labels[rows], patients[rows], rng=np.random.default_rng(0))
@@ -140,7 +140,7 @@ def test_each_point_is_its_masss_patients(flips):
     patients = 100 + rng.permutation(16) // 2
     search = {"budget": 10, "search_space": "pixel", "positive_ratio": 0.2, "negative_ratio": 0.2}
     training = {"flips": flips, "padding": (1.6, 1.6), "shift": 0.0}
-    config = Config.from_preset("small", {"roi": {"size": 24}, "neighbors": search, "training": training})
+    config = Config.from_preset("diagnet", {"roi": {"size": 24}, "neighbors": search, "training": training})
     augmented = augment(config, images, rows, labels[rows], patients, rng=rng, workers=1)
     points, found, origin = augmented.points, augmented.neighbors, augmented.origin
 

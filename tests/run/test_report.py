@@ -402,7 +402,7 @@ def test_a_run_without_neighbors_or_graph(tmp_path):
     text = Page(write_report(tmp_path, images).read_text()).text
     assert "made no adversarial neighbors" in text
     assert "Embedding map" not in text
-    none = Config.from_preset("small", {"neighbors": {"positive_ratio": 0, "negative_ratio": 0}}).neighbors
+    none = Config.from_preset("diagnet", {"neighbors": {"positive_ratio": 0, "negative_ratio": 0}}).neighbors
     found = find_neighbors(images, np.zeros(len(images), np.int64), none, rng=np.random.default_rng(0))
     write_neighbors(tmp_path, found, np.zeros(0, np.int64), MassSet(()), none)
     assert "made no adversarial neighbors" in Page(write_report(tmp_path, images).read_text()).text

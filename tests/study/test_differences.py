@@ -40,7 +40,7 @@ def test_an_arm_is_to_beat_plain_on_as_many_masses(manifest, tmp_path):
 
 def test_a_cell_without_a_graph_is_plain_where_there_are_no_neighbors(manifest, tmp_path):
     cells = [arm for arm in STUDIES["neighbors"] if arm.name in ("n+0n-0", "n+0n-4", "n+1n-4")]
-    base = Config.from_preset("small", merged(TINY, NO_NEIGHBORS))
+    base = Config.from_preset("diagnet", merged(TINY, NO_NEIGHBORS))
     found = against(tiny(manifest, arms=cells[::-1], base=base), tmp_path)
     assert found == {"n+1n-4": "n+0n-0", "n+0n-4": "n+0n-0"}
 

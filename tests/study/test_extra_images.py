@@ -36,7 +36,7 @@ TINY = {
     "neighbors": {"budget": 2},
     "training": {"epochs": 4, "batch_size": 16, "precision": "float32", "graph_weight": 0.0},
 }
-CONFIG = Config.from_preset("small", TINY)
+CONFIG = Config.from_preset("diagnet", TINY)
 BESIDE = (
     "neighbors",
     "copies",
@@ -280,7 +280,7 @@ def test_the_output_for_negative_neighbors_is_not_scored(cases, monkeypatch):
 
 
 def test_arms_of_the_evidence_have_the_method_they_are_named_for():
-    base = Config.from_preset("small", {"training": {"epochs": 120, "graph_weight": 0.0}})
+    base = Config.from_preset("diagnet", {"training": {"epochs": 120, "graph_weight": 0.0}})
     arms = {arm.name: arm for arm in read_arms(Path(__file__).parents[2] / "evidence" / "apart.toml", base)}
     assert set(BESIDE) - set(arms) == {"neighbors"}
     for name, arm in arms.items():

@@ -41,7 +41,7 @@ def test_each_method_scores_masses_it_has_not_seen(method, cases):
         pytest.importorskip("pytorch_metric_learning", reason="the extra study is not installed")
     if method.startswith(("features", "dhungel")):
         pytest.importorskip("skimage", reason="the extra study is not installed")
-    config = Config.from_preset("small", merged(PLAIN, TINY))
+    config = Config.from_preset("diagnet", merged(PLAIN, TINY))
     train, test = cases.part(np.arange(60)), cases.part(np.arange(60, 80))
     train = replace(train, patches=train.images)
     scores = METHODS[method](train, config, 0, 0)(test)
@@ -57,7 +57,7 @@ def test_arms_on_the_same_masses_share_the_search_for_neighbors(cases, monkeypat
     monkeypatch.setattr(network_fit, "augment", lambda *given, **more: searches.append(1) or augment(*given, **more))
     train, test = cases.part(np.arange(60)), cases.part(np.arange(60, 80))
     for changes, seed, n_searches in (({}, 0, 1), ({"training": {"graph_weight": 0.3}}, 0, 1), ({}, 1, 2), ({}, 0, 3)):
-        scores = METHODS["network"](train, Config.from_preset("small", merged(TINY, changes)), 0, seed)(test)
+        scores = METHODS["network"](train, Config.from_preset("diagnet", merged(TINY, changes)), 0, seed)(test)
         assert len(searches) == n_searches
         if n_searches == 1 and not changes:
             first = scores

@@ -31,7 +31,7 @@ TINY = {
 
 
 def config(**training):
-    return Config.from_preset("small", merged(merged(PLAIN, TINY), {"training": training}))
+    return Config.from_preset("diagnet", merged(merged(PLAIN, TINY), {"training": training}))
 
 
 @pytest.fixture(scope="module")

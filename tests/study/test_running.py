@@ -158,7 +158,7 @@ def test_fewer_masses_are_seen_as_often_in_all(manifest, monkeypatch):
         return lambda others: np.zeros(len(others.labels))
 
     monkeypatch.setitem(METHODS, "network", fit)
-    base = Config.from_preset("small", {"roi": {"size": 32}, "training": {"epochs": 7}})
+    base = Config.from_preset("diagnet", {"roi": {"size": 32}, "training": {"epochs": 7}})
     for n in (None, 10):
         run_job(Job(Arm("a", "", n_train=n, as_many_images=True), 0, 0), (manifest,), base, 3)
     assert seen[0] == (40, 7)
@@ -182,7 +182,7 @@ def test_tables_are_rebuilt_from_the_rows(study, manifest):
 
 
 def test_the_studies_of_the_issue_are_there():
-    base = Config.from_preset("small")
+    base = Config.from_preset("diagnet")
     assert set(STUDIES) == {
         *("neighbors", "lambda", "ablation", "comparators", "table1", "curve"),
         *("robustness", "calibration", "shortcuts"),

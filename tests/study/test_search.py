@@ -17,7 +17,7 @@ NARROW = {"training.learning_rate": Range(low=1e-3, high=1e-2, log=True), "graph
 
 def test_each_fold_has_a_search_of_its_own_that_goes_on(manifest, tmp_path):
     masses, out = read_manifest(manifest), tmp_path / "s"
-    study = Study("search", (), (manifest,), Config.from_preset("small", TINY), folds=2, repeats=1)
+    study = Study("search", (), (manifest,), Config.from_preset("diagnet", TINY), folds=2, repeats=1)
     claim_study(study, masses, out, joins=False)
     search(study, masses, out, NARROW, 1, workers=1)
     search(study, masses, out, NARROW, 2, workers=1)
@@ -70,6 +70,6 @@ def test_a_space_is_read_and_unknown_settings_are_told(manifest, tmp_path):
     (tmp_path / "space.toml").write_text('["training.no_such"]\nchoices = [1, 2]\n')
     space = read_space(tmp_path / "space.toml")
     assert space == {"training.no_such": Range(choices=(1, 2))}
-    study = Study("search", (), (manifest,), Config.from_preset("small", TINY), folds=2, repeats=1)
+    study = Study("search", (), (manifest,), Config.from_preset("diagnet", TINY), folds=2, repeats=1)
     with pytest.raises(SettingsError, match=r"training.no_such"):
         search(study, read_manifest(manifest), tmp_path, space, 1, workers=1)

@@ -183,7 +183,7 @@ def cases(manifest):
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_perturbations_change_a_little_and_keep_the_range(name, cases):
-    settings = Config.from_preset("small", TINY).roi
+    settings = Config.from_preset("diagnet", TINY).roi
     first, again = (PERTURBATIONS[name](cases, settings, np.random.default_rng(0)) for _ in range(2))
     for images, same in zip(first, again, strict=True):
         np.testing.assert_array_equal(images, same)
@@ -212,7 +212,7 @@ def test_every_table_of_a_study_is_written_from_its_rows(manifest, tmp_path):
         Arm("border", "", PLAIN, "border"),
         Arm("permuted", "", PLAIN, "permuted"),
     )
-    study = Study("all", arms, (manifest,), Config.from_preset("small", TINY), folds=2, repeats=1)
+    study = Study("all", arms, (manifest,), Config.from_preset("diagnet", TINY), folds=2, repeats=1)
     out, masses = tmp_path / "all", read_manifest(manifest)
     claim_study(study, masses, out, joins=False)
     assert run_study(study, out, workers=1) == 14
@@ -237,7 +237,7 @@ def test_every_table_of_a_study_is_written_from_its_rows(manifest, tmp_path):
 
 def test_regions_cut_otherwise_are_refused(manifest, tmp_path):
     masses = read_manifest(manifest)
-    config = Config.from_preset("small", TINY)
+    config = Config.from_preset("diagnet", TINY)
     write_prepared(masses, tmp_path / "data", config.roi)
     other = Arm("wide", "", {"roi": {"padding_factor": 2.0}})
     with pytest.raises(SettingsError, match="`roi` must be the prepared folder's"):
@@ -279,7 +279,7 @@ def test_the_evidence_is_of_the_preset_as_it_ships_but_for_grey_range_search_and
     (ours,) = (arm for arm in STUDIES["ablation"] if arm.name == "diagnet")
     fixed = {"padding": (1.6, 1.6), "shift": 0.0, "gamma": 0.0, "noise": 0.0, "zoom": 0.15}
     before = {"roi": {"grey_range": "image"}, "neighbors": {"start_originals": 10}, "training": fixed}
-    base = Config.from_preset("small", {**before, "network": {"average_flips": False}})
+    base = Config.from_preset("diagnet", {**before, "network": {"average_flips": False}})
     assert Config.stored(record["settings"]) == base == ours.config(base)
 
 
@@ -288,7 +288,7 @@ def test_the_evidence_is_of_the_preset_as_it_ships_but_for_grey_range_search_and
 @hypothesis.example("a\r\n\x85\u2028\x7f", ["\U0001f600", "\x00"])
 def test_study_and_rows_of_any_text_are_read_back(tmp_path_factory, text, classes):
     out = tmp_path_factory.mktemp("study")
-    base = Config.from_preset("small", {**TINY, "classes": classes, "tracking": {"mlflow": text}})
+    base = Config.from_preset("diagnet", {**TINY, "classes": classes, "tracking": {"mlflow": text}})
     study = Study("own", (Arm("own", text),), (Path(text.replace("\0", "")),), base, 2, 1)
     masses = MassSet([Mass(Path("a"), None, classes[0], text)], tuple(classes))
     claim_study(study, masses, out / "study", joins=False)

@@ -45,7 +45,7 @@ def tables(tmp_path_factory):
 
 
 def on(tables):
-    return read_sources(tables[:2], ("benign", "malignant"), Config.from_preset("small", TINY).roi)
+    return read_sources(tables[:2], ("benign", "malignant"), Config.from_preset("diagnet", TINY).roi)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_hidden_labels_are_of_training_patients_and_stay_hidden(tables, monkeypa
 
 
 def tiny_base():
-    return Config.from_preset("small", TINY)
+    return Config.from_preset("diagnet", TINY)
 
 
 def test_margins_cut_other_regions_of_the_test_masses_alone(tables, monkeypatch):
@@ -257,7 +257,7 @@ def test_arms_are_made_from_the_names_of_sources():
 def test_each_arm_is_compared_with_plain_of_its_own_sources():
     arms = [*transfer_arms(["a", "b"]), Arm("more", "", {"network": {"widths": [8, 16]}}, sources=("a",))]
     record = {
-        "settings": Config.from_preset("small").model_dump(mode="json"),
+        "settings": Config.from_preset("diagnet").model_dump(mode="json"),
         "arms": {
             arm.name: {"changes": arm.changes, "method": arm.method, "sources": arm.sources and [*arm.sources]}
             for arm in arms
@@ -354,7 +354,7 @@ def test_what_inner_folds_choose_is_an_arm_of_its_own(tables, tmp_path):
 
 
 def test_arms_of_lite0_are_the_preset_whatever_the_base_is():
-    base, expected = Config.from_preset("small"), Config.from_preset("lite0")
+    base, expected = Config.from_preset("diagnet"), Config.from_preset("lite0")
     found = {arm.name: arm.config(base) for arm in transfer_arms(["a", "b"])}
     assert found["both-lite0-region"].model_copy(update={"preset": "lite0"}) == expected
     frozen = {"network": expected.network.model_copy(update={"trainable": "none"})}

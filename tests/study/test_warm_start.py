@@ -14,7 +14,7 @@ from diagnet.study.methods import METHODS
 from diagnet.study.network_fit import Cases
 from diagnet.study.warm_start import _contrast, read_patches, warm_network, warm_weights
 
-CONFIG = Config.from_preset("small", merged(merged(TINY, PLAIN), {"roi": {"grey_range": "image"}}))
+CONFIG = Config.from_preset("diagnet", merged(merged(TINY, PLAIN), {"roi": {"grey_range": "image"}}))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_patches_are_of_patients_who_are_not_tested_and_of_tissue(mammograms):
 
 
 def test_patches_have_their_own_range_where_regions_have(mammograms):
-    config = Config.from_preset("small", merged(TINY, PLAIN))
+    config = Config.from_preset("diagnet", merged(TINY, PLAIN))
     patches = read_patches(mammograms, ["P0", "P3"], ["P0", "P1"], config, rng=np.random.default_rng(0))
     assert {(float(each.min()), float(each.max())) for each in patches} <= {(0.0, 1.0), (0.0, 0.0)}
 
@@ -77,7 +77,7 @@ def test_a_warm_start_is_an_arm(manifest, mammograms):
     beside = manifest.parent / "whole.csv"
     beside.write_bytes(mammograms.read_bytes())
     arm = Arm("warm", "warm", PLAIN, "warm-start", unlabelled=beside.name)
-    base = Config.from_preset("small", TINY)
+    base = Config.from_preset("diagnet", TINY)
     warm, again, cold = (
         run_job(Job(each, 0, 0), (manifest,), base, 2).scores for each in (arm, arm, Arm("plain", "plain", PLAIN))
     )

@@ -14,5 +14,5 @@ ARMS = (Arm("plain", "plain", PLAIN), Arm("diagnet", "all"))
 
 
 def tiny(manifest, **changes):
-    given = {"name": "tiny", "arms": ARMS, "data": (manifest,), "base": Config.from_preset("small", TINY)}
+    given = {"name": "tiny", "arms": ARMS, "data": (manifest,), "base": Config.from_preset("diagnet", TINY)}
     return Study(**(given | {"folds": 2, "repeats": 1} | changes))

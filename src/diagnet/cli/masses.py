@@ -94,7 +94,7 @@ def augment(
     changes = [*(assignments or ())]
     changes += [] if mode is None else [f"neighbors.search_space={mode}"]
     changes += [] if budget is None else [f"neighbors.budget={budget}"]
-    config = read_config(config_file, preset, changes, seed)
+    config = read_config(config_file, preset, changes, seed, default="diagnet")
     try:
         with shown_progress(quiet=quiet) as progress:
             summary = write_augmentation(

@@ -60,7 +60,7 @@ def demo(
 
     require_report()
     require_empty(out)
-    config = read_config(None, "small", _DEMO_SETTINGS, seed)
+    config = read_config(None, "diagnet", _DEMO_SETTINGS, seed)
     with shown_progress(quiet=quiet) as progress:
         rng = np.random.default_rng(config.seed)
         release = make_inbreast_release(out / "release", n_patients=patients, rng=rng, progress=progress)

@@ -250,7 +250,7 @@ def _settings(how: RunOptions, out: Path, *, resume: bool) -> "Config":
     nothing_given = not (how.config_file or how.preset or how.assignments)
     if resume and nothing_given and (out / RECORD).exists():
         return Config.stored(read_json(out / RECORD)["settings"])
-    return read_config(how.config_file, how.preset, how.assignments or ())
+    return read_config(how.config_file, how.preset, how.assignments or (), default="diagnet")
 
 
 def _mass_set(data: Sequence[Path], config: Any, *, distinct_patients: bool = False) -> Any:

@@ -141,7 +141,7 @@ def _sweep() -> tuple[Arm, ...]:
 
 
 _PLAIN = Arm("plain", "plain cross-entropy", PLAIN)
-_DIAGNET = Arm("diagnet", "signed graph, positive neighbors: the preset small")
+_DIAGNET = Arm("diagnet", "signed graph, positive neighbors: the preset diagnet")
 _WITH_NEGATIVES: Mapping[str, Any] = {"neighbors": {"negative_ratio": 0.2}}
 _LETTER = {
     "neighbors": {"positive_ratio": 0.2, "negative_ratio": 0.2},

@@ -99,7 +99,7 @@ def claim_study(
                     raise RunFolderError(f"`--out` must keep the {key} the study in {out} began with, got others")
             defaults = _json({each.name: each.default for each in fields(Arm) if each.default is not MISSING})
             for name, described in arms.items():
-                kept = {**defaults, **before["arms"].get(name, described)}
+                kept = {**defaults, **before["arms"].get(name, described), "what": described["what"]}
                 if merged({}, kept) != merged({}, described):  # `merged` reads old names of settings
                     raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
             arms = {**{name: {**defaults, **arm} for name, arm in before["arms"].items()}, **arms}

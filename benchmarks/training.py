@@ -236,7 +236,7 @@ def auc_job(masses, images, fold, seed, epochs, out):
     points = Points(images[own], masses.labels[own], np.zeros(len(own), np.int8), patients[own])
     scores = {}
     for batching in ("bank", "packed"):  # at lambda = 0, exact is bank: shuffled batches and no graph
-        config = Config.from_preset("diagnet", {"training": {"batching": batching, "graph_weight": 0, "epochs": epochs}})
+        config = Config.from_preset("small", {"training": {"batching": batching, "epochs": epochs}})
         state = start(points, config.network, config.graph, config.training, seed=seed)
         train(state, points, config.graph, config.training, seed=seed)
         logits = embeddings_and_logits(state.network, images, rows=split.test)[1]

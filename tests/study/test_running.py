@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diagnet.cli import app
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError, RunFolderError, SettingsError
+from diagnet.run.folder import read_json
 from diagnet.study.arms import STUDIES, Arm, chosen_arms, read_arms
 from diagnet.study.differences import compare_arms
 from diagnet.study.jobs import Job, parts, run_job
@@ -112,6 +114,13 @@ def test_a_job_another_process_is_at_is_left_alone(manifest, tmp_path):
         assert run_study(one, out, workers=1) == 1
     assert not one.jobs()[0].path(out).exists()
     assert run_study(one, out, workers=1) == 1
+
+
+def test_an_arm_may_be_told_in_other_words(manifest, tmp_path):
+    masses = read_manifest(manifest)
+    claim_study(tiny(manifest), masses, tmp_path / "s", joins=False)
+    claim_study(tiny(manifest, arms=[replace(ARMS[0], what="as before")]), masses, tmp_path / "s", joins=True)
+    assert read_json(tmp_path / "s" / "study.json")["arms"][ARMS[0].name]["what"] == "as before"
 
 
 def test_a_folder_of_another_study_is_refused(study, manifest, tmp_path):

@@ -31,7 +31,7 @@ from diagnet.training.tracking import TrackingSettings
 # `small` is the simplest that works on a laptop: plain cross-entropy, regions drawn anew (reading 23). `diagnet` is the
 # method there, in as many steps: the graph where it costs least (reading 4), the neighbors that help most (reading 13).
 # `paper` is as in the paper, where the paper speaks. `lite0` begins with what ImageNet has taught, so it is trained for
-# few epochs; `best` is five of them, on patient folds, all blocks of which are trained (docs/evidence/shipped-model.md).
+# few epochs; `best` is five of them, on patient folds, all blocks of which are trained (shipped-model.md).
 _DRAWN: dict[str, Any] = {"padding": (1.0, 2.0), "shift": 0.1, "gamma": 0.25, "zoom": 0.0}  # boxes of any reader
 _NO_NEIGHBORS = {"positive_ratio": 0.0, "negative_ratio": 0.0}
 _GRAPH = {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True}

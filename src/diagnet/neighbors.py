@@ -23,7 +23,7 @@ _SIGNS: tuple[Sign, Sign] = (1, -1)
 # positive neighbors, between them and r3 for negative ones.
 _PIXEL_MOVE = 1.0
 COMPONENT_MOVE = {1: 1.0, -1: 2.25}
-_BATCH = 8  # neighbors a process finds before it reports
+_BATCH = 8  # neighbors a process finds before it reports; another number finds other neighbors
 _WORTH_PROCESSES = 10_000  # fewer evaluations are done before a second process has started
 
 

@@ -21,6 +21,8 @@ from diagnet.study.methods import METHODS
 from diagnet.study.running import claim_study
 from diagnet.study.transfer import MARGINS, pairs_on_sources, parse_tests, transfer_arms
 
+BASE = Config.from_preset("diagnet")
+
 
 def table(folder, name, patients, seed, box=(10, 10, 38, 38)):
     """A manifest of a mass for each patient, on images of its own."""
@@ -199,7 +201,7 @@ def test_a_study_goes_on_with_the_same_sources_and_tests_only(tables, done):
     out, _ = done
     masses, films = on(tables), read_sources(tables[2:], ("benign", "malignant"), tiny_base().roi)
     base = Config.stored(read_json(out / "study.json")["settings"])
-    study = tiny(tables[0], data=tables[:2], base=base, arms=transfer_arms(["crops", "mammograms"])[:1])
+    study = tiny(tables[0], data=tables[:2], base=base, arms=transfer_arms(["crops", "mammograms"], base)[:1])
     before = (out / "study.json").read_bytes()
     with pytest.raises(RunFolderError, match="must keep the tests"):
         claim_study(study, masses, out, joins=True)
@@ -241,23 +243,26 @@ def test_a_test_must_have_a_name_of_its_own(text):
 
 
 def test_arms_are_made_from_the_names_of_sources():
-    arms = {arm.name: arm for arm in transfer_arms(["crops", "mam mograms"])}
+    arms = {arm.name: arm for arm in transfer_arms(["crops", "mam mograms"], BASE)}
     assert len(arms) == 3 * (3 * 2 + 1)
     assert arms["mam-mograms-plain-region"].sources == ("mam mograms",)
     assert arms["both-diagnet-image"].sources is None
     assert {arm.margins for arm in arms.values()} == {MARGINS}
-    assert "all-plain-image" in {arm.name for arm in transfer_arms(["a", "b", "c"])}
-    assert "together-plain-image" in {arm.name for arm in transfer_arms(["both", "b"])}
-    assert len(transfer_arms(["alone"])) == 7
+    assert "all-plain-image" in {arm.name for arm in transfer_arms(["a", "b", "c"], BASE)}
+    assert "together-plain-image" in {arm.name for arm in transfer_arms(["both", "b"], BASE)}
+    assert len(transfer_arms(["alone"], BASE)) == 7
     with pytest.raises(SettingsError, match="must have names that differ"):
-        transfer_arms(["a b", "a-b"])
+        transfer_arms(["a b", "a-b"], BASE)
     assert "transfer" not in STUDIES
+    changed = Config.from_preset("diagnet", {"neighbors": {"negative_ratio": 0.5}, "training": {"epochs": 10}})
+    plain = next(arm.config(changed) for arm in transfer_arms(["a"], changed) if arm.name == "a-plain-region")
+    assert plain.training.epochs == 25  # as many steps as 10 epochs with 1.5 neighbors a mass
 
 
 def test_each_arm_is_compared_with_plain_of_its_own_sources():
-    arms = [*transfer_arms(["a", "b"]), Arm("more", "", {"network": {"widths": [8, 16]}}, sources=("a",))]
+    arms = [*transfer_arms(["a", "b"], BASE), Arm("more", "", {"network": {"widths": [8, 16]}}, sources=("a",))]
     record = {
-        "settings": Config.from_preset("diagnet").model_dump(mode="json"),
+        "settings": json.loads(BASE.model_dump_json().replace("_ratio", "_share")),  # old names
         "arms": {
             arm.name: {"changes": arm.changes, "method": arm.method, "sources": arm.sources and [*arm.sources]}
             for arm in arms
@@ -355,7 +360,7 @@ def test_what_inner_folds_choose_is_an_arm_of_its_own(tables, tmp_path):
 
 def test_arms_of_lite0_are_the_preset_whatever_the_base_is():
     base, expected = Config.from_preset("diagnet"), Config.from_preset("lite0")
-    found = {arm.name: arm.config(base) for arm in transfer_arms(["a", "b"])}
+    found = {arm.name: arm.config(base) for arm in transfer_arms(["a", "b"], base)}
     assert found["both-lite0-region"].model_copy(update={"preset": "lite0"}) == expected
     frozen = {"network": expected.network.model_copy(update={"trainable": "none"})}
     assert found["a-frozen-region"].model_copy(update={"preset": "lite0"}) == expected.model_copy(update=frozen)

@@ -285,7 +285,7 @@ def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOpti
     if name == "transfer":
         for path in on.data:
             manifest_of(path, base.classes, "DATA")
-    ready = transfer_arms(names) if name == "transfer" else STUDIES.get(name, ())
+    ready = transfer_arms(names, base) if name == "transfer" else STUDIES.get(name, ())
     known = read_arms(arms, base) if arms is not None else ready
     study = Study(
         name,

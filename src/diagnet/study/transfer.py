@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Bool
 
-from diagnet.config import LITE0, merged
+from diagnet.config import LITE0, Config, merged
 from diagnet.data.mass import MassSet, malignant_class
 from diagnet.data.prepared import Prepared, read_data
 from diagnet.data.sources import merged as one_set
@@ -62,17 +62,21 @@ class TransferRow(TypedDict):
     auc: Interval
 
 
-def transfer_arms(names: Sequence[str]) -> tuple[Arm, ...]:
-    """Arms of a study on sources of these names: each method, trained on each source and on all."""
+def transfer_arms(names: Sequence[str], base: Config) -> tuple[Arm, ...]:
+    """Arms of a study on sources of these names: each method, trained on each source and on all.
+
+    Plain cross-entropy takes as many steps as the method, whose neighbors make an epoch longer.
+    """
     together = next(name for name in ("both" if len(names) == 2 else "all", "together", "_") if name not in names)
     trained_on: dict[str, tuple[str, ...] | None] = {_folder(name): (name,) for name in names}
     if len(trained_on) < len(names):
         raise SettingsError(f"`DATA` must have names that differ in letters and digits, got {', '.join(names)}")
     trained_on = {**trained_on, together: None} if len(names) > 1 else dict.fromkeys(trained_on)
     frozen = merged(LITE0, {"network": {"trainable": "none"}})
+    plain = _plain(base.model_dump(mode="json"))
     both = ("region", "image")
     methods: tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...] = (
-        ("plain", "plain cross-entropy", PLAIN, both),
+        ("plain", "plain cross-entropy, as many steps as the preset", plain, both),
         ("diagnet", "the preset", {}, both),
         ("frozen", "ImageNet features and a logistic regression", frozen, both),
         ("lite0", "the preset lite0", LITE0, both[:1]),
@@ -89,6 +93,13 @@ def transfer_arms(names: Sequence[str]) -> tuple[Arm, ...]:
         for method, what, changes, grey_ranges in methods
         for grey_range in grey_ranges
     )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes that make plain cross-entropy of a study's settings, in as many steps."""
+    neighbors = merged({}, settings)["neighbors"]  # old names are read
+    per_mass = 1 + neighbors["positive_ratio"] + neighbors["negative_ratio"]
+    return merged(PLAIN, {"training": {"epochs": round(settings["training"]["epochs"] * per_mass)}})
 
 
 def parse_tests(given: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, Path], ...]:
@@ -224,9 +235,10 @@ def pairs_on_sources(names: Sequence[str], record: Mapping[str, Any]) -> list[tu
     def trained(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key not in ("graph", "roi")}
 
+    plains = [trained(merged(record["settings"], changes)) for changes in (PLAIN, _plain(record["settings"]))]
     for name, own in settings.items():
         is_network = described[name]["method"] == "network"
-        if is_network and trained(own) == trained(merged(record["settings"], PLAIN)):
+        if is_network and trained(own) in plains:
             plain.setdefault(place(name), name)
     pairs = []
     for name, own in settings.items():

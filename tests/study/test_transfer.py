@@ -62,6 +62,10 @@ def done(tables, tmp_path_factory):
     return out, json.loads(result.stdout.splitlines()[-1])
 
 
+def test_a_study_begins_from_the_preset_diagnet(done):
+    assert read_json(done[0] / "study.json")["settings"]["preset"] == "diagnet"
+
+
 def test_arms_are_compared_on_one_source_and_with_one_margin(done, tables):
     out, found = done
     arms = [str(out / name) for name in ("crops-plain-region", "crops-plain-image")]

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diagnet.atomic import write_text
-from diagnet.config import Config, read_config
+from diagnet.config import Config, read_config, without_effect
 from diagnet.errors import DataError, SettingsError
 
 
@@ -66,6 +66,14 @@ def test_half_of_a_surrogate_pair_is_told(changes):
     with pytest.raises(DataError, match=r"`text` must be text that UTF-8 can hold, got .* U\+D[8C]..* Fix: ") as told:
         Config.from_preset("small", changes).to_toml()
     assert str(told.value).encode()
+
+
+def test_what_changes_nothing_is_named():
+    given = ["neighbors.budget=9", "neighbors.positive_share=0", "graph.n_repelling=2", "training.epochs=2"]
+    small, method = Config(), Config.from_preset("diagnet", {"neighbors": {"positive_ratio": 0}})
+    assert without_effect(small, given) == ["neighbors.budget", "graph.n_repelling"]
+    assert without_effect(method, given) == ["neighbors.budget"]
+    assert without_effect(read_config(preset="diagnet"), given[:1]) == []
 
 
 def test_assignments_win_over_the_file_and_the_seed_over_all(tmp_path):

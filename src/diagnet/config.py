@@ -237,6 +237,20 @@ def read_config(
     return Config.from_preset(preset or str(from_file), changes)
 
 
+def without_effect(config: Config, assignments: Sequence[str]) -> list[str]:
+    """Assignments about neighbors or a graph that the settings do not make: names, as they were given."""
+    off = {"neighbors": config.neighbors.makes_none, "graph": not config.training.needs_graph}
+    given = _parsed_together(assignments)
+    ratios = ("positive_ratio", "negative_ratio")
+    return [
+        f"{section}.{key}"
+        for section, is_off in off.items()
+        if is_off
+        for key in merged({}, given.get(section, {}))
+        if key not in ratios
+    ]
+
+
 def read_run_config(run: Path) -> Config:
     """Read the settings a run was made with; old names of settings are read without a warning.
 

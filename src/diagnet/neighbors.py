@@ -45,6 +45,11 @@ class NeighborSettings(SearchSettings, frozen=True, extra="forbid"):
     )
     smallest_closest_pair: float = Field(1e-4, gt=0, description="floor of rho, for classes with copies (reading 12)")
 
+    @property
+    def makes_none(self) -> bool:
+        """Whether both ratios are 0."""
+        return self.positive_ratio == self.negative_ratio == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:

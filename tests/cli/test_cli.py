@@ -15,7 +15,7 @@ from diagnet.config import Config, read_config
 from diagnet.version import __version__
 
 QUICK = [
-    *("--set", "roi.size=32", "--set", "training.epochs=2", "--set", "neighbors.budget=10"),
+    *("--preset", "diagnet", "--set", "roi.size=32", "--set", "training.epochs=2", "--set", "neighbors.budget=10"),
     *("--set", "network.widths=[8,16]", "--set", "network.stem_widths=[4,8]", "--set", "evaluation.n_resamples=50"),
 ]
 
@@ -114,6 +114,17 @@ def test_prepare_augment_and_train_on_what_was_prepared(manifest, tmp_path, in_p
     assert done.stderr == ""
 
 
+def test_neighbors_that_a_preset_does_not_make_are_told(manifest, tmp_path, in_process):
+    done = in_process("augment", manifest, "--out", tmp_path / "n", "--preset", "small")
+    assert done.returncode == 1
+    assert "must be above 0 to make neighbors, got 0 and 0. Fix: --preset diagnet" in done.stderr
+    assert not (tmp_path / "n").exists()
+    options = ["--set", "neighbors.budget=3", "--set", "training.epochs=1", "--set", "roi.size=16"]
+    done = in_process("train", manifest, "--out", tmp_path / "run", "--quiet", "--no-report", *options)
+    assert done.returncode == 0
+    assert "`neighbors.budget` changes nothing here" in done.stderr
+
+
 def test_training_on_several_sources(manifest, tmp_path, in_process):
     head, *lines = re.sub(
         r"^(\d+\.png)", rf"{manifest.parent}/\1", manifest.read_text(), flags=re.MULTILINE
@@ -121,8 +132,7 @@ def test_training_on_several_sources(manifest, tmp_path, in_process):
     tables = [tmp_path / "north.csv", tmp_path / "south.csv"]
     for table, part in zip(tables, (lines[:30], [line.replace(",P15,", ",P0,") for line in lines[30:]]), strict=True):
         table.write_text("\n".join([head, *part]) + "\n")
-    options = ["--quiet", "--json", "--no-report", *QUICK, "--set", "neighbors.positive_ratio=0"]
-    options += ["--set", "training.epochs=1"]
+    options = ["--quiet", "--json", "--no-report", *QUICK, "--set", "training.epochs=1"]
     for out, more in (("one", []), ("apart", ["--distinct-patients"])):
         done = in_process("train", *tables, "--out", tmp_path / out, *options, *more)
         assert done.returncode == 0, done.stderr

@@ -78,7 +78,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, batching):
 
 
 def test_the_same_command_under_torchrun_writes_the_same_run(manifest, tmp_path):
-    options = ["--preset", "small", "--quiet", "--no-report"]
+    options = ["--preset", "diagnet", "--quiet", "--no-report"]
     for setting in ("roi.size=32", "training.epochs=2", "training.precision=float32", "network.dropout=0"):
         options += ["--set", setting]
     options += ["--set", "neighbors.budget=2"]

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-OPTIONS = ["--no-report", "--seed", "5"]
+OPTIONS = ["--preset", "diagnet", "--no-report", "--seed", "5"]
 for setting in (
     "roi.size=32", "neighbors.budget=2", "network.stem_widths=[4, 8]", "network.widths=[8, 16]", "network.n_middle=0",
     "network.n_hidden=16", "training.epochs=60", "training.batch_size=8", "training.checkpoint_minutes=0.0001",

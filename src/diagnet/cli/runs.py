@@ -113,13 +113,15 @@ def train(
     The steps: split, augment, build the graph, train, evaluate and report (Fig. 1a of the paper).
     """
     from diagnet.cli.terminal import shown_progress
-    from diagnet.config import read_config
+    from diagnet.config import read_config, without_effect
     from diagnet.data.sources import read_sources
     from diagnet.experiment import run_experiment
     from diagnet.run.folder import RECORD
     from diagnet.training.distributed import process_group
 
     config = read_config(config_file, preset, assignments or (), seed)
+    for name in without_effect(config, assignments or ()):
+        print(f"diagnet: `{name}` changes nothing here: preset diagnet makes neighbors and a graph", file=sys.stderr)
     if resume and not (out / RECORD).exists():
         print(f"diagnet: --resume: there is no run in {out}, so it starts afresh", file=sys.stderr)
     try:

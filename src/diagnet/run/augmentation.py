@@ -147,7 +147,7 @@ def augment(
         own = read_rows(images, rows)
         images = np.concatenate([flipped(own, across, down) for across in (False, True) for down in (False, True)])
         rows, labels, source = np.arange(len(images)), np.tile(labels, 4), np.tile(source, 4)
-    wants_none = config.neighbors.positive_ratio == config.neighbors.negative_ratio == 0
+    wants_none = config.neighbors.makes_none
     originals, own = (images[:0], labels[:0]) if wants_none else (read_rows(images, rows), labels)
     moves = None
     if config.neighbors.search_space == "embedding" and not wants_none:
@@ -205,8 +205,13 @@ def write_augmentation(
         RunFolderError: `out` holds files, or was begun with other settings or data.
         RunInUseError: another process is writing it.
         DataError: a class has too few masses, or the name of one is no text.
-        SettingsError: the neighbors asked for are no images.
+        SettingsError: the neighbors asked for are no images, or there are none.
     """
+    if config.neighbors.makes_none:
+        raise SettingsError(
+            "`neighbors.positive_ratio` or `neighbors.negative_ratio` must be above 0 to make neighbors, got 0 and 0. "
+            "Fix: --preset diagnet"
+        )
     if config.neighbors.search_space == "embedding":
         raise SettingsError("`neighbors.search_space` must be subspace or pixel to make images, got embedding")
     with held(out):

@@ -71,8 +71,12 @@ def test_half_of_a_surrogate_pair_is_told(changes):
 def test_what_changes_nothing_is_named():
     given = ["neighbors.budget=9", "neighbors.positive_share=0", "graph.n_repelling=2", "training.epochs=2"]
     small, method = Config(), Config.from_preset("diagnet", {"neighbors": {"positive_ratio": 0}})
-    assert without_effect(small, given) == ["neighbors.budget", "graph.n_repelling"]
-    assert without_effect(method, given) == ["neighbors.budget"]
+    ratios = "`neighbors.budget` changes nothing where `neighbors.positive_ratio` and `neighbors.negative_ratio` are 0"
+    assert without_effect(small, given) == [
+        ratios,
+        "`graph.n_repelling` changes nothing where `training.graph_weight` is 0",
+    ]
+    assert without_effect(method, given) == [ratios]
     assert without_effect(read_config(preset="diagnet"), given[:1]) == []
 
 

@@ -238,16 +238,19 @@ def read_config(
 
 
 def without_effect(config: Config, assignments: Sequence[str]) -> list[str]:
-    """Assignments about neighbors or a graph that the settings do not make: names, as they were given."""
-    off = {"neighbors": config.neighbors.makes_none, "graph": not config.training.needs_graph}
+    """Say which assignments are about neighbors or a graph that the settings do not make, and why they make none."""
     given = _parsed_together(assignments)
-    ratios = ("positive_ratio", "negative_ratio")
+    sizes = ("positive_ratio", "negative_ratio")
+    off = {
+        "neighbors": config.neighbors.makes_none and "`neighbors.positive_ratio` and `neighbors.negative_ratio` are 0",
+        "graph": not config.training.needs_graph and "`training.graph_weight` is 0",
+    }
     return [
-        f"{section}.{key}"
-        for section, is_off in off.items()
-        if is_off
+        f"`{section}.{key}` changes nothing where {why}"
+        for section, why in off.items()
+        if why
         for key in merged({}, given.get(section, {}))
-        if key not in ratios
+        if key not in sizes
     ]
 
 

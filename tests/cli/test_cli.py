@@ -122,7 +122,7 @@ def test_neighbors_that_a_preset_does_not_make_are_told(manifest, tmp_path, in_p
     options = ["--set", "neighbors.budget=3", "--set", "training.epochs=1", "--set", "roi.size=16"]
     done = in_process("train", manifest, "--out", tmp_path / "run", "--quiet", "--no-report", *options)
     assert done.returncode == 0
-    assert "`neighbors.budget` changes nothing here" in done.stderr
+    assert "`neighbors.budget` changes nothing where `neighbors.positive_ratio`" in done.stderr
 
 
 def test_training_on_several_sources(manifest, tmp_path, in_process):

@@ -120,12 +120,12 @@ def train(
     from diagnet.training.distributed import process_group
 
     config = read_config(config_file, preset, assignments or (), seed)
-    for name in without_effect(config, assignments or ()):
-        print(f"diagnet: `{name}` changes nothing here: preset diagnet makes neighbors and a graph", file=sys.stderr)
     if resume and not (out / RECORD).exists():
         print(f"diagnet: --resume: there is no run in {out}, so it starts afresh", file=sys.stderr)
     try:
         with process_group() as processes, shown_progress(quiet=quiet or not processes.is_first) as progress:
+            for line in without_effect(config, assignments or ()) if processes.is_first else ():
+                print(f"diagnet: {line}", file=sys.stderr)
             masses = read_sources(
                 data,
                 config.classes,

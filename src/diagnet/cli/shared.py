@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Out = Annotated[Path, typer.Option(help="Folder to write: new or empty.", show_default=False)]
 Preset = Annotated[
     str | None,
-    typer.Option(help="small, diagnet (the method), lite0 (pretrained), best (five of these) or paper."),
+    typer.Option(
+        help="small, diagnet (the method), lite0 (pretrained), best (five of these) or paper. "
+        "[default: small; of augment and studies: diagnet]"
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with any subset of the settings.")]
 Assignments = Annotated[

@@ -31,7 +31,8 @@ from diagnet.training.tracking import TrackingSettings
 # `small` is the simplest that works on a laptop: plain cross-entropy, regions drawn anew (reading 23). `diagnet` is the
 # method there, in as many steps: the graph where it costs least (reading 4), the neighbors that help most (reading 13).
 # `paper` is as in the paper, where the paper speaks. `lite0` begins with what ImageNet has taught, so it is trained for
-# few epochs; `best` is five of them, on patient folds, all blocks of which are trained (shipped-model.md).
+# few epochs; `best` is five of them, on patient folds, all blocks of which are trained
+# (docs/evidence/shipped-model.md).
 _DRAWN: dict[str, Any] = {"padding": (1.0, 2.0), "shift": 0.1, "gamma": 0.25, "zoom": 0.0}  # boxes of any reader
 _NO_NEIGHBORS = {"positive_ratio": 0.0, "negative_ratio": 0.0}
 _GRAPH = {"space": "embedding", "skip_same_patient": True, "skip_own_neighbors": True}
@@ -50,19 +51,18 @@ LITE0: dict[str, dict[str, Any]] = {
         "noise": 0.03,
     },
 }
+_ON_A_LAPTOP: dict[str, dict[str, Any]] = {
+    "graph": _GRAPH,
+    "network": {"average_flips": True},
+    "training": {**_DRAWN, "noise": 0.05},
+}
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
+        **_ON_A_LAPTOP,
         "neighbors": _NO_NEIGHBORS,
-        "graph": _GRAPH,
-        "network": {"average_flips": True},
-        "training": {**_DRAWN, "noise": 0.05, "epochs": 120, "graph_weight": 0.0},
+        "training": {**_ON_A_LAPTOP["training"], "epochs": 120, "graph_weight": 0.0},
     },
-    "diagnet": {
-        "neighbors": {"positive_ratio": 1.0, "negative_ratio": 0.0},
-        "graph": _GRAPH,
-        "network": {"average_flips": True},
-        "training": {**_DRAWN, "noise": 0.05},
-    },
+    "diagnet": {**_ON_A_LAPTOP, "neighbors": {"positive_ratio": 1.0, "negative_ratio": 0.0}},
     "lite0": LITE0,
     "best": {**LITE0, "network": {**_BACKBONE, "trainable": "all"}, "evaluation": {"folds": 5}},
     "paper": {
@@ -239,8 +239,8 @@ def read_config(
 
 def without_effect(config: Config, assignments: Sequence[str]) -> list[str]:
     """Say which assignments are about neighbors or a graph that the settings do not make, and why they make none."""
-    given = _parsed_together(assignments)
-    sizes = ("positive_ratio", "negative_ratio")
+    given = with_new_names(_parsed_together(assignments), warn=False)
+    ratios = ("positive_ratio", "negative_ratio")
     off = {
         "neighbors": config.neighbors.makes_none and "`neighbors.positive_ratio` and `neighbors.negative_ratio` are 0",
         "graph": not config.training.needs_graph and "`training.graph_weight` is 0",
@@ -249,8 +249,8 @@ def without_effect(config: Config, assignments: Sequence[str]) -> list[str]:
         f"`{section}.{key}` changes nothing where {why}"
         for section, why in off.items()
         if why
-        for key in merged({}, given.get(section, {}))
-        if key not in sizes
+        for key in given.get(section, {})
+        if key not in ratios
     ]
 
 

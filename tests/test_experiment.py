@@ -23,7 +23,8 @@ from diagnet.evaluation.figures import evaluate
 from diagnet.experiment import run_experiment
 from diagnet.inference.external_validation import evaluate_run
 from diagnet.inference.model import load_model
-from diagnet.run.folder import read_json
+from diagnet.run.folder import read_json, read_record
+from diagnet.run.model_card import write_model_card
 from diagnet.run.report.files import read_run_files
 from diagnet.run.tables import read_split
 from diagnet.training.state import start
@@ -299,6 +300,18 @@ def test_figures_by_source_are_those_of_each_source_alone(run_of_two):
         alone = evaluate(part, 0.5, tiny().evaluation, rng=np.random.default_rng([0, 3]))["units"]["mass"]
         assert found == {key: alone[key] for key in ("n", "n_patients", "auc")}
     assert json.loads((run_of_two.folder / "metrics.json").read_text())["test"]["by_source"] == by_source
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (tiny(), "with 1 positive neighbors for each mass and the signed graph at lambda 0.05"),
+        (Config(), "with plain cross-entropy, without neighbors and graph"),
+    ],
+)
+def test_the_model_card_says_how_much_of_the_method_there_was(run_of_two, tmp_path, config, said):
+    write_model_card(tmp_path, config, read_record(run_of_two.folder), run_of_two.metrics)
+    assert f" {said}. " in (tmp_path / "model_card.md").read_text()
 
 
 def test_a_run_of_two_sources_says_so(run_of_two):

@@ -193,7 +193,7 @@ def _run(
     write_metrics(out, metrics)
     progress("evaluate", 1, 1)
     record |= {"status": "finished", "duration_s": round(time.perf_counter() - began, 1)}
-    write_model_card(out, record, metrics)
+    write_model_card(out, config, record, metrics)
     if with_report:
         progress("report", 0, 1)
         # The report reads run.json; the run itself is finished only once its report is there.

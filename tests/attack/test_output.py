@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from diagnet.atomic import _machine, atomic_path, write_text
 from diagnet.cli import main
 from diagnet.cli.terminal import EscapedStream, escaped
+from diagnet.config import Config
 from diagnet.data.table import read_table, table_text
 from diagnet.errors import RunFolderError
 from diagnet.run.folder import read_records, write_table
@@ -108,7 +109,7 @@ def test_a_model_card_shows_names_and_runs_none(tmp_path):
     mass = {"n": 1} | dict.fromkeys(("auc", "accuracy", "sensitivity", "specificity", "brier"), FIGURE)
     metrics = {"test": {"units": {"mass": mass}, "by_source": {name: mass}}}
     Metrics.model_validate(metrics)
-    write_model_card(tmp_path, record, metrics)
+    write_model_card(tmp_path, Config(), record, metrics)
     text = (tmp_path / "model_card.md").read_text()
     assert text.count("onerror") == 6
     assert "<" not in text

@@ -122,7 +122,7 @@ def pack(
     agreement["operating_points"] = _operating_points(read_predictions(run))
     write_text(out / "packed.json", json.dumps(agreement, indent=1) + "\n")
     record = {**record, "command": "", "data": _without_folders(record["data"]), "packed": agreement}
-    write_model_card(out, record, read_metrics(run))
+    write_model_card(out, config, record, read_metrics(run))
     seal(out, seal_key())
     write_record(out, record | {"sealed": True})  # last: it says that the run is finished
     progress("pack", 1, 1)

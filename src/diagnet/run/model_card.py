@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnet.atomic import legible, write_text
+from diagnet.config import Config
 from diagnet.errors import printable
 from diagnet.notice import SYNTHETIC_FLAG, notice_of
 from diagnet.run.folder import data_name
@@ -13,11 +14,12 @@ from diagnet.run.folder import data_name
 _UNKNOWN = "TODO (diagnet cannot know this)"
 
 
-def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+def write_model_card(run: Path, config: Config, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Fill the card from the run; what the run cannot know is left as TODO.
 
     Args:
         run: the run's folder.
+        config: its settings.
         record: what run.json holds.
         metrics: what metrics.json holds.
     """
@@ -30,9 +32,9 @@ def write_model_card(run: Path, record: Mapping[str, Any], metrics: Mapping[str,
         *(["", f"**{SYNTHETIC_FLAG}.**"] if data.get("synthetic") else []),
         "",
         "## Model",
-        f"DiagNet, preset `{record['preset']}`, seed {record['seed']}, diagnet {record['versions']['diagnet']}, "
-        f"trained {record['started']}. A score is the calibrated probability that a marked mass is malignant, "
-        "on masses like those it was trained on. Every setting is in config.toml.",
+        f"Preset `{record['preset']}` of diagnet {record['versions']['diagnet']}, seed {record['seed']}, "
+        f"trained {record['started']} {_how(config)}. A score is the calibrated probability that a marked mass is "
+        "malignant, on masses like those it was trained on. Every setting is in config.toml.",
         "",
         "## Data",
         f"Source: {_plain(data_name(record) or 'in memory')} (SHA-256 {data['sha256'][:16]}...). "
@@ -76,6 +78,18 @@ def _plain(text: object) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
+
+
+def _how(config: Config) -> str:
+    """How much of the paper's method the training had."""
+    parts = [
+        f"{getattr(config.neighbors, sign + '_ratio'):g} {sign} neighbors for each mass"
+        for sign in ("positive", "negative")
+        if getattr(config.neighbors, sign + "_ratio")
+    ]
+    if config.training.needs_graph:
+        parts.append(f"the signed graph at lambda {config.training.graph_weight:g}")
+    return "with " + " and ".join(parts) if parts else "with plain cross-entropy, without neighbors and graph"
 
 
 def _sources(data: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ should be flagged, `of_own_kind` one that should not; intervals are 95 % by pati
 
 - `crops, given mammograms`: facts of rois.csv, and the masses of mammograms.csv.
   `sizes not known` leaves the size of the region out, which alone tells the two apart.
-- `mammograms`, `crops`, `both`: facts of four fifths of the patients, and the other fifth, each fifth in turn.
+- `mammograms`, `crops`, `both`: facts of four fifths of the patients, and the other fifth, each fifth in turn. `both`
+  are two sources, each a kind of its own.
 - the pictures made of one fifth's mammograms, by facts of the mammograms and of both: `ultrasound` (a fan of
   speckle), `inverted`, `clahe`, `gamma_0.4`, `gamma_2.5`, `stretched` (the middle half of the breast's grey values),
   and `phantom`, of diagnet.data.phantom. `enhanced` is the mean of the four that change the contrast.
@@ -174,7 +175,8 @@ def figures(quick):
         is_unlike, is_far, named = np.zeros(len(masses), dtype=bool), np.zeros(len(masses), dtype=bool), []
         for k in range(N_PARTS):
             chosen = np.flatnonzero(part != k)
-            domain = fit_domain(facts[name][chosen], [masses[i].patient_id for i in chosen])
+            of_table = ["crops" if i < len(tables["crops"]) else "mammograms" for i in chosen] if name == "both" else ()
+            domain = fit_domain(facts[name][chosen], [masses[i].patient_id for i in chosen], of_table)
             is_unlike[part == k], is_far[part == k], why = flagged(domain, facts[name][part == k])
             named += why
             if k == CHANGED_PART:

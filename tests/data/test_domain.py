@@ -1,3 +1,4 @@
+import base64
 import json
 
 import numpy as np
@@ -50,9 +51,10 @@ def test_a_fact_outside_is_flagged_and_far_outside_refused(domain):
     found = like(domain, contrast=0.09)
     assert (found.is_unlike, found.is_far) == (True, False)
     assert found.reason == f"contrast 0.09, training {low:.2f} to {high:.2f}"
-    edge = (domain.limit_alone + 1) * (high - low)
+    alone = domain.kinds[0].limit_alone
+    edge = (alone + 1) * (high - low)
     assert like(domain, contrast=high + 1.05 * edge).is_far
-    assert not like(domain, contrast=high + domain.limit_alone * (high - low) * 1.05).is_far
+    assert not like(domain, contrast=high + alone * (high - low) * 1.05).is_far
 
 
 def test_sizes_are_compared_as_logarithms(domain):
@@ -87,11 +89,12 @@ def test_several_kinds_may_be_known_at_once():
 def test_a_patients_other_masses_do_not_make_limits_narrow():
     rows = np.repeat(masses(200), 6, axis=0)
     of_patient = np.repeat(np.arange(200), 6).astype(str).tolist()
-    narrow = fit_domain(rows, np.arange(1200).astype(str).tolist())
-    assert fit_domain(rows, of_patient).limit_together > 3
+    (narrow,) = fit_domain(rows, np.arange(1200).astype(str).tolist()).kinds
+    (wide,) = fit_domain(rows, of_patient).kinds
+    assert wide.limit_together > 3
     assert narrow.limit_together < 1.5
-    once = fit_domain(masses(200), np.arange(200).astype(str).tolist())  # the metric knows other patients alone
-    assert (np.diag(fit_domain(rows, of_patient).alike) < 3 * np.diag(once.alike)).all()
+    (once,) = fit_domain(masses(200), np.arange(200).astype(str).tolist()).kinds
+    assert (np.diag(wide.alike) < 3 * np.diag(once.alike)).all()  # the metric knows other patients alone
 
 
 def test_too_few_masses_or_patients_know_nothing():
@@ -110,7 +113,7 @@ def test_known_sizes_in_mm_are_compared():
 
 def test_many_masses_are_drawn_from():
     domain = fit_domain(masses(2500), patients(2500))
-    assert len(domain.rows) < 2100 * 15 * 4 * 4 / 3
+    assert len(domain.kinds[0].rows) < 2100 * 15 * 4 * 4 / 3
     assert like(domain) == Verdict()
 
 
@@ -131,16 +134,57 @@ def test_of_several_networks_the_middle_one_counts(domain):
     assert middle_verdict((far, domain), facts) == Verdict()
 
 
-def test_a_region_is_of_the_source_that_looks_most_like_it():
-    rows = np.concatenate([masses(300), masses(300, seed=1, contrast=0.6, picture_air=0.1)])
-    sources = ["mammograms"] * 300 + ["crops"] * 300
+def two_sources():
+    """Masses in mammograms are a small part of them; crops show little else."""
+    rows = np.concatenate([masses(300), masses(300, seed=1, contrast=0.6, picture_air=0.1, share=0.8)])
+    return rows, ["mammograms"] * 300 + ["crops"] * 300
+
+
+def test_a_region_is_of_the_source_that_it_looks_like():
+    rows, sources = two_sources()
     found = fit_domain(rows, patients(600), sources)
     assert Domain.model_validate_json(found.model_dump_json()) == found
     assert like(found).source == "mammograms"
-    assert like(found, contrast=0.6, picture_air=0.1) == Verdict(source="crops")
+    assert like(found, contrast=0.6, picture_air=0.1, share=0.8) == Verdict(source="crops")
     assert like(found, contrast=0.01).source == ""  # unlike both
-    alone = fit_domain(rows, patients(600), ["crops", *sources[1:]])
-    assert alone.verdict(RegionFacts(*rows[0].tolist())).source == "mammograms"  # not the one nearest mass's
     assert like(fit_domain(rows, patients(600), ["one"] * 600)).source == ""
+
+
+def test_what_is_between_two_sources_is_like_neither():
+    rows, sources = two_sources()
+    assert like(fit_domain(rows, patients(600)), share=0.8) == Verdict()  # as a mixture they let it pass
+    found = like(fit_domain(rows, patients(600), sources), share=0.8)
+    assert found.is_unlike
+    assert found.reason.startswith("share 0.80, training 0.0")  # of the nearest kind, the mammograms
+
+
+def test_alike_sources_share_what_looks_like_both():
+    found = fit_domain(masses(600), patients(600), ["a", "b"] * 300)
+    verdicts = [found.verdict(RegionFacts(*row)) for row in masses(300, seed=1).tolist()]
+    assert np.mean([each.is_unlike for each in verdicts]) < 0.05
+    assert {each.source for each in verdicts if not each.is_unlike} == {"a", "b"}
+
+
+def test_a_source_of_too_few_masses_joins_the_largest():
+    rows, sources = two_sources()
+    few = np.concatenate([rows, masses(20, seed=2, brightness=5.0)])
+    found = fit_domain(few, patients(620), [*sources[:-1], "mammograms", *["scans"] * 20])
+    assert [kind.sources for kind in found.kinds] == [("crops",), ("mammograms",)]
+    assert like(found, brightness=5.0).source == "mammograms"
+    pooled = fit_domain(masses(60), patients(60), ["a", "b", "c"] * 20)  # none is large enough
+    assert pooled == fit_domain(masses(60), patients(60))
+
+
+def test_models_from_before_each_source_was_a_kind_say_what_most_similar_masses_are_of():
+    rows, sources = two_sources()
+    (mixture,) = fit_domain(rows, patients(600)).kinds
+    of_rows = np.array([each == "mammograms" for each in ["crops", *sources[1:]]], dtype=np.uint8)
+    stored = mixture.model_dump() | {
+        "sources": ("crops", "mammograms"),
+        "row_sources": base64.b64encode(of_rows.tobytes()).decode(),
+    }
+    before = Domain.model_validate(stored)
+    assert before.model_dump() == stored  # so that a model's hash stays what it was
+    assert before.verdict(RegionFacts(*rows[0].tolist())).source == "mammograms"  # not the one nearest mass's
     with pytest.raises(ValueError, match="must name the source of each of its rows"):
-        Domain.model_validate({**found.model_dump(), "sources": ("crops",)})
+        Domain.model_validate({**stored, "row_sources": ""})

@@ -1,14 +1,16 @@
 """What a model's training masses looked like, and whether a region is like them (docs/predict.md)."""
 
 import base64
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_serializer, model_validator
 from scipy.spatial.distance import cdist
 
 from diagnet.data.region_facts import RegionFacts
@@ -31,6 +33,7 @@ _MOST_ROWS = 2000  # training masses that are compared with
 _QUIET = 0.98  # of masses of the same kind that each of the two rules lets pass
 _FAR_ALONE, _FAR_TOGETHER = 1.0, 2.0  # widths beyond the limit; times the limit
 _N_NEAREST, _N_ALIKE, _N_SHOWN = 5, 10, 20  # the distance; the metric; the range that a reason names
+_STEEP = 1e-9  # stands for a limit of nothing
 
 Rows = Float[np.ndarray, "mass fact"]
 
@@ -53,8 +56,8 @@ class Verdict:
     source: str = ""
 
 
-class Domain(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """What training masses looked like, as it is stored with a network.
+class Kind(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """What training masses of one kind of images looked like.
 
     Attributes:
         low: the lowest value of each fact; None where the fact is not known.
@@ -63,8 +66,9 @@ class Domain(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         alike: inverse covariance of what similar masses differ by.
         limit_alone: excess of a fact that is still quiet, in widths of its range.
         limit_together: distance from the most similar masses that is still quiet.
-        sources: names of the sources of the training masses, where there were several.
-        row_sources: place in `sources` of each of `rows`, uint8 as base64.
+        sources: name of the source that these masses are of, where there were several. Models from before each source
+            was a kind of its own have all of their names.
+        row_sources: place in `sources` of each of `rows`, uint8 as base64; "" where all are of one.
     """
 
     low: tuple[float | None, ...]
@@ -77,7 +81,7 @@ class Domain(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     row_sources: str = ""
 
     @model_validator(mode="after")
-    def _check(self) -> "Domain":
+    def _check(self) -> "Kind":
         """Facts are those of this version, and every array is of their number."""
         n_facts, n_looks = len(RegionFacts._fields), int(_LOOKS.sum())
         n_bytes = len(base64.b64decode(self.rows, validate=True))
@@ -87,30 +91,31 @@ class Domain(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         if not np.isfinite(np.frombuffer(base64.b64decode(self.rows), dtype="<f4")).all():
             raise ValueError("`domain` must hold finite numbers, got others.")
         of_rows = self._row_sources
-        if self.sources and (len(of_rows) * 4 * n_looks != n_bytes or of_rows.max() >= len(self.sources)):
+        if len(self.sources) > 1 and (len(of_rows) * 4 * n_looks != n_bytes or of_rows.max() >= len(self.sources)):
             raise ValueError("`domain` must name the source of each of its rows, got others.")
         return self
 
-    def verdict(self, facts: RegionFacts) -> Verdict:
-        """Compare a region with the training masses."""
+    def judged(self, facts: RegionFacts) -> tuple[Verdict, float]:
+        """Compare a region with the training masses; return the distance from them beside it, in times the limit."""
         row = _comparable(np.array([facts]))
         excess = self._reference.excess(row)[0]
         most = int(excess.argmax())
         distance = float(self._reference.distance(row)[0])
         is_out_alone, is_out_together = excess[most] > self.limit_alone, distance > self.limit_together
+        in_limits = distance / max(self.limit_together, _STEEP)
         if not (is_out_alone or is_out_together):
-            return Verdict(source=self._source(row))
+            return Verdict(source=self._source(row)), in_limits
         is_far = excess[most] > self.limit_alone + _FAR_ALONE or distance > _FAR_TOGETHER * self.limit_together
         if is_out_alone:
             low, high = _shown_values(np.array([self._reference.low[most], self._reference.high[most]]), most)
             reason = f"{_NAMES[most]} {_shown(facts[most])}, training {_shown(low)} to {_shown(high)}"
         else:
             reason = self._reference.reason(row, facts)
-        return Verdict(True, bool(is_far), reason)
+        return Verdict(True, bool(is_far), reason), in_limits
 
     def _source(self, row: Float[np.ndarray, "1 fact"]) -> str:
-        if not self.sources:
-            return ""
+        if len(self.sources) < 2:
+            return "".join(self.sources)
         nearest = self._row_sources[self._reference.most_similar(row)]
         return self.sources[int(np.bincount(nearest).argmax())]
 
@@ -128,6 +133,31 @@ class Domain(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return _Reference(low, high, looks.astype(np.float64), np.array(self.alike))
 
 
+class Domain(BaseModel, frozen=True, extra="forbid"):
+    """What training masses looked like, as it is stored with a network: each source is a kind of its own.
+
+    A region is like them if it is like those of one kind. One range for a mixture of kinds would let pass what is none
+    of them. A single kind is stored as itself, which is how all domains were stored before.
+    """
+
+    kinds: tuple[Kind, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, stored: Any) -> Any:
+        return {"kinds": [stored]} if isinstance(stored, dict) and "kinds" not in stored else stored
+
+    @model_serializer(mode="wrap")
+    def _stored(self, handler: Callable[["Domain"], Any]) -> dict[str, Any]:
+        stored: dict[str, Any] = handler(self)
+        return dict(stored["kinds"][0]) if len(self.kinds) == 1 else stored
+
+    def verdict(self, facts: RegionFacts) -> Verdict:
+        """Compare a region with the masses of each kind; the mildest answer counts, then that of the nearest kind."""
+        judged = [kind.judged(facts) for kind in self.kinds]
+        return min(judged, key=lambda each: (each[0].is_unlike, each[0].is_far, each[1]))[0]
+
+
 def middle_verdict(domains: Sequence[Domain], facts: RegionFacts) -> Verdict:
     """Ask what each network knows and return the middle answer, the milder one of two; like where nothing is known."""
     verdicts = sorted((each.verdict(facts) for each in domains), key=lambda each: (each.is_unlike, each.is_far))
@@ -140,12 +170,38 @@ def fit_domain(facts: Rows, patients: Sequence[str], sources: Sequence[str] = ()
     Args:
         facts: of each mass, in the order of `RegionFacts`.
         patients: of each mass.
-        sources: of each mass, where there are several.
+        sources: of each mass, where there are several. Each is a kind; one of too few masses or patients joins the
+            largest.
     """
     rows = _comparable(facts)
     numbers = np.unique(patients, return_inverse=True)[1].astype(np.int64)
-    if len(rows) < _LEAST_MASSES or numbers.max() + 1 < _PARTS:
+    if _are_too_few(numbers):
         return None
+    of_source = list(_rows_of_sources(numbers, sources))
+    if len(of_source) < 2:
+        return Domain(kinds=(_fit_kind(rows, numbers),))
+    return Domain(kinds=tuple(_fit_kind(rows[own], numbers[own], name) for name, own in of_source))
+
+
+def _are_too_few(patients: Int[np.ndarray, "mass"]) -> bool:
+    return len(patients) < _LEAST_MASSES or len(np.unique(patients)) < _PARTS
+
+
+def _rows_of_sources(
+    patients: Int[np.ndarray, "mass"], sources: Sequence[str]
+) -> Iterator[tuple[str, Int[np.ndarray, "own"]]]:
+    """Yield each source of enough masses and patients, and which masses are its own; the largest has all others."""
+    counts, of_mass = Counter(sources), np.array(sources)
+    large = [name for name in sorted(counts) if not _are_too_few(patients[of_mass == name])]
+    if not large:
+        return
+    largest = max(large, key=lambda name: counts[name])
+    for name in large:
+        yield name, np.flatnonzero((of_mass == name) | ((name == largest) & ~np.isin(of_mass, large)))
+
+
+def _fit_kind(rows: Rows, patients: Int[np.ndarray, "mass"], source: str = "") -> Kind:
+    numbers = np.unique(patients, return_inverse=True)[1].astype(np.int64)
     excess, distance = np.zeros(len(rows)), np.zeros(len(rows))
     for part in range(_PARTS):
         is_out = numbers % _PARTS == part
@@ -153,20 +209,14 @@ def fit_domain(facts: Rows, patients: Sequence[str], sources: Sequence[str] = ()
         excess[is_out] = reference.excess(rows[is_out]).max(axis=1)
         distance[is_out] = reference.distance(rows[is_out])
     reference = _reference_of(rows, numbers)
-    names, of_rows = np.unique(sources, return_inverse=True) if len(sources) else (np.array([]), numbers[:0])
-    if not 2 <= len(names) <= 256:  # one tells nothing apart, and a byte numbers no more
-        names, of_rows = names[:0], of_rows[:0]
-    return Domain(
+    return Kind(
         low=tuple(None if np.isnan(side) else side for side in reference.low.tolist()),
         high=tuple(None if np.isnan(side) else side for side in reference.high.tolist()),
         rows=base64.b64encode(reference.looks.astype("<f4").tobytes()).decode("ascii"),
         alike=tuple(map(tuple, reference.alike.tolist())),
         limit_alone=float(np.quantile(excess, _QUIET, method="higher")),
         limit_together=float(np.quantile(distance, _QUIET, method="higher")),
-        sources=tuple(names.tolist()),
-        row_sources=base64.b64encode(of_rows[_kept(len(rows))].astype(np.uint8).tobytes()).decode("ascii")
-        if len(names)
-        else "",
+        sources=(source,) if source else (),
     )
 
 

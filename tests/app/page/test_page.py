@@ -129,6 +129,7 @@ def test_a_score_of_another_kind_of_image_has_no_meaning_and_no_auc(page):
     said = ask_model(page)
     assert "none of the held-out masses looked like this one" in said
     assert "AUC does not hold here" in said
+    assert "calibration does not hold here" in said
     assert "kept no held-out scores" not in said
 
 

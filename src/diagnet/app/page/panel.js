@@ -87,7 +87,7 @@ export class Panel {
       model.facts?.is_synthetic && make("p", { class: "synthetic" }, "SYNTHETIC MODEL"),
       make("p", { class: "decision" }, make("span", { class: "symbol", "aria-hidden": "true" }, symbol), ` ${call}`),
       make("p", {}, assessment.reason || meant),
-      has && make("p", { class: "malignancy" }, make("b", {}, percent(assessment.malignancy)), " malignancy, calibrated"),
+      has && make("p", { class: "malignancy" }, make("b", {}, percent(assessment.malignancy)), assessment.is_unlike ? " malignancy; calibration does not hold here" : " malignancy, calibrated"),
       has && this.#scale(assessment),
       has && make("p", { class: "meaning" }, meaningText(assessment, model)),
       make("p", { class: "reminder" }, model.facts?.notice ?? NOTICE),

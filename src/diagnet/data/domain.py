@@ -33,7 +33,7 @@ _MOST_ROWS = 2000  # training masses that are compared with
 _QUIET = 0.98  # of masses of the same kind that each of the two rules lets pass
 _FAR_ALONE, _FAR_TOGETHER = 1.0, 2.0  # widths beyond the limit; times the limit
 _N_NEAREST, _N_ALIKE, _N_SHOWN = 5, 10, 20  # the distance; the metric; the range that a reason names
-_STEEP = 1e-9  # stands for a limit of nothing
+_LEAST_LIMIT = 1e-9  # stands for a limit of nothing
 
 Rows = Float[np.ndarray, "mass fact"]
 
@@ -102,7 +102,7 @@ class Kind(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         most = int(excess.argmax())
         distance = float(self._reference.distance(row)[0])
         is_out_alone, is_out_together = excess[most] > self.limit_alone, distance > self.limit_together
-        in_limits = distance / max(self.limit_together, _STEEP)
+        in_limits = distance / max(self.limit_together, _LEAST_LIMIT)
         if not (is_out_alone or is_out_together):
             return Verdict(source=self._source(row)), in_limits
         is_far = excess[most] > self.limit_alone + _FAR_ALONE or distance > _FAR_TOGETHER * self.limit_together

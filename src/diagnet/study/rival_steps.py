@@ -14,7 +14,7 @@ from diagnet.network import Network
 from diagnet.training.optimization import make_optimizer, rate_factor
 from diagnet.training.points import Points
 from diagnet.training.state import random_state
-from diagnet.training.transforms import DrawSettings, draw_images
+from diagnet.training.transforms import draw_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Step:
     Attributes:
         rows: points of the batch.
         images: drawn anew, in [0, 1].
-        others: by the same draws from the second set of points; the images again where there is none.
+        others: masks, moved as the images are; the images again where there are none.
     """
 
     rows: Int[Tensor, "b"]
@@ -50,13 +50,9 @@ class RivalTraining:
 
         Args:
             epochs: how many; the schedule of the learning rate spans them.
-            others: second pictures of the points, such as masks; they must be moved as the images are. Noise and
-                changes of grey values are left out of both then.
+            others: masks of the points; they are moved as the images are, and their values stay.
         """
         settings, points = self.config.training, self.points
-        drawn: DrawSettings = settings
-        if others is not None:
-            drawn = settings.model_copy(update=dict.fromkeys(("noise", "gamma", "contrast", "sharpness"), 0.0))
         n_batches = len(epoch_batches(len(points), settings.batch_size, np.random.default_rng(0)))
         self.network.train()
         for epoch in range(epochs):
@@ -66,17 +62,17 @@ class RivalTraining:
                 factor = rate_factor(settings.schedule, settings.warm_up, place, epochs * n_batches)
                 for group in self.optimizer.param_groups:
                     group["lr"] = settings.learning_rate * factor
-                images = self._drawn(points, rows, drawn, (epoch + 1, number))
-                second = images if others is None else self._drawn(others, rows, drawn, (epoch + 1, number))
+                images = self._drawn(points, rows, (epoch + 1, number))
+                second = images if others is None else self._drawn(others, rows, (epoch + 1, number), is_mask=True)
                 with random_state(self.seed, epoch + 1, number):
                     yield Step(torch.from_numpy(rows).to(self.compute.device), images, second)
         self.network.eval()
 
     def _drawn(
-        self, points: Points, rows: Int[np.ndarray, "b"], settings: DrawSettings, place: tuple[int, int]
+        self, points: Points, rows: Int[np.ndarray, "b"], place: tuple[int, int], *, is_mask: bool = False
     ) -> Float32[Tensor, "b 1 h w"]:
-        rng = np.random.default_rng([self.seed, *place])
-        images = draw_images(points, rows, settings, device=self.compute.device, rng=rng)
+        settings, rng = self.config.training, np.random.default_rng([self.seed, *place])
+        images = draw_images(points, rows, settings, is_mask=is_mask, device=self.compute.device, rng=rng)
         return images.contiguous(memory_format=self.compute.layout)
 
     def move(self, loss: Float32[Tensor, ""]) -> None:

@@ -147,6 +147,7 @@ def draw_images(
     settings: DrawSettings,
     *,
     own: slice = slice(None),
+    is_mask: bool = False,
     device: torch.device,
     rng: np.random.Generator,
 ) -> Float32[Tensor, "own 1 h w"]:
@@ -157,6 +158,7 @@ def draw_images(
         seen: those of the whole step: all processes draw for all of them.
         settings: how much is drawn.
         own: which of those seen are wanted.
+        is_mask: leave grey values as they are; the images move as others do with the same settings and `rng`.
         device: where they are to be.
         rng: of every draw.
     """
@@ -168,6 +170,8 @@ def draw_images(
         pixels, boxes = points.take_surroundings(seen)
         transforms = draw_transforms(settings, shape, boxes=boxes, own_range=points.surroundings.own_range, rng=rng)
         pixels = pixels[own]
+    if is_mask:
+        transforms = replace(transforms, noise=None, grey=None, own_range=False)
     return transforms.of(own)(torch.from_numpy(pixels)[:, None].to(device))
 
 

@@ -64,6 +64,13 @@ def test_sizes_are_compared_as_logarithms(domain):
     assert not like(domain, side_px=60.0).is_unlike
 
 
+def test_a_reason_names_a_ratio_not_its_logarithm(domain):
+    found = like(domain, picture_tone=-9.89)
+    assert found.is_far
+    low, high = (np.exp(bound(masses(600)[:, USUAL._fields.index("picture_tone")])) for bound in (np.min, np.max))
+    assert found.reason == f"picture detail, bright over dark 0.00, training {low:.2f} to {high:.2f}"
+
+
 def test_more_pixels_than_in_training_are_fine(domain):
     assert like(domain, side_px=2000.0) == Verdict()
 

@@ -23,8 +23,10 @@ _LEAST_WIDTH = RegionFacts(
     picture_grain=0.05, picture_evenness=0.05, picture_tone=0.2,
     side_px=0.5, share=0.5, side_mm=0.5,
 )  # fmt: skip
-_NAMES = tuple(name.replace("_", " ") for name in RegionFacts._fields)
+_WORDS = {"picture_tone": "picture detail, bright over dark"}
+_NAMES = tuple(_WORDS.get(name, name.replace("_", " ")) for name in RegionFacts._fields)
 _SIZES = ("side_px", "share", "side_mm")  # compared as logarithms
+_SHOWN_AS_RATIO = np.array([name in (*_SIZES, "picture_tone") for name in RegionFacts._fields])
 _LOOKS = np.array([name not in _SIZES for name in RegionFacts._fields])
 # A region of more pixels than any training mass is reduced to the same size: only too few are another picture.
 _MORE_IS_FINE = np.array([name == "side_px" for name in RegionFacts._fields])
@@ -107,10 +109,10 @@ class Kind(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             return Verdict(source=self._source(row)), in_limits
         is_far = excess[most] > self.limit_alone + _FAR_ALONE or distance > _FAR_TOGETHER * self.limit_together
         if is_out_alone:
-            low, high = _shown_values(np.array([self._reference.low[most], self._reference.high[most]]), most)
-            reason = f"{_NAMES[most]} {_shown(facts[most])}, training {_shown(low)} to {_shown(high)}"
+            low, high = (_shown(side[most], most) for side in (self._reference.low, self._reference.high))
+            reason = f"{_NAMES[most]} {_shown(row[0, most], most)}, training {low} to {high}"
         else:
-            reason = self._reference.reason(row, facts)
+            reason = self._reference.reason(row)
         return Verdict(True, bool(is_far), reason), in_limits
 
     def _source(self, row: Float[np.ndarray, "1 fact"]) -> str:
@@ -245,7 +247,7 @@ class _Reference:
         """Index of the masses that look most similar."""
         return np.argsort(self._distances(row)[0], kind="stable")[:_N_SHOWN]
 
-    def reason(self, row: Float[np.ndarray, "1 fact"], facts: RegionFacts) -> str:
+    def reason(self, row: Float[np.ndarray, "1 fact"]) -> str:
         """Name the look that lies farthest outside those of the most similar masses."""
         nearest = self.looks[self.most_similar(row)]
         low, high = nearest.min(axis=0), nearest.max(axis=0)
@@ -256,8 +258,8 @@ class _Reference:
         if outside[most] <= 0:
             return "how contrast, brightness and sharpness go together"
         return (
-            f"{_NAMES[name]} {_shown(facts[name])}, the most similar training masses"
-            f" {_shown(low[most])} to {_shown(high[most])}"
+            f"{_NAMES[name]} {_shown(row[0, name], name)}, the most similar training masses"
+            f" {_shown(low[most], name)} to {_shown(high[most], name)}"
         )
 
     def _distances(self, rows: Float[np.ndarray, "row fact"]) -> Float[np.ndarray, "row mass"]:
@@ -301,10 +303,6 @@ def _comparable(facts: Rows) -> Rows:
     return rows
 
 
-def _shown_values(values: Float[np.ndarray, "value"], fact: int) -> list[float]:
-    shown: list[float] = (values if _LOOKS[fact] else np.exp(values)).tolist()
-    return shown
-
-
-def _shown(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.2f}"
+def _shown(value: float, fact: int) -> str:
+    value = float(np.exp(value)) if _SHOWN_AS_RATIO[fact] else float(value)
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if 1e-3 <= abs(value) < 0.1 else f"{value:.2f}"

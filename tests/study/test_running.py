@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from diagnet.study.methods import METHODS
 from diagnet.study.running import claim_study, duration, parse_shard, run_study
 from diagnet.study.scores import read_scores, truth_of
 from diagnet.study.tables import arm_figures, write_tables
+from diagnet.version import __version__
 
 SETTINGS = [
     *("--set", "roi.size=16", "--set", "training.epochs=1", "--set", "neighbors.budget=2"),
@@ -64,6 +66,21 @@ def test_what_is_done_is_not_run_again(study, manifest):
     claim_study(tiny(manifest), read_manifest(manifest), study, joins=True)
     assert run_study(tiny(manifest), study, workers=1) == 0
     assert rows(study) == before
+
+
+def test_a_study_names_each_revision_that_had_a_part_in_it(manifest, tmp_path, monkeypatch):
+    def claimed(revision):
+        monkeypatch.setattr("diagnet.study.running.git_revision", lambda: revision)
+        return claim_study(tiny(manifest), read_manifest(manifest), tmp_path / "r", joins=True)
+
+    assert claimed("old") == ["old"]
+    assert claimed("new") == ["old", "new"]
+    assert claimed("old") == ["new", "old"]
+    record = tmp_path / "r" / "study.json"
+    stored = json.loads(record.read_text())
+    assert (stored["git_revision"], stored.pop("revisions")) == ("old", ["new", "old"])
+    record.write_text(json.dumps(stored))  # as before there was such a list
+    assert claimed(None) == ["old", __version__]
 
 
 def test_the_rows_do_not_depend_on_workers_or_shards(study, manifest, tmp_path):

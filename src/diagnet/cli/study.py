@@ -277,6 +277,7 @@ def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOpti
     from diagnet.data.sources import source_names
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
+    from diagnet.study.scores import RECORD
     from diagnet.study.transfer import manifest_of, parse_tests, read_tests, transfer_arms
 
     share = parse_shard(asked.shard)
@@ -299,9 +300,15 @@ def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOpti
     )
     mass_set = _mass_set(study.data, base, distinct_patients=on.distinct_patients)
     tests = read_tests(study.tests, mass_set, base.classes)
-    claim_study(study, mass_set, asked.out, joins=asked.resume or share[1] > 1, tests=tests)
+    revisions = claim_study(study, mass_set, asked.out, joins=asked.resume or share[1] > 1, tests=tests)
     if not how.quiet:
         print(_announced(study, asked, how), file=sys.stderr)
+        if len(revisions) > 1:
+            print(
+                f"{len(revisions)} revisions of diagnet have a part in this study ({RECORD}, revisions):"
+                " make sure that its arms mean the same in all of them",
+                file=sys.stderr,
+            )
     try:
         with shown_progress(quiet=how.quiet) as progress:
             run_study(study, asked.out, workers=how.workers, shard=share, scheduler=asked.scheduler, progress=progress)

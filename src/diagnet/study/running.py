@@ -60,7 +60,7 @@ class Study:
 
 def claim_study(
     study: Study, masses: MassSet, out: Path, *, joins: bool, tests: Mapping[str, MassSet] | None = None
-) -> None:
+) -> Sequence[str]:
     """Begin a study's folder, or join the one that is there.
 
     Args:
@@ -69,6 +69,9 @@ def claim_study(
         out: the folder.
         joins: a study may be there already (`--resume`, or a shard); arms may be added to it.
         tests: further masses by name, those of `study.tests`.
+
+    Returns:
+        Revisions of diagnet that had a part in the study, this one last: a setting may have changed its meaning.
 
     Raises:
         RunFolderError: another study is there, or an arm of the same name with other settings.
@@ -103,12 +106,24 @@ def claim_study(
                 if merged({}, kept) != merged({}, described):  # `merged` reads old names of settings
                     raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
             arms = {**{name: {**defaults, **arm} for name, arm in before["arms"].items()}, **arms}
-        facts = {"git_revision": git_revision(), "versions": versions()} if before is None else before
+        facts: dict[str, Any] = before or {"git_revision": git_revision(), "versions": versions()}
+        revision = git_revision() or versions()["diagnet"]
+        earlier = facts.get("revisions") or [facts["git_revision"] or facts["versions"]["diagnet"]]
+        revisions = [*(each for each in earlier if each != revision), revision]
         repeats = max(study.repeats, before["repeats"]) if before else study.repeats
         write_json(
             record,
-            {**facts, "schema_version": SCHEMA_VERSION, "study": study.name, **own, "repeats": repeats, "arms": arms},
+            {
+                **facts,
+                "revisions": revisions,
+                "schema_version": SCHEMA_VERSION,
+                "study": study.name,
+                **own,
+                "repeats": repeats,
+                "arms": arms,
+            },
         )
+    return revisions
 
 
 def run_study(

@@ -35,7 +35,17 @@ def cases():
     return Cases(images, masses, labels, np.arange(80))
 
 
+@pytest.fixture
+def one_thread():
+    """As a study runs each job: several threads may add in another order on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("one_thread")
 def test_each_method_scores_masses_it_has_not_seen(method, cases):
     if method in RIVALS:
         pytest.importorskip("pytorch_metric_learning", reason="the extra study is not installed")

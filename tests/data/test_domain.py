@@ -61,6 +61,7 @@ def test_sizes_are_compared_as_logarithms(domain):
     found = like(domain, side_px=5.0)
     assert found.is_far
     assert found.reason.startswith("side px 5.00, training ")
+    assert like(domain, share=0.0004).reason.startswith("share 0.0004, training ")
     assert not like(domain, side_px=60.0).is_unlike
 
 

@@ -305,4 +305,4 @@ def _comparable(facts: Rows) -> Rows:
 
 def _shown(value: float, fact: int) -> str:
     value = float(np.exp(value)) if _SHOWN_AS_RATIO[fact] else float(value)
-    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if 1e-3 <= abs(value) < 0.1 else f"{value:.2f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if 1e-4 <= abs(value) < 0.1 else f"{value:.2f}"

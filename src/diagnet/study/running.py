@@ -106,10 +106,9 @@ def claim_study(
                 if merged({}, kept) != merged({}, described):  # `merged` reads old names of settings
                     raise RunFolderError(f"`{name}` must keep the settings it has in {out}, got others")
             arms = {**{name: {**defaults, **arm} for name, arm in before["arms"].items()}, **arms}
-        facts: dict[str, Any] = before or {"git_revision": git_revision(), "versions": versions()}
-        revision = git_revision() or versions()["diagnet"]
-        earlier = facts.get("revisions") or [facts["git_revision"] or facts["versions"]["diagnet"]]
-        revisions = [*(each for each in earlier if each != revision), revision]
+        here: dict[str, Any] = {"git_revision": git_revision(), "versions": versions()}
+        facts, revision = before or here, _revision(here)
+        revisions = [*(each for each in facts.get("revisions", [_revision(facts)]) if each != revision), revision]
         repeats = max(study.repeats, before["repeats"]) if before else study.repeats
         write_json(
             record,
@@ -124,6 +123,11 @@ def claim_study(
             },
         )
     return revisions
+
+
+def _revision(facts: Mapping[str, Any]) -> str:
+    """What diagnet is called that a record is of: its commit, or its version where it is installed without one."""
+    return str(facts["git_revision"] or facts["versions"]["diagnet"])
 
 
 def run_study(

@@ -9,6 +9,10 @@ deeper one; whole images, and transfer between data sets, are left out, since a 
 Settings of the adversarial part are DCGAN's (Radford et al. 2016): Adam at 2e-4 with beta 0.5, batch norm apart for
 real and made regions; labels of real ones are 0.9 (Salimans et al. 2016). A step has an eighth as many made regions as
 real ones, to save time. None of these was tuned on our folds.
+
+The adversarial loss has weight 0.1. With weight 1 the classifier hardly learned its training masses. Of 1, 0.1 and
+0.01 it is the largest whose training AUC after 20 epochs is within 0.05 of plain cross-entropy's. This was seen on
+training masses of fold 0 of the crops: 0.668, with 0.01 0.686, plain 0.707; with weight 1 0.56 after 15 epochs.
 """
 
 import torch
@@ -26,6 +30,7 @@ from diagnet.training.state import random_state
 _NOISE = 64  # values a region is made from
 _MADE = 8  # real regions in a step for each made one
 _REAL = 0.9  # target of real regions
+_WEIGHT = 0.1  # of the adversarial loss beside cross-entropy
 _RATE, _BETAS = 2e-4, (0.5, 0.999)  # of the generator's Adam
 
 
@@ -96,7 +101,7 @@ def train_adversarially(points: Points, config: Config, *, seed: int) -> Adversa
             logits, real = network.classify_and_judge(step.images)
             fake = network.real_logits(made.detach())
         adversarial = (_against(real, _REAL) + _against(fake, 0.0)) / 2
-        training.move(classification_loss(logits, targets[step.rows]) + adversarial)
+        training.move(classification_loss(logits, targets[step.rows]) + _WEIGHT * adversarial)
         with compute.autocast():
             fooled = network.requires_grad_(False).real_logits(made)
         maker.zero_grad(set_to_none=True)

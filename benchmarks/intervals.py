@@ -7,6 +7,9 @@ Each study has four folds of 80 patients. Patients differ in how hard their mass
 its own, and trainings differ in quality by their seed. Three ways to make the interval are compared: patients alone,
 as one-seed rows had it until November 2026; patients and the seeds' own part of the spread between repeats (what
 `diagnet.study.seed_luck` does); patients and the whole spread, which counts what the patients' draw already holds.
+
+In `same_draws` five arms learn from the same drawn masses in each of three repeats, and no other arm lends. Their
+differences are taken as those of arms that share nothing (`apart`), or that share the draw (`paired`).
 """
 
 import argparse
@@ -20,6 +23,7 @@ from diagnet.study.seed_luck import SeedLuck
 
 FOLDS, MASSES = 4, 80  # of a fold, one to a patient
 QUALITY = 0.15  # spread of the trainings' quality, in standard deviations of a score
+DRAW = 0.3  # the same by the masses that were drawn for training
 N_RESAMPLES = 500
 LENDERS = 8
 
@@ -29,9 +33,9 @@ def made_truth():
     return Truth(targets, np.arange(FOLDS * MASSES), np.repeat(np.arange(FOLDS), MASSES))
 
 
-def made_arm(truth, hard, repeats, rng):
-    """Scores of an arm's trainings on masses of given difficulty."""
-    signal = 1 + QUALITY * rng.standard_normal((repeats, FOLDS))[:, truth.folds]
+def made_arm(truth, hard, repeats, rng, drawn=0):
+    """Scores of an arm's trainings on masses of given difficulty; what they learned from is worth `drawn`."""
+    signal = 1 + drawn + QUALITY * rng.standard_normal((repeats, FOLDS))[:, truth.folds]
     own = rng.standard_normal((repeats, len(hard)))
     return Scores("", signal * truth.targets + (hard + own) / 2**0.5, np.ones(repeats * FOLDS))
 
@@ -69,12 +73,34 @@ def coverage(repeats, n_studies):
     return {f"{figure}_{how}": round(n / n_studies, 3) for (figure, how), n in hits.items()}
 
 
+def coverage_of_same_draws(n_studies, n_arms=5, repeats=3):
+    """Fraction of the intervals of a difference of two alike arms that hold 0, and how wide they are."""
+    truth, rng = made_truth(), np.random.default_rng(5)
+    hits, widths = {"apart": 0, "paired": 0}, {"apart": [], "paired": []}
+    for _ in range(n_studies):
+        hard = rng.standard_normal(len(truth.targets))
+        drawn = DRAW * rng.standard_normal((repeats, FOLDS))[:, truth.folds]
+        arms = [made_arm(truth, hard, repeats, rng, drawn) for _ in range(n_arms)]
+        for how, groups in (("apart", []), ("paired", [arms])):
+            luck = SeedLuck.of(arms[:2], truth, lenders=[], same_draws=groups).of_difference(*arms[:2])
+            figures = resampled(arms[0], truth, against=arms[1], n_resamples=N_RESAMPLES, seed_variance=luck.seed)
+            interval = percentiles(figures)
+            hits[how] += covers(figures, 0)
+            widths[how].append(interval["high"] - interval["low"])
+    figures = {how: round(n / n_studies, 3) for how, n in hits.items()}
+    return {
+        **figures,
+        "width_paired_over_apart": round(float(np.median(widths["paired"]) / np.median(widths["apart"])), 3),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--studies", type=int, default=1000)
     arguments = parser.parse_args()
     figures = {f"{n}_repeats": coverage(n, arguments.studies) for n in (1, 3)}
+    figures["same_draws"] = coverage_of_same_draws(arguments.studies)
     print(json.dumps({"studies": arguments.studies, **figures}, indent=1 if arguments.json else None))
 
 

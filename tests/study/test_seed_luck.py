@@ -5,7 +5,7 @@ from scipy.stats import norm
 from diagnet.evaluation.delong import required_sample_size
 from diagnet.study.differences import differences, once
 from diagnet.study.scores import Scores, Truth, percentiles, resampled, weighted_accuracy
-from diagnet.study.seed_luck import SeedLuck, lenders, spread
+from diagnet.study.seed_luck import SeedLuck, lenders, on_same_draws, spread
 
 FOLDS, MASSES = 4, 80  # of a fold, one to a patient
 QUALITY = 0.15  # spread of the trainings' quality by their seeds
@@ -66,6 +66,54 @@ def test_an_arm_with_one_repeat_borrows_and_says_so(lending):
     assert lending.of_arm(own) == (max(measured.seed, 0), "own")
     difference = lending.of_difference(own, single)
     assert difference == (lending.of_arm(own).seed + lending.lent, "borrowed")
+
+
+def test_the_luck_of_a_draw_that_two_arms_share_is_not_in_their_difference():
+    rng, truth = np.random.default_rng(5), a_truth()
+    drawn = np.repeat(rng.standard_normal((3, FOLDS)), MASSES, axis=1)  # masses that teach more, or less
+
+    def learned(arm):
+        return Scores(arm.name, arm.values + drawn, arm.seconds)
+
+    first, second, third = (learned(arm) for arm in some_arms(rng, 3, 3))
+    how = {"measure": weighted_accuracy, "lenders": []}
+    luck = SeedLuck.of([first, second, third], truth, same_draws=[[first, second]], **how)
+    alone = SeedLuck.of([first, second, third], truth, **how)
+    paired, apart = luck.of_difference(first, second), alone.of_difference(first, second)
+    assert paired.source == "own"
+    assert paired.seed == max(spread(first, truth, against=second, measure=weighted_accuracy).seed, 0)
+    assert apart.seed > 10 * SEED_VARIANCE > 2 * paired.seed
+    assert luck.of_difference(first, third) == alone.of_difference(first, third)
+
+
+def test_a_pair_has_no_less_luck_than_the_pairs_beside_it_and_no_more_than_two_arms():
+    rng, truth = np.random.default_rng(5), a_truth()
+    arms = some_arms(rng, 4, 3)
+    luck = SeedLuck.of(arms, truth, same_draws=[arms], lenders=[], measure=weighted_accuracy)
+    pairs = [(arm, other) for k, arm in enumerate(arms) for other in arms[:k]]
+    own = [spread(arm, truth, against=other, measure=weighted_accuracy).seed for arm, other in pairs]
+    apart = [luck.of_arm(arm).seed + luck.of_arm(other).seed for arm, other in pairs]
+    taken = [luck.of_difference(*pair).seed for pair in pairs]
+    np.testing.assert_allclose(taken, np.minimum(np.maximum(own, np.mean(own)), apart))
+    assert (np.less(taken, apart)).any()
+    assert (np.less(own, np.mean(own))).any()
+
+
+def test_arms_on_the_same_number_of_masses_share_their_draws():
+    described = {
+        "all": (None, False),
+        "few": (86, False),
+        "also few": (86, False),
+        "held": (86, True),
+        "half": (344, False),
+    }
+    record = {"arms": {name: {"n_train": n, "holdout": held} for name, (n, held) in described.items()}}
+    arms = [Scores(name, np.zeros((1, 4)), np.ones(1)) for name in described]
+    assert [[arm.name for arm in group] for group in on_same_draws(arms, record)] == [
+        ["few", "also few"],
+        ["held"],
+        ["half"],
+    ]
 
 
 def test_an_arm_that_lends_has_no_less_than_it_lends(lending):

@@ -31,7 +31,7 @@ from diagnet.study.scores import (
     shares_of_seeds,
     truth_of,
 )
-from diagnet.study.seed_luck import SeedLuck, Source, lenders
+from diagnet.study.seed_luck import SeedLuck, Source, lenders, on_same_draws
 
 N_WHERE_SMALL = 20_000  # resamples where hardly one of `N_RESAMPLES` crosses 0
 WORTH_SHOWING = 0.02  # difference of AUC the power analysis is for
@@ -246,5 +246,6 @@ def compare_arms(
             raise DataError(f"`{folder.name}` must have been scored with boxes x {margin:g}, got no such rows")
         arms.append(arm)
     lending = [arm for out, record in records.items() for arm in lenders([*arms_of[out].values()], record)]
-    luck = SeedLuck.of(arms, truth, lenders=lending, given=seed_sd)
+    same_draws = [group for out, record in records.items() for group in on_same_draws([*arms_of[out].values()], record)]
+    luck = SeedLuck.of(arms, truth, lenders=lending, given=seed_sd, same_draws=same_draws)
     return differences([(arm, arms[0]) for arm in once(arms[1:])], truth, luck)

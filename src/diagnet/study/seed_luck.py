@@ -1,5 +1,6 @@
 """How much of a figure is the luck of a training's seed: known from arms with repeats, lent to arms with one."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -81,6 +82,7 @@ class SeedLuck:
         given: standard deviation that the user gives, used where there is no arm to borrow from.
         measured: arms whose spread is known already.
         lenders: arms with repeats that lend.
+        same_draws: groups of arms that learn from the same drawn masses in each repeat.
     """
 
     truth: Truth
@@ -89,6 +91,7 @@ class SeedLuck:
     given: float | None
     measured: Sequence[tuple[Scores, Spread]]
     lenders: Sequence[Scores]
+    same_draws: Sequence[Sequence[Scores]] = ()
 
     @classmethod
     def of(
@@ -98,6 +101,7 @@ class SeedLuck:
         *,
         lenders: Sequence[Scores] | None = None,
         given: float | None = None,
+        same_draws: Sequence[Sequence[Scores]] = (),
         measure: Measure = weighted_auc,
     ) -> "SeedLuck":
         """Measure it.
@@ -107,6 +111,7 @@ class SeedLuck:
             truth: of its masses.
             lenders: arms that may lend; all by default.
             given: standard deviation of a training's figure by its seed, where no arm can lend.
+            same_draws: groups of arms that learn from the same drawn masses in each repeat.
             measure: the figure.
         """
         every = [*arms, *(arm for arm in lenders or () if not any(arm is other for other in arms))]
@@ -119,7 +124,7 @@ class SeedLuck:
         lent = None
         if lending:
             lent = float(np.average([each.seed for _, each in lending], weights=[each.freedom for _, each in lending]))
-        return cls(truth, measure, lent, given, measured, [arm for arm, _ in lending])
+        return cls(truth, measure, lent, given, measured, [arm for arm, _ in lending], same_draws)
 
     def of_arm(self, arm: Scores) -> Luck:
         """Luck of a training of an arm: its own where it has repeats, else borrowed.
@@ -136,9 +141,26 @@ class SeedLuck:
         return Luck(0.0, "none") if self.given is None else Luck(self.given**2, "given")
 
     def of_difference(self, arm: Scores, against: Scores) -> Luck:
-        """Luck of a difference: the sum of the two arms', as seeds of two arms have nothing in common."""
+        """Luck of a difference: the sum of the two arms', as seeds of two arms have nothing in common.
+
+        Arms that learn from the same drawn masses share the luck of the draw, and it leaves their difference. What
+        stays is seen between the repeats of differences. As one pair tells little, it has no less than the mean of all
+        pairs of its group, up to that sum.
+        """
         parts = [self.of_arm(each) for each in (arm, against)]
-        return Luck(sum(part.seed for part in parts), max((p.source for p in parts), key=get_args(Source).index))
+        apart = Luck(sum(part.seed for part in parts), max((p.source for p in parts), key=get_args(Source).index))
+        for group in self.same_draws:
+            if all(any(each is other for other in group) for each in (arm, against)):
+                own = spread(arm, self.truth, against=against, measure=self.measure)
+                if own.freedom:
+                    return Luck(min(max(own.seed, self._between(group), 0.0), apart.seed), apart.source)
+        return apart
+
+    def _between(self, group: Sequence[Scores]) -> float:
+        """Mean luck of the differences of a group's pairs."""
+        pairs = itertools.combinations(group, 2)
+        found = [spread(arm, self.truth, against=against, measure=self.measure) for arm, against in pairs]
+        return float(np.average([each.seed for each in found], weights=[each.freedom for each in found]))
 
 
 def lenders(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[Scores]:
@@ -148,3 +170,14 @@ def lenders(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[Scores]:
     """
     described = record["arms"]
     return [arm for arm in arms if described[arm.name]["method"] == "network" and not described[arm.name]["n_train"]]
+
+
+def on_same_draws(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[list[Scores]]:
+    """Arms of a study that learn from the same masses in each repeat, where it draws some (`n_train`)."""
+    groups: dict[tuple[str, ...], list[Scores]] = {}
+    for arm in arms:
+        described = record["arms"][arm.name]
+        if described["n_train"]:
+            seen = tuple(str(described.get(key)) for key in ("n_train", "holdout", "sources"))
+            groups.setdefault(seen, []).append(arm)
+    return list(groups.values())

@@ -31,7 +31,7 @@ from diagnet.study.scores import (
     truth_of,
     weighted_accuracy,
 )
-from diagnet.study.seed_luck import SeedLuck, Source, lenders, spread
+from diagnet.study.seed_luck import SeedLuck, Source, lenders, on_same_draws, spread
 
 MEASURES: Mapping[str, Measure] = {"auc": weighted_auc, "accuracy": weighted_accuracy}
 
@@ -121,9 +121,16 @@ def write_tables(
     record = read_json(out / RECORD)
     truth, repeats = truth_of(mass_set, record["folds"]), record["repeats"]
     arms = [read_scores(out / name, len(truth.targets), repeats) for name in record["arms"]]
-    lending = lenders(arms, record)
+    lending, same_draws = lenders(arms, record), on_same_draws(arms, record)
     luck = {
-        name: SeedLuck.of(arms, truth, lenders=lending, given=seed_sd if name == "auc" else None, measure=measure)
+        name: SeedLuck.of(
+            arms,
+            truth,
+            lenders=lending,
+            given=seed_sd if name == "auc" else None,
+            same_draws=same_draws,
+            measure=measure,
+        )
         for name, measure in MEASURES.items()
     }
     figures = [arm_figures(arm, truth, luck) for arm in arms]

@@ -32,6 +32,7 @@ from diagnet.study.scores import (
     scores_of,
     truth_of,
 )
+from diagnet.study.seed_luck import SeedLuck, on_same_draws
 from diagnet.study.tables import as_table
 
 CHOSEN = "(chosen)"  # no arm of a user has such a name
@@ -211,9 +212,12 @@ def write_transfer(
                     found[name] = scores
             pairs = pairs_on_sources([name for name in found if name != CHOSEN], record)
             pairs += [(CHOSEN, name) for name in held_out if CHOSEN in found and name in found]
+            compared = {name: found[name] for pair in pairs for name in pair}
+            drawn = on_same_draws([arm for name, arm in compared.items() if name != CHOSEN], record)
+            luck = SeedLuck.of(list(compared.values()), measured, same_draws=drawn)
             minus += [
                 {"tested_on": tested_on, "margin": margin, **row}
-                for row in differences([(found[a], found[b]) for a, b in pairs], measured)
+                for row in differences([(found[a], found[b]) for a, b in pairs], measured, luck)
             ]
     write_table(out / "transfer.csv", *as_table(rows))
     if minus:

@@ -15,8 +15,8 @@ from diagnet.study import network_fit
 from diagnet.study.arms import PLAIN
 from diagnet.study.features import hand_crafted, sizes
 from diagnet.study.methods import METHODS, RIVALS
-from diagnet.study.multi_instance import MultiInstanceNetwork
 from diagnet.study.network_fit import Cases
+from diagnet.study.rivals.multi_instance import MultiInstanceNetwork
 
 TINY = {
     "network": {"stem_widths": [4, 8], "widths": [8, 16], "n_middle": 0, "n_hidden": 8},

@@ -12,15 +12,15 @@ from diagnet.data.roi import RoiSettings
 from diagnet.errors import DataError
 from diagnet.network import NetworkSettings
 from diagnet.study.arms import PLAIN, STUDIES
-from diagnet.study.common_networks import ConvNext, ResNet
-from diagnet.study.dhungel import FeatureForest, train_described
-from diagnet.study.li import TwoPathNetwork, mask_loss, masks_of, train_two_paths, wide_masks_of
 from diagnet.study.methods import METHODS
-from diagnet.study.multi_instance import SparseInstanceNetwork
 from diagnet.study.network_fit import Cases
 from diagnet.study.published import PUBLISHED
-from diagnet.study.rival_steps import RivalTraining
-from diagnet.study.shams import AdversarialNetwork, Generator, train_adversarially
+from diagnet.study.rivals.common_networks import ConvNext, ResNet
+from diagnet.study.rivals.dhungel import FeatureForest, train_described
+from diagnet.study.rivals.li import TwoPathNetwork, mask_loss, masks_of, train_two_paths, wide_masks_of
+from diagnet.study.rivals.multi_instance import SparseInstanceNetwork
+from diagnet.study.rivals.shams import AdversarialNetwork, Generator, train_adversarially
+from diagnet.study.rivals.steps import RivalTraining
 from diagnet.training.points import Points, Surroundings
 
 SHAPE = NetworkSettings(stem_widths=(4, 8), widths=(8, 16), n_middle=0, n_hidden=8)
@@ -141,13 +141,13 @@ def test_made_regions_have_the_size_and_range_of_real_ones(size):
 def test_the_adversarial_task_shapes_the_shared_features(points, monkeypatch):
     own = train_adversarially(points, config(), seed=0)
     assert all(weight.requires_grad for weight in own.parameters())
-    monkeypatch.setattr("diagnet.study.shams._against", lambda logits, _: 0 * logits.sum())
+    monkeypatch.setattr("diagnet.study.rivals.shams._against", lambda logits, _: 0 * logits.sum())
     alone = train_adversarially(points, config(), seed=0)
     assert not torch.equal(own.stem[0].weight, alone.stem[0].weight)
 
 
 def test_the_forest_depends_on_standardized_features_alone(points, monkeypatch):
-    monkeypatch.setattr("diagnet.study.dhungel._TREES", 30)
+    monkeypatch.setattr("diagnet.study.rivals.dhungel._TREES", 30)
     described = np.random.default_rng(0).normal(size=(32, 5)).round(2)
     described[:, 4] = 3.0  # a feature that never changes
     scores = []

@@ -14,8 +14,6 @@ from diagnet.config import Config
 from diagnet.data.mass import malignant_class
 from diagnet.errors import MissingExtraError, SettingsError
 from diagnet.network import create_network
-from diagnet.study.common_networks import ConvNext, ResNet
-from diagnet.study.dhungel import FeatureForest, train_described
 from diagnet.study.extra_fits import (
     fit_fresh,
     fit_hard,
@@ -27,10 +25,12 @@ from diagnet.study.extra_fits import (
 )
 from diagnet.study.extra_images import CHANGES, mixed_within_class, smote
 from diagnet.study.features import FEATURES
-from diagnet.study.li import masks_of, train_two_paths, wide_masks_of
-from diagnet.study.multi_instance import AS_PUBLISHED, MultiInstanceNetwork, SparseInstanceNetwork, sparsity
 from diagnet.study.network_fit import Cases, Fit, Score, fit_network, make_points, score_of
-from diagnet.study.shams import train_adversarially
+from diagnet.study.rivals.common_networks import ConvNext, ResNet
+from diagnet.study.rivals.dhungel import FeatureForest, train_described
+from diagnet.study.rivals.li import masks_of, train_two_paths, wide_masks_of
+from diagnet.study.rivals.multi_instance import AS_PUBLISHED, MultiInstanceNetwork, SparseInstanceNetwork, sparsity
+from diagnet.study.rivals.shams import train_adversarially
 from diagnet.study.warm_start import warm_network, warm_weights
 from diagnet.training.points import Points, Surroundings
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from diagnet.config import Config
 from diagnet.losses import classification_loss
 from diagnet.network import NetworkSettings, SeparableNetwork
-from diagnet.study.rival_steps import RivalTraining
+from diagnet.study.rivals.steps import RivalTraining
 from diagnet.training.points import Points
 from diagnet.training.state import random_state
 

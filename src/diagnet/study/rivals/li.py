@@ -31,7 +31,7 @@ from diagnet.data.surroundings import REACH, TIMES
 from diagnet.errors import DataError
 from diagnet.losses import classification_loss
 from diagnet.network import DownBlock, NetworkSettings, SeparableConv, SeparableNetwork
-from diagnet.study.rival_steps import RivalTraining
+from diagnet.study.rivals.steps import RivalTraining
 from diagnet.training.points import Points
 from diagnet.training.state import random_state
 

@@ -22,7 +22,7 @@ from diagnet.arrays import Images
 from diagnet.config import Config
 from diagnet.losses import classification_loss
 from diagnet.network import Network, NetworkSettings, SeparableNetwork
-from diagnet.study.rival_steps import RivalTraining
+from diagnet.study.rivals.steps import RivalTraining
 from diagnet.training.points import Points
 from diagnet.training.scoring import embeddings_and_logits
 from diagnet.training.state import random_state

@@ -6,7 +6,8 @@
 Each study has four folds of 80 patients. Patients differ in how hard their mass is, each training errs on masses of
 its own, and trainings differ in quality by their seed. Three ways to make the interval are compared: patients alone,
 as one-seed rows had it until November 2026; patients and the seeds' own part of the spread between repeats (what
-`diagnet.study.seed_luck` does); patients and the whole spread, which counts what the patients' draw already holds.
+`diagnet.study.results.seed_luck` does); patients and the whole spread, which counts what the patients' draw already
+holds.
 
 In `same_draws` five arms learn from the same drawn masses in each of three repeats, and no other arm lends. Their
 differences are taken as those of arms that share nothing (`apart`), or that share the draw (`paired`).
@@ -18,8 +19,8 @@ import json
 import numpy as np
 from scipy.special import erf
 
-from diagnet.study.scores import Scores, Truth, percentiles, resampled
-from diagnet.study.seed_luck import SeedLuck
+from diagnet.study.results.scores import Scores, Truth, percentiles, resampled
+from diagnet.study.results.seed_luck import SeedLuck
 
 FOLDS, MASSES = 4, 80  # of a fold, one to a patient
 QUALITY = 0.15  # spread of the trainings' quality, in standard deviations of a score

@@ -7,11 +7,11 @@ from tiny import TINY, tiny
 from diagnet.config import Config, merged
 from diagnet.data.manifest import read_manifest
 from diagnet.study.arms import NO_NEIGHBORS, PLAIN, STUDIES, Arm
-from diagnet.study.differences import differences
 from diagnet.study.jobs import Rows, parts
+from diagnet.study.results.differences import differences
+from diagnet.study.results.scores import Scores, truth_of
+from diagnet.study.results.tables import write_tables
 from diagnet.study.running import claim_study, write_rows
-from diagnet.study.scores import Scores, truth_of
-from diagnet.study.tables import write_tables
 
 
 def test_a_perfect_arm_against_one_that_guesses(manifest):

@@ -14,7 +14,7 @@ from diagnet.network import NetworkSettings
 from diagnet.study.arms import PLAIN, STUDIES
 from diagnet.study.methods import METHODS
 from diagnet.study.network_fit import Cases
-from diagnet.study.published import PUBLISHED
+from diagnet.study.results.published import PUBLISHED
 from diagnet.study.rivals.common_networks import ConvNext, ResNet
 from diagnet.study.rivals.dhungel import FeatureForest, train_described
 from diagnet.study.rivals.li import TwoPathNetwork, mask_loss, masks_of, train_two_paths, wide_masks_of

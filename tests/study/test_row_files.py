@@ -12,9 +12,9 @@ from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, parts
-from diagnet.study.row_files import is_done, pack_arm, read_jobs, write_rows
+from diagnet.study.results.row_files import is_done, pack_arm, read_jobs, write_rows
+from diagnet.study.results.tables import write_tables
 from diagnet.study.running import claim_study, pack_study, run_study
-from diagnet.study.tables import write_tables
 
 N_FOLDS, N_REPEATS = 3, 2
 ARM = Arm("plain", "plain")

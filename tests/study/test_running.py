@@ -18,12 +18,12 @@ from diagnet.data.manifest import read_manifest
 from diagnet.errors import DataError, RunFolderError, SettingsError
 from diagnet.run.folder import read_json
 from diagnet.study.arms import STUDIES, Arm, chosen_arms, read_arms
-from diagnet.study.differences import compare_arms
 from diagnet.study.jobs import Job, parts, run_job
 from diagnet.study.methods import METHODS
+from diagnet.study.results.differences import compare_arms
+from diagnet.study.results.scores import read_scores, truth_of
+from diagnet.study.results.tables import arm_figures, write_tables
 from diagnet.study.running import claim_study, duration, parse_shard, run_study
-from diagnet.study.scores import read_scores, truth_of
-from diagnet.study.tables import arm_figures, write_tables
 from diagnet.version import __version__
 
 SETTINGS = [

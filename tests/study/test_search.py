@@ -6,9 +6,9 @@ from tiny import TINY
 from diagnet.config import Config
 from diagnet.data.manifest import read_manifest
 from diagnet.errors import SettingsError
+from diagnet.study.results.tables import write_tables
 from diagnet.study.running import Study, claim_study
 from diagnet.study.search import SPACE, Range, read_space, search
-from diagnet.study.tables import write_tables
 
 pytest.importorskip("optuna", reason="the extra hpo is not installed")
 

@@ -3,9 +3,9 @@ import pytest
 from scipy.stats import norm
 
 from diagnet.evaluation.delong import required_sample_size
-from diagnet.study.differences import differences, once
-from diagnet.study.scores import Scores, Truth, percentiles, resampled, weighted_accuracy
-from diagnet.study.seed_luck import SeedLuck, lenders, on_same_draws, spread
+from diagnet.study.results.differences import differences, once
+from diagnet.study.results.scores import Scores, Truth, percentiles, resampled, weighted_accuracy
+from diagnet.study.results.seed_luck import SeedLuck, lenders, on_same_draws, spread
 
 FOLDS, MASSES = 4, 80  # of a fold, one to a patient
 QUALITY = 0.15  # spread of the trainings' quality by their seeds

@@ -21,15 +21,14 @@ from diagnet.data.roi import RoiSettings
 from diagnet.errors import DataError, SettingsError
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN, STUDIES, Arm, read_arms
-from diagnet.study.calibration_tables import abstention, calibration, calibration_error
-from diagnet.study.choice import choice
 from diagnet.study.jobs import Job, Rows, run_job
 from diagnet.study.network_fit import Cases
 from diagnet.study.perturbations import PERTURBATIONS
-from diagnet.study.pictures import write_pictures
-from diagnet.study.published import PUBLISHED
-from diagnet.study.running import Study, claim_study, run_study, write_rows
-from diagnet.study.scores import (
+from diagnet.study.results.calibration_tables import abstention, calibration, calibration_error
+from diagnet.study.results.choice import choice
+from diagnet.study.results.pictures import write_pictures
+from diagnet.study.results.published import PUBLISHED
+from diagnet.study.results.scores import (
     Scores,
     Truth,
     per_job,
@@ -40,8 +39,9 @@ from diagnet.study.scores import (
     truth_of,
     weighted_accuracy,
 )
-from diagnet.study.seed_luck import SeedLuck
-from diagnet.study.tables import arm_figures, write_tables
+from diagnet.study.results.seed_luck import SeedLuck
+from diagnet.study.results.tables import arm_figures, write_tables
+from diagnet.study.running import Study, claim_study, run_study, write_rows
 
 
 def rows(validation, test):

@@ -18,8 +18,8 @@ from diagnet.run.folder import read_json, read_records, write_table
 from diagnet.study.arms import PLAIN, STUDIES, Arm
 from diagnet.study.jobs import Job, parts, run_job
 from diagnet.study.methods import METHODS
+from diagnet.study.results.transfer import MARGINS, pairs_on_sources, parse_tests, transfer_arms
 from diagnet.study.running import claim_study
-from diagnet.study.transfer import MARGINS, pairs_on_sources, parse_tests, transfer_arms
 
 BASE = Config.from_preset("diagnet")
 

@@ -184,8 +184,8 @@ def tables(
     from diagnet.config import read_config
     from diagnet.data.sources import source_names
     from diagnet.run.folder import read_json
-    from diagnet.study.scores import RECORD
-    from diagnet.study.transfer import parse_tests, read_tests
+    from diagnet.study.results.scores import RECORD
+    from diagnet.study.results.transfer import parse_tests, read_tests
 
     config, names = read_config(), source_names(data)
     mass_set = _mass_set(data, config, distinct_patients=read_json(out / RECORD).get("distinct_patients", False))
@@ -212,9 +212,9 @@ def compare(
     from diagnet.atomic import require_file
     from diagnet.config import read_config
     from diagnet.run.folder import read_json, write_table
-    from diagnet.study.differences import compare_arms
-    from diagnet.study.scores import RECORD
-    from diagnet.study.tables import as_table
+    from diagnet.study.results.differences import compare_arms
+    from diagnet.study.results.scores import RECORD
+    from diagnet.study.results.tables import as_table
 
     if out is not None:
         require_file(out, "--out")
@@ -245,7 +245,7 @@ def _settings(how: RunOptions, out: Path, *, resume: bool) -> "Config":
     """Settings all arms share: those given; a study that is taken up again has its own where none are given."""
     from diagnet.config import Config, read_config
     from diagnet.run.folder import read_json
-    from diagnet.study.scores import RECORD
+    from diagnet.study.results.scores import RECORD
 
     nothing_given = not (how.config_file or how.preset or how.assignments)
     if resume and nothing_given and (out / RECORD).exists():
@@ -276,9 +276,9 @@ def _run(name: str, on: _OnData, asked: StudyOptions, repeats: int, how: RunOpti
     from diagnet.cli.terminal import shown_progress
     from diagnet.data.sources import source_names
     from diagnet.study.arms import STUDIES, chosen_arms, read_arms
+    from diagnet.study.results.scores import RECORD
+    from diagnet.study.results.transfer import manifest_of, parse_tests, read_tests, transfer_arms
     from diagnet.study.running import Study, claim_study, parse_shard, run_study
-    from diagnet.study.scores import RECORD
-    from diagnet.study.transfer import manifest_of, parse_tests, read_tests, transfer_arms
 
     share = parse_shard(asked.shard)
     base = _settings(how, asked.out, resume=asked.resume)
@@ -340,9 +340,9 @@ def _print_tables(
 ) -> None:
     """Write a study's tables and print the main ones."""
     from diagnet.run.folder import read_json
-    from diagnet.study.scores import RECORD
-    from diagnet.study.tables import write_tables
-    from diagnet.study.transfer import write_transfer
+    from diagnet.study.results.scores import RECORD
+    from diagnet.study.results.tables import write_tables
+    from diagnet.study.results.transfer import write_transfer
 
     moved: dict[str, Any] = {}
     if any(arm.get("margins") for arm in read_json(out / RECORD)["arms"].values()):

@@ -20,8 +20,8 @@ from diagnet.progress import Progress, silent
 from diagnet.run.folder import git_revision, read_json, versions, write_json
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, Rows, run_job
-from diagnet.study.row_files import LOCKS, held_study, is_done, lock_folder, pack_arm, write_rows
-from diagnet.study.scores import RECORD, identity, seconds_of
+from diagnet.study.results.row_files import LOCKS, held_study, is_done, lock_folder, pack_arm, write_rows
+from diagnet.study.results.scores import RECORD, identity, seconds_of
 from diagnet.study.worker_processes import worker_processes
 
 SCHEMA_VERSION = 1

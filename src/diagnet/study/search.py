@@ -18,9 +18,9 @@ from diagnet.progress import Progress, silent
 from diagnet.renamed import with_new_names
 from diagnet.study.arms import Arm
 from diagnet.study.jobs import Job, run_job
-from diagnet.study.row_files import write_rows
+from diagnet.study.results.row_files import write_rows
+from diagnet.study.results.scores import truth_of
 from diagnet.study.running import Study, claim_study
-from diagnet.study.scores import truth_of
 from diagnet.study.worker_processes import worker_processes
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from diagnet.data.mass import MassSet
 from diagnet.evaluation.bootstrap import Interval, weighted_auc
 from diagnet.evaluation.figures import Spread, across_folds
 from diagnet.run.folder import read_json, write_table
-from diagnet.study.calibration_tables import abstention, calibration
-from diagnet.study.choice import choice
-from diagnet.study.differences import Difference, differences, pairs_of
 from diagnet.study.perturbations import PERTURBATIONS
-from diagnet.study.pictures import write_pictures
-from diagnet.study.published import PROTOCOL, PUBLISHED
-from diagnet.study.row_files import read_jobs
-from diagnet.study.scores import (
+from diagnet.study.results.calibration_tables import abstention, calibration
+from diagnet.study.results.choice import choice
+from diagnet.study.results.differences import Difference, differences, pairs_of
+from diagnet.study.results.pictures import write_pictures
+from diagnet.study.results.published import PROTOCOL, PUBLISHED
+from diagnet.study.results.row_files import read_jobs
+from diagnet.study.results.scores import (
     RECORD,
     Measure,
     Scores,
@@ -31,7 +31,7 @@ from diagnet.study.scores import (
     truth_of,
     weighted_accuracy,
 )
-from diagnet.study.seed_luck import SeedLuck, Source, lenders, on_same_draws, spread
+from diagnet.study.results.seed_luck import SeedLuck, Source, lenders, on_same_draws, spread
 
 MEASURES: Mapping[str, Measure] = {"auc": weighted_auc, "accuracy": weighted_accuracy}
 

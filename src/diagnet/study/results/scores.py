@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from diagnet.data.mass import MassSet, malignant_class
 from diagnet.evaluation.bootstrap import Interval, Resampled, Weights, draw_patients, weighted_auc
 from diagnet.study.jobs import folds_of
-from diagnet.study.row_files import Row, read_jobs
+from diagnet.study.results.row_files import Row, read_jobs
 
 N_RESAMPLES = 2000
 RECORD = "study.json"

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diagnet.evaluation.bootstrap import weighted_auc
-from diagnet.study.row_files import Row
-from diagnet.study.scores import Scores, Truth, part_of, percentiles, resampled
-from diagnet.study.seed_luck import SeedLuck
+from diagnet.study.results.row_files import Row
+from diagnet.study.results.scores import Scores, Truth, part_of, percentiles, resampled
+from diagnet.study.results.seed_luck import SeedLuck
 
 Jobs = Mapping[tuple[int, int], list[Row]]
 

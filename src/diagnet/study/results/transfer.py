@@ -16,12 +16,12 @@ from diagnet.errors import DataError, SettingsError
 from diagnet.evaluation.bootstrap import Interval
 from diagnet.run.folder import read_json, write_table
 from diagnet.study.arms import PLAIN, Arm
-from diagnet.study.choice import choose
-from diagnet.study.differences import differences
 from diagnet.study.jobs import margin_part
-from diagnet.study.pictures import write_transfer_picture
-from diagnet.study.row_files import read_jobs
-from diagnet.study.scores import (
+from diagnet.study.results.choice import choose
+from diagnet.study.results.differences import differences
+from diagnet.study.results.pictures import write_transfer_picture
+from diagnet.study.results.row_files import read_jobs
+from diagnet.study.results.scores import (
     RECORD,
     Truth,
     identity,
@@ -32,8 +32,8 @@ from diagnet.study.scores import (
     scores_of,
     truth_of,
 )
-from diagnet.study.seed_luck import SeedLuck, on_same_draws
-from diagnet.study.tables import as_table
+from diagnet.study.results.seed_luck import SeedLuck, on_same_draws
+from diagnet.study.results.tables import as_table
 
 CHOSEN = "(chosen)"  # no arm of a user has such a name
 MARGINS = (1.0, 1.1, 1.6, 2.2)  # padding factors: boxes drawn tight and loose

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from diagnet.evaluation.bootstrap import weighted_auc
-from diagnet.study.scores import Measure, Scores, Truth, figures_by_fold
+from diagnet.study.results.scores import Measure, Scores, Truth, figures_by_fold
 
 Source = Literal["own", "borrowed", "given", "none"]
 

@@ -10,8 +10,8 @@ from scipy.special import expit
 
 from diagnet.evaluation.bootstrap import Interval, draw_patients, proportion, weighted_net_benefit
 from diagnet.evaluation.calibration import choose_threshold, fit_temperature
-from diagnet.study.row_files import Row
-from diagnet.study.scores import N_RESAMPLES, Truth, part_of
+from diagnet.study.results.row_files import Row
+from diagnet.study.results.scores import N_RESAMPLES, Truth, part_of
 
 Jobs = Mapping[tuple[int, int], list[Row]]
 PerCase = Float[np.ndarray, "case"]

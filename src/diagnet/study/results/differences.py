@@ -16,7 +16,7 @@ from diagnet.evaluation.delong import delong, holm, required_sample_size
 from diagnet.run.folder import read_json
 from diagnet.study.arms import PLAIN
 from diagnet.study.jobs import margin_part
-from diagnet.study.scores import (
+from diagnet.study.results.scores import (
     N_RESAMPLES,
     RECORD,
     Scores,
@@ -31,7 +31,7 @@ from diagnet.study.scores import (
     shares_of_seeds,
     truth_of,
 )
-from diagnet.study.seed_luck import SeedLuck, Source, lenders, on_same_draws
+from diagnet.study.results.seed_luck import SeedLuck, Source, lenders, on_same_draws
 
 N_WHERE_SMALL = 20_000  # resamples where hardly one of `N_RESAMPLES` crosses 0
 WORTH_SHOWING = 0.02  # difference of AUC the power analysis is for

@@ -99,6 +99,18 @@ def test_a_pair_has_no_less_luck_than_the_pairs_beside_it_and_no_more_than_two_a
     assert (np.less(own, np.mean(own))).any()
 
 
+def test_a_run_that_one_of_two_arms_lacks_tells_nothing_of_their_difference():
+    rng, truth = np.random.default_rng(5), a_truth()
+    arms = some_arms(rng, 3, 3)
+    unfinished = arms[1].values
+    unfinished[2, truth.folds == 0] = np.nan
+    luck = SeedLuck.of(arms, truth, same_draws=[arms], lenders=[], measure=weighted_accuracy)
+    for pair in ((arms[0], arms[1]), (arms[1], arms[0]), (arms[0], arms[2])):
+        assert np.isfinite(luck.of_difference(*pair).seed)
+    both, alone = (spread(arms[0], truth, against=other, measure=weighted_accuracy) for other in arms[1:])
+    assert (both.freedom, alone.freedom) == (FOLDS * 2 - 1, FOLDS * 2)
+
+
 def test_arms_on_the_same_number_of_masses_share_their_draws():
     described = {
         "all": (None, False),

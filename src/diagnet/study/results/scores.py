@@ -142,7 +142,7 @@ def figures_by_fold(
     jobs: Bool[np.ndarray, "fold repeat"] | None = None,
     measure: Measure = weighted_auc,
     n_resamples: int = N_RESAMPLES,
-) -> list[Float[np.ndarray, "resample repeat"]]:
+) -> list[Float[np.ndarray, "resample done"]]:
     """A figure of each job done, fold by fold: first as it is, then in each resample of patients.
 
     The draws are the same for every arm: differences of two results are paired.

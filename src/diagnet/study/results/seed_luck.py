@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from diagnet.evaluation.bootstrap import weighted_auc
-from diagnet.study.results.scores import Measure, Scores, Truth, figures_by_fold
+from diagnet.study.results.scores import Measure, Scores, Truth, figures_by_fold, jobs_done
 
 Source = Literal["own", "borrowed", "given", "none"]
 
@@ -56,11 +56,13 @@ def spread(
     Returns:
         Means over the folds with two repeats or more; `freedom` is 0 where there are none.
     """
+    done = jobs_done(scores, truth)
+    if against is not None:
+        done &= jobs_done(against, truth)
+    done &= done.sum(axis=1, keepdims=True) > 1  # one repeat tells nothing, and resampling it takes time
     seed = masses = freedom = 0.0
-    for per_repeat in figures_by_fold(scores, truth, against=against, measure=measure):
+    for per_repeat in figures_by_fold(scores, truth, against=against, jobs=done, measure=measure):
         n = per_repeat.shape[1]
-        if n < 2:
-            continue
         apart = per_repeat - per_repeat.mean(axis=1, keepdims=True)
         own = float(np.nansum(np.nanvar(apart[1:], axis=0, ddof=1)))
         seed += float((apart[0] ** 2).sum()) - own
@@ -83,6 +85,7 @@ class SeedLuck:
         measured: arms whose spread is known already.
         lenders: arms with repeats that lend.
         same_draws: groups of arms that learn from the same drawn masses in each repeat.
+        between: mean luck of the differences of a group's pairs, of the groups that were asked for.
     """
 
     truth: Truth
@@ -92,6 +95,7 @@ class SeedLuck:
     measured: Sequence[tuple[Scores, Spread]]
     lenders: Sequence[Scores]
     same_draws: Sequence[Sequence[Scores]] = ()
+    between: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -149,18 +153,21 @@ class SeedLuck:
         """
         parts = [self.of_arm(each) for each in (arm, against)]
         apart = Luck(sum(part.seed for part in parts), max((p.source for p in parts), key=get_args(Source).index))
-        for group in self.same_draws:
+        for number, group in enumerate(self.same_draws):
             if all(any(each is other for other in group) for each in (arm, against)):
                 own = spread(arm, self.truth, against=against, measure=self.measure)
                 if own.freedom:
-                    return Luck(min(max(own.seed, self._between(group), 0.0), apart.seed), apart.source)
+                    return Luck(min(max(own.seed, self._between(number), 0.0), apart.seed), apart.source)
         return apart
 
-    def _between(self, group: Sequence[Scores]) -> float:
-        """Mean luck of the differences of a group's pairs."""
-        pairs = itertools.combinations(group, 2)
-        found = [spread(arm, self.truth, against=against, measure=self.measure) for arm, against in pairs]
-        return float(np.average([each.seed for each in found], weights=[each.freedom for each in found]))
+    def _between(self, number: int) -> float:
+        """Mean luck of the differences of a group's pairs, measured once for all of them."""
+        if number not in self.between:
+            pairs = itertools.combinations(self.same_draws[number], 2)
+            found = [spread(arm, self.truth, against=against, measure=self.measure) for arm, against in pairs]
+            mean = np.average([each.seed for each in found], weights=[each.freedom for each in found])
+            self.between[number] = float(mean)
+        return self.between[number]
 
 
 def lenders(arms: Sequence[Scores], record: Mapping[str, Any]) -> list[Scores]:
